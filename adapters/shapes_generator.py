@@ -1,0 +1,153 @@
+"""The generator of the built-in world: a Llama that reads a prompt and writes the 64 codes of a picture."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torchvision.transforms.functional import to_pil_image
+
+from rwk.adapters.shapes_vq import CODES, GRID, ShapesVQ
+from rwk.adapters.shapes_world import SIZE, WORDS, words_of
+from rwk.policy_opt.generator import GeneratorSpec, Sampling
+from rwk.policy_opt.rollout import CausalGenerator
+
+SHIPPED = Path(__file__).parent / "weights" / "shapes_llama"
+PAD, NULL, BEGIN = CODES, CODES + 1, CODES + 2
+"""Text ids after the codes: padding, the empty prompt, begin of image; the words follow."""
+_WORD_IDS = {word: BEGIN + 1 + index for index, word in enumerate(WORDS)}
+LLAMA = {
+    "vocab_size": BEGIN + 1 + len(WORDS),
+    "hidden_size": 192,
+    "intermediate_size": 512,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 3,
+    "num_key_value_heads": 3,
+    "max_position_embeddings": 128,
+    "pad_token_id": PAD,
+    "bos_token_id": NULL,
+    "eos_token_id": None,
+    "attn_implementation": "eager",  # on a CPU its backward pass took half the time of the fused one
+}
+SPEC = GeneratorSpec(
+    name="shapes.llama",
+    tokens=GRID * GRID,
+    codes=CODES,
+    image_size=SIZE,
+    licence="Apache-2.0",
+    source="rwk.adapters.shapes_train",
+    sampling=Sampling(guidance=1.8),
+)
+
+
+class ShapesLlama(CausalGenerator):
+    """`transformers.LlamaForCausalLM` over 512 image codes and the words of the built-in world."""
+
+    def __init__(self, *, device: str = "cpu", weights: str | Path | None = None) -> None:
+        """
+        Args:
+            device: where the networks lie.
+            weights: a folder that `save` wrote; the shipped one by default.
+
+        Raises:
+            ValueError: where the folder does not hold this generator.
+        """
+        folder = Path(weights) if weights else SHIPPED
+        config = json.loads((folder / "config.json").read_text())
+        self._build(config["llama"], config["vq_width"], config["sampling"])
+        state = {name: tensor.float() for name, tensor in load_file(folder / "model.safetensors").items()}
+        _load(self.module, state, "lm.")
+        _load(self.vq, state, "vq.")
+        self._place(device)
+
+    @classmethod
+    def blank(cls) -> ShapesLlama:
+        """The generator in its full size with untrained weights."""
+        return cls._untrained(LLAMA, 128)
+
+    @classmethod
+    def tiny(cls) -> ShapesLlama:
+        small = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+        return cls._untrained(LLAMA | small | {"num_key_value_heads": 2}, 32)
+
+    @classmethod
+    def _untrained(cls, llama: dict[str, Any], vq_width: int) -> ShapesLlama:
+        self = cls.__new__(cls)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            self._build(llama, vq_width, asdict(SPEC.sampling))
+        self._place("cpu")
+        return self
+
+    def _build(self, llama: dict[str, Any], vq_width: int, sampling: dict[str, Any]) -> None:
+        from transformers import LlamaConfig, LlamaForCausalLM
+
+        self.module = LlamaForCausalLM(LlamaConfig(**llama))
+        self.vq = ShapesVQ(vq_width)
+        self.spec = replace(SPEC, sampling=Sampling(**sampling))
+        self._config = {
+            "rwk_generator": SPEC.name,
+            "llama": llama,
+            "vq_width": vq_width,
+            "sampling": asdict(self.spec.sampling),
+        }
+
+    def _place(self, device: str) -> None:
+        self.module.to(device)
+        self.vq.to(device).requires_grad_(False).eval()
+
+    @classmethod
+    def from_folder(cls, folder: Path, *, device: str = "cpu") -> ShapesLlama:
+        return cls(device=device, weights=folder)
+
+    def save(self, folder: Path, *, dtype: torch.dtype = torch.float32) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        lm = {"lm." + name: tensor for name, tensor in self.module.state_dict().items()}
+        vq = {"vq." + name: tensor for name, tensor in self.vq.state_dict().items()}
+        state = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in (lm | vq).items()}
+        save_file(state, folder / "model.safetensors")
+        (folder / "config.json").write_text(json.dumps(self._config, indent=2) + "\n")
+
+    def prompt_ids(self, prompt: str) -> list[int]:
+        """Ids of the prompt's words and of the begin of an image; raises ValueError for a word the world lacks."""
+        words = words_of(prompt)
+        unknown = [word for word in words if word not in _WORD_IDS]
+        if unknown or not words:
+            raise ValueError(
+                f"shapes.llama knows only the {len(WORDS)} words of its world, got {(unknown or [prompt])[0]!r}; "
+                f"write prompts such as 'a photo of a red circle', or take them from a family such as shapes.long."
+            )
+        return [*(_WORD_IDS[word] for word in words), BEGIN]
+
+    def null_ids(self) -> list[int]:
+        return [NULL, BEGIN]
+
+    def pixels(self, tokens: Tensor) -> Tensor:
+        """Pixels [B, 3, 48, 48] in 0..1 of tokens [B, 64]."""
+        with torch.no_grad():
+            # By 64 rows, which bounds memory.
+            return torch.cat([self.vq.decode(part) for part in tokens.to(self.device).split(64)])
+
+    def decode(self, tokens: Tensor) -> list[Image.Image]:
+        return [to_pil_image(picture) for picture in self.pixels(tokens).cpu()]
+
+
+def _load(module: torch.nn.Module, state: dict[str, Tensor], prefix: str) -> None:
+    module.load_state_dict({name[len(prefix) :]: value for name, value in state.items() if name.startswith(prefix)})
+
+
+def text_ids(prompts: Sequence[str], dropped: Sequence[bool]) -> Tensor:
+    """[B, P] left-padded ids of prompts for training; a dropped prompt is the empty one."""
+    rows = [
+        [NULL, BEGIN] if drop else [*(_WORD_IDS[word] for word in words_of(prompt)), BEGIN]
+        for prompt, drop in zip(prompts, dropped, strict=True)
+    ]
+    width = max(map(len, rows))
+    return torch.tensor([[PAD] * (width - len(row)) + row for row in rows])

@@ -1,0 +1,58 @@
+"""Preferences of the built-in world: pairs of the generator's own pictures, judged by the verifier, some wrongly."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+from rwk.adapters.shapes_generator import ShapesLlama
+from rwk.adapters.shapes_verifier import Verifier
+from rwk.adapters.shapes_world import prompts
+
+NOISE = 0.1
+"""Share of the preferences that name the wrong picture."""
+
+
+def preferences(folder: Path, *, seed: int = 0, count: int = 500, per_prompt: int = 4, device: str = "cpu") -> Path:
+    """The JSONL file of preferences in the folder, made if it is not there yet.
+
+    For each prompt of `shapes.long` the shipped generator draws `per_prompt` pictures; of every two whose shares of
+    facts differ, the better one is preferred, but for `NOISE` of the pairs, which are turned round. Two pictures that
+    are equally right make no pair.
+
+    Args:
+        folder: gets `preferences.jsonl` (prompt, first, second, p_first) and a folder of PNG files.
+        seed: of the prompts, the pictures and the noise.
+        count: prompts.
+        per_prompt: pictures of each.
+        device: where the generator runs.
+    """
+    out = folder / "preferences.jsonl"
+    if out.exists():
+        return out
+    rng = random.Random(f"preferences/{seed}")
+    texts = [prompt.text for prompt in prompts("shapes.long", count, seed=seed)]
+    generator, verifier = ShapesLlama(device=device), Verifier()
+    rollout = generator.sample(texts, per_prompt=per_prompt, seed=seed)
+    images = generator.decode(rollout.tokens)
+    gold = verifier.score(images, rollout.prompts, batch_size=64).values.tolist()
+    pictures = folder / "pictures"
+    pictures.mkdir(parents=True, exist_ok=True)
+    names = [f"pictures/{index:05d}.png" for index in range(len(images))]
+    for name, image in zip(names, images, strict=True):
+        image.save(folder / name)
+    rows = []
+    for start in range(0, len(images), per_prompt):
+        group = range(start, start + per_prompt)
+        for a, b in [(a, b) for a in group for b in group if a < b and gold[a] != gold[b]]:
+            first, second = (a, b) if rng.random() < 0.5 else (b, a)
+            right = float(gold[first] > gold[second])
+            p_first = 1 - right if rng.random() < NOISE else right
+            rows.append(
+                {"prompt": rollout.prompts[a], "first": names[first], "second": names[second], "p_first": p_first}
+            )
+    partial = out.with_suffix(".partial")
+    partial.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    partial.replace(out)
+    return out

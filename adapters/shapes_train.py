@@ -1,0 +1,162 @@
+"""Trains the networks of the built-in world: `python -m rwk.adapters.shapes_train --out DIR`.
+
+First the tokenizer on random scenes, then the generator on captions of both prompt families. Three captions in ten go
+with a scene that was changed afterwards (`shapes_world.spoil`), as captions from the web are often wrong: so the
+generator knows how to draw everything, and draws what was asked only part of the time. That is what a reward can mend.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from rwk.adapters import shapes_world as world
+from rwk.adapters.shapes_generator import PAD, ShapesLlama, text_ids
+from rwk.adapters.shapes_render import render
+from rwk.adapters.shapes_verifier import recognise
+from rwk.adapters.shapes_vq import CODES, GRID, ShapesVQ
+
+VQ_STEPS, VQ_BATCH, VQ_RATE = 1000, 64, 2e-3
+STEPS, BATCH, RATE = 4500, 64, 1.5e-3
+CAPTIONS = 100_000
+SPOILED = 0.3
+"""Share of captions whose scene was changed; about three tenths of the changes leave the caption true."""
+DROPPED = 0.1
+"""Share of captions left out in training, which teaches the unconditional distribution that guidance needs."""
+
+
+def random_scene(rng: random.Random) -> world.Scene:
+    """One to four things of any kind."""
+    cells = rng.sample(list(world.PLACES.values()), rng.choice([1, 2, 2, 3, 4]))
+    return tuple(
+        world.place(rng.choice(world.SHAPES), rng.choice(list(world.COLORS)), rng.choice(list(world.SIZES)), *cell, rng)
+        for cell in cells
+    )
+
+
+def train_vq(*, steps: int, seed: int) -> ShapesVQ:
+    """A tokenizer trained to give back random scenes."""
+    rng = random.Random(f"vq/{seed}")
+    torch.manual_seed(seed)
+    vq = ShapesVQ().to(memory_format=torch.channels_last)
+    optimizer = torch.optim.AdamW(vq.parameters(), weight_decay=1e-4, betas=(0.9, 0.99))
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, VQ_RATE, steps, pct_start=0.05)
+    begun = time.monotonic()
+    for step in range(steps):
+        pixels = render([random_scene(rng) for _ in range(VQ_BATCH)]).contiguous(memory_format=torch.channels_last)
+        with torch.autocast("cpu", torch.bfloat16):
+            error = vq(pixels) - pixels
+        _update(error.abs().mean() + 4 * error.square().mean(), vq, optimizer, schedule)
+        if step % 100 == 0 or step == steps - 1:
+            print(f"tokenizer {step}: error {error.abs().mean():.4f}, {time.monotonic() - begun:.0f} s", flush=True)
+    return vq.eval()
+
+
+def agreement(vq: ShapesVQ, *, count: int, seed: int) -> float:
+    """Share of random scenes that the verifier reads alike before and after the tokenizer."""
+    rng = random.Random(f"agreement/{seed}")
+    scenes = [random_scene(rng) for _ in range(count)]
+    with torch.no_grad():
+        seen = recognise(torch.cat([vq.decode(vq.encode(part)) for part in render(scenes).split(64)]))
+    plain = [{thing._replace(dy=0, dx=0) for thing in scene} for scene in scenes]
+    return sum({t._replace(dy=0, dx=0) for t in s} == p for s, p in zip(seen, plain, strict=True)) / count
+
+
+def captions(vq: ShapesVQ, *, count: int, seed: int) -> tuple[list[str], Tensor]:
+    """Captions of both families and categories alike, and the tokens [count, 64] of their pictures."""
+    rng = random.Random(f"captions/{seed}")
+    kinds = [(family, category) for family, categories in world.FAMILIES.items() for category in categories]
+    texts, tokens, scenes = [], [], []
+    for index in range(count):
+        family, category = kinds[index % len(kinds)]
+        description = world.describe(category, rng, held_out=rng.random() < 0.15)
+        texts.append(world.word(description, family, rng))
+        scene = world.draw_scene(description, rng)
+        scenes.append(world.spoil(scene, rng) if rng.random() < SPOILED else scene)
+        if len(scenes) == 256 or index == count - 1:
+            with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+                tokens.append(vq.encode(render(scenes)).short())
+            scenes = []
+    return texts, torch.cat(tokens)
+
+
+def train_llama(llama: Any, texts: list[str], tokens: Tensor, *, steps: int, seed: int) -> Iterator[int]:
+    """Trains a causal language model to write tokens after their caption; yields every 500 steps and at the end."""
+    rng = random.Random(f"llama/{seed}")
+    torch.manual_seed(seed)
+    matrices = [p for p in llama.parameters() if p.ndim >= 2]
+    scales = [p for p in llama.parameters() if p.ndim < 2]
+    groups = [{"params": matrices, "weight_decay": 0.05}, {"params": scales, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98))
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, steps, pct_start=0.05, final_div_factor=100)
+    begun, mean = time.monotonic(), 0.0
+    for step in range(steps):
+        rows = [rng.randrange(len(texts)) for _ in range(BATCH)]
+        loss = _likelihood(llama, [texts[i] for i in rows], tokens[rows].long(), rng)
+        _update(loss, llama, optimizer, schedule)
+        mean += (loss.item() - mean) / min(step + 1, 100)
+        if step % 100 == 0 or step == steps - 1:
+            print(f"generator {step}: loss {mean:.4f}, {time.monotonic() - begun:.0f} s", flush=True)
+        if step % 500 == 499 or step == steps - 1:
+            yield step
+
+
+def _likelihood(llama: Any, texts: list[str], tokens: Tensor, rng: random.Random) -> Tensor:
+    """Mean negative log-likelihood in nats of tokens [B, 64] after their captions."""
+    text = text_ids(texts, [rng.random() < DROPPED for _ in texts])
+    ids = torch.cat([text, tokens[:, :-1]], 1)
+    mask = ids != PAD
+    with torch.autocast("cpu", torch.bfloat16):
+        hidden = llama.model(
+            input_ids=ids,
+            attention_mask=mask.long(),
+            position_ids=(mask.cumsum(1) - 1).clamp(min=0),
+            use_cache=False,
+        ).last_hidden_state[:, -GRID * GRID :]
+        logits = hidden @ llama.lm_head.weight[:CODES].T
+    return functional.cross_entropy(logits.float().flatten(0, 1), tokens.flatten())
+
+
+def _update(
+    loss: Tensor,
+    module: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    schedule: torch.optim.lr_scheduler.LRScheduler,
+) -> None:
+    optimizer.zero_grad()
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
+    optimizer.step()
+    schedule.step()
+
+
+def main() -> None:
+    """Trains both networks and writes them as half-precision safetensors."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, required=True, help="folder for config.json and model.safetensors")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--vq-steps", type=int, default=VQ_STEPS)
+    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--captions", type=int, default=CAPTIONS)
+    parser.add_argument("--start", type=Path, help="go on from both networks in this folder; the tokenizer stays")
+    args = parser.parse_args()
+    generator = ShapesLlama(weights=args.start) if args.start else ShapesLlama.blank()
+    if not args.start:
+        generator.vq.load_state_dict(train_vq(steps=args.vq_steps, seed=args.seed).state_dict())
+        generator.save(args.out, dtype=torch.float16)
+    print(f"verifier agreement after the tokenizer: {agreement(generator.vq, count=1000, seed=args.seed):.4f}")
+    texts, tokens = captions(generator.vq, count=args.captions, seed=args.seed)
+    for _ in train_llama(generator.module, texts, tokens, steps=args.steps, seed=args.seed):
+        generator.save(args.out, dtype=torch.float16)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,31 @@
+"""`rwk sample`: images of prompts, by any generator, in a folder that `rwk score` reads."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from rwk.cli.console import note, progress
+from rwk.cli.options import Common, options
+from rwk.policy_opt.experiment import Drawing, Recipe
+
+
+@click.command("sample")
+@options(Drawing, Recipe)
+def command(drawing: Drawing, recipe: Recipe, common: Common) -> dict[str, Any]:
+    """Draw images of prompts with a generator.
+
+    Writes PNG files and manifest.jsonl (image, prompt) to a folder; `rwk score FOLDER/manifest.jsonl` scores them.
+    """
+    from rwk.policy_opt import generator as generators
+    from rwk.policy_opt.optimize import sampling_of
+    from rwk.policy_opt.sample import sample_to_folder
+
+    generator = generators.load(drawing.generator, device=common.device)
+    with progress("drawing") as advance:
+        written = sample_to_folder(
+            drawing, generator, sampling_of(generator, recipe), seed=common.seed, progress=advance
+        )
+    note(f"{written['images']} images of {written['prompts']} prompts are in {drawing.out}.")
+    return written

@@ -1,0 +1,99 @@
+"""`rwk train-reward`: a reward that has learned from preferences, ready to be named."""
+
+from __future__ import annotations
+
+import math
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from rwk.cli.console import is_main, note, progress, show, table
+from rwk.cli.options import Common, options
+from rwk.rewards.configs import RewardTraining
+
+if TYPE_CHECKING:
+    from rwk.rewards.data import PreferenceDataset
+    from rwk.rewards.held_out import HeldOut
+    from rwk.rewards.intervals import Interval
+
+WORLD = "shapes.preferences"
+"""Data that is trained on where none is named."""
+
+
+@click.command()
+@options(RewardTraining)
+def command(config: RewardTraining, common: Common) -> dict[str, Any]:
+    """Trains a reward on preferences, by default on those of the built-in world.
+
+    DATA is a .jsonl, .csv or .parquet file with the columns first and second (images; paths are taken from the file's
+    folder), prompt, and p_first: the share that prefers the first, 0.5 for a tie. The columns votes_first,
+    votes_second and ties may stand in its place, and weight beside it.
+    """
+    from rwk.rewards.home import home
+    from rwk.rewards.saving import check_name, keep
+    from rwk.rewards.train import train_reward
+
+    began = time.monotonic()
+    check_name(config.name)
+    out = config.out or home("runs", "train-reward", config.name)
+    data = _data(config, common)
+    train, valid = data.split(held_out=config.held_out, seed=common.seed)
+    note(f"training on {len(train)} pairs, {len(valid)} are held out; the run is in {out}")
+    with progress("training", config.epochs * math.ceil(len(train) / config.batch_size)) as advance:
+        report = train_reward(
+            config,
+            train,
+            valid,
+            out=out,
+            resume=config.resume,
+            seed=common.seed,
+            device=common.device,
+            advance=advance,
+        )
+    kept = keep(report.folder, config.name) if is_main() else home("rewards", config.name)
+    rows = [_row("base " + config.base, report.base), _row(config.name, report.held_out)]
+    columns = ("held-out pairs", "accuracy", "95 % interval", "loss", "temperature")
+    show(table(columns, rows, numbers=columns[1:]))
+    if report.step == 0:
+        note("no step lowered the held-out loss: what is kept is the base, rescaled; more preferences may help")
+    show(f"{config.name} is kept in {kept}; name it with --reward {config.name}.")
+    return {
+        "reward": config.name,
+        "folder": kept,
+        "run": out,
+        "data": {"name": data.name, "train_pairs": len(train), "held_out_pairs": len(valid)},
+        "base": {"name": config.base} | report.base.document(),
+        "held_out": report.held_out.document(),
+        "step": report.step,
+        "steps": report.steps,
+        "processes": report.processes,
+        "seconds": round(time.monotonic() - began, 1),
+    }
+
+
+def _data(config: RewardTraining, common: Common) -> PreferenceDataset:
+    """The preferences that were named, or the world's, which the first process makes."""
+    from rwk.rewards.data import PreferenceDataset, built_in
+
+    if config.data is not None:
+        return PreferenceDataset.read(config.data)
+    from accelerate import PartialState
+
+    note(f"no DATA is named: taking {WORLD}, which is made on first use")
+    with PartialState(cpu=common.device == "cpu").main_process_first():
+        path: Path = built_in(WORLD, seed=common.seed)
+    return PreferenceDataset.read(path)
+
+
+def _row(name: str, found: HeldOut) -> list[str]:
+    accuracy, interval = _shown(found.accuracy)
+    temperature = "none" if found.temperature.status == "uninformative" else f"{found.temperature.value:.3g}"
+    return [name, accuracy, interval, f"{found.nll.mean:.3f}", temperature]
+
+
+def _shown(interval: Interval | None) -> tuple[str, str]:
+    if interval is None:
+        return "all tied", ""
+    return f"{interval.mean:.1%}", f"{interval.low:.1%} to {interval.high:.1%}"

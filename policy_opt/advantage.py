@@ -1,0 +1,106 @@
+"""From images to advantages: scores of several rewards, one reward made of them, and each row against its own group."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from rwk.policy_opt.configs import Aggregation, Scale
+from rwk.rewards.base import Reward
+
+
+class Weighted(NamedTuple):
+    """A reward in a run. One of weight 0 is measured and written down, and nothing is learnt from it."""
+
+    name: str
+    reward: Reward
+    weight: float = 1.0
+
+
+def score_all(rewards: Sequence[Weighted], images: list[Image.Image], prompts: list[str]) -> Tensor:
+    """[B, R] float32: the score of every image by every reward, NaN where there is none."""
+    return torch.stack([part.reward.score(images, prompts).values for part in rewards], dim=1)
+
+
+def summary(rewards: Sequence[Weighted], scores: Tensor, reward: Tensor, group: Tensor) -> dict[str, Any]:
+    """What a journal keeps of the scores [B, R], and of the rewards [B] that were made of them.
+
+    The mean and the deviation of each reward are over all images that it scored; `frac_zero_std` is the share of groups
+    in which no image is better than another, and `unscored` counts the images without a reward.
+    """
+    values: dict[str, Any] = {"images": len(reward), "unscored": int(reward.isnan().sum())}
+    for part, column in zip(rewards, scores.T, strict=True):
+        scored = column[~column.isnan()].double()
+        values[f"reward/{part.name}/mean"] = scored.mean().item()
+        values[f"reward/{part.name}/std"] = (scored - scored.mean()).square().mean().sqrt().item()
+    better = group_advantage(reward, group, scale="none") != 0
+    values["frac_zero_std"] = 1 - len(torch.unique(group[better])) / max(len(torch.unique(group)), 1)
+    return values
+
+
+def combine(
+    scores: Tensor, weights: Sequence[float], group: Tensor, *, how: Aggregation = "normalise", min_std: float = 1e-4
+) -> Tensor:
+    """[B] one reward per row, made of several.
+
+    One reward is passed on in its own unit times its weight. Several are added as they are (`sum`: NaN where any is
+    missing), or after each was standardised within its group (`normalise`, as in GDPO: a missing one counts as the
+    mean of its group, and the row is NaN only where all are missing).
+
+    Args:
+        scores: [B, R], NaN where a reward has no score.
+        weights: R numbers; a reward of weight 0 takes no part.
+        group: [B] long: rows of one prompt have the same number.
+        min_std: for standardising, as in `group_advantage`.
+    """
+    if scores.ndim != 2 or scores.shape != (group.numel(), len(weights)):
+        raise ValueError(
+            f"combine needs scores of shape [rows, rewards], got {tuple(scores.shape)} for {group.numel()} rows and "
+            f"{len(weights)} weights; stack one column per reward."
+        )
+    active = [column for column, weight in enumerate(weights) if weight != 0]
+    if not active:
+        raise ValueError(f"combine needs a weight other than 0, got {list(weights)}; no reward would be learnt from.")
+    chosen = scores[:, active]
+    weight = torch.tensor([weights[column] for column in active], dtype=scores.dtype)
+    if how == "normalise" and len(active) > 1:
+        missing = chosen.isnan()
+        parts = [group_advantage(column, group, min_std=min_std) for column in chosen.T]
+        return (torch.stack(parts, dim=1) @ weight).masked_fill(missing.all(dim=1), torch.nan)
+    return chosen @ weight
+
+
+def group_advantage(reward: Tensor, group: Tensor, *, scale: Scale = "group", min_std: float = 1e-4) -> Tensor:
+    """[B] float32: by how much each row beat the mean of its group, in standard deviations.
+
+    A row without a reward has advantage 0 and does not count for its group, nor does a group of one.
+
+    Args:
+        reward: [B], NaN where there is none.
+        group: [B] long: rows of one prompt have the same number.
+        scale: divide by the deviation within the group (GRPO), within all groups together (`batch`), or not at all
+            (Dr. GRPO, and RLOO up to a factor).
+        min_std: a smaller deviation counts as this one; an exact tie gives 0 whatever it is.
+
+    >>> group_advantage(torch.tensor([1.0, 3.0, 7.0, 7.0]), torch.tensor([0, 0, 1, 1]), scale="none")
+    tensor([-1.,  1.,  0.,  0.])
+    """
+    scored = ~reward.isnan()
+    value = reward.double().masked_fill(~scored, 0)
+    _, index = torch.unique(group, return_inverse=True)
+    groups = int(index.max()) + 1 if index.numel() else 0
+    count = torch.zeros(groups, dtype=torch.double).index_add(0, index, scored.double())
+    mean = torch.zeros_like(count).index_add(0, index, value) / count.clamp(min=1)
+    centred = (value - mean[index]).masked_fill(~scored, 0)
+    if scale == "none":
+        return centred.float()
+    squares = torch.zeros_like(count).index_add(0, index, centred**2)
+    freedom = (count - 1).clamp(min=0)
+    if scale == "batch":
+        squares, freedom = squares.sum().expand(groups), freedom.sum().expand(groups)
+    std = (squares / freedom.clamp(min=1)).sqrt().clamp(min=max(min_std, 1e-12))
+    return (centred / std[index]).float()

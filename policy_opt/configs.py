@@ -1,0 +1,138 @@
+"""What can be chosen about an optimisation by DPO or GRPO; loads no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+Schedule = Literal["constant", "linear", "cosine"]
+GrpoLoss = Literal["grpo", "gspo", "dapo", "dr_grpo", "bnpo", "cispo", "sapo"]
+Scale = Literal["group", "batch", "none"]
+Aggregation = Literal["normalise", "sum"]
+DpoLoss = Literal["sigmoid", "ipo", "hinge", "robust", "apo_zero", "apo_down", "nca_pair", "bco_pair", "sppo_hard"]
+PairRule = Literal["best_worst", "all"]
+
+
+def _field(default: Any, text: str) -> Any:
+    """A field with its one sentence of help, from which the command line makes its option."""
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass(frozen=True)
+class Optimisation:
+    """What DPO and GRPO have in common."""
+
+    learning_rate: float = _field(2e-4, "Peak learning rate of AdamW.")
+    schedule: Schedule = _field("constant", "How the learning rate falls after the warm-up.")
+    warmup: int = _field(0, "Updates over which the learning rate rises from 0.")
+    weight_decay: float = _field(0.0, "Weight decay of AdamW.")
+    max_grad_norm: float = _field(1.0, "Gradients longer than this are shortened to it.")
+    beta: float = _field(0.0, "Weight of the pull towards the reference.")
+    group_size: int = _field(8, "Images drawn for one prompt.")
+    aggregation: Aggregation = _field(
+        "normalise",
+        "How several rewards are added: normalise after standardising each within its group, sum as they are.",
+    )
+    micro_batch: int = _field(
+        0, "Images, or pairs, that go through the model at once in one process; 0 takes all of an update."
+    )
+    lora_rank: int = _field(0, "Rank of LoRA adapters on every linear layer; 0 trains all weights.")
+    lora_alpha: float = _field(0.0, "Scale of the adapters is lora_alpha / lora_rank; 0 takes twice the rank.")
+    save_every: int = _field(50, "Updates between two checkpoints; 0 writes none.")
+    seed: int = _field(0, "Seed of the draws, of the order of the data and of the adapters.")
+
+    def __post_init__(self) -> None:
+        for name in ("learning_rate", "max_grad_norm"):
+            _check(getattr(self, name) > 0, name, "be above 0", getattr(self, name))
+        for name in ("warmup", "weight_decay", "beta", "micro_batch", "lora_rank", "lora_alpha", "save_every", "seed"):
+            _check(getattr(self, name) >= 0, name, "be at least 0", getattr(self, name))
+        _check(self.group_size >= 2, "group_size", "be at least 2", self.group_size, "one image has nothing to beat")
+        _choice("schedule", self.schedule, Schedule)
+        _choice("aggregation", self.aggregation, Aggregation)
+
+
+@dataclass(frozen=True)
+class Grpo(Optimisation):
+    """Group relative policy optimisation: draw, score, and raise what beat its own group."""
+
+    steps: int = _field(150, "Updates of the weights.")
+    prompts_per_step: int = _field(16, "Prompts, over all processes, that are drawn for at once.")
+    num_iterations: int = _field(1, "Updates made from one draw.")
+    loss_type: GrpoLoss = _field("grpo", "Form of the loss, by TRL's name; gspo weighs by the ratio of whole images.")
+    epsilon: float = _field(0.2, "The ratio of new to old probability counts down to 1 - epsilon.")
+    epsilon_high: float | None = _field(None, "The ratio counts up to 1 + epsilon_high; none takes epsilon.")
+    scale_rewards: Scale = _field(
+        "group", "What advantages are divided by: the deviation of the group, the batch, or none."
+    )
+    min_std: float = _field(
+        1e-4, "A deviation below this, in reward units, counts as this, so that noise is not blown up."
+    )
+    entropy_bonus: float = _field(0.0, "Weight of the entropy that is added to the objective.")
+    kl_every: int = _field(10, "Steps between two measurements of the distance to the reference; 0 measures none.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("steps", "prompts_per_step", "num_iterations"):
+            _check(getattr(self, name) >= 1, name, "be at least 1", getattr(self, name))
+        for name in ("min_std", "entropy_bonus", "kl_every"):
+            _check(getattr(self, name) >= 0, name, "be at least 0", getattr(self, name))
+        _check(self.epsilon > 0, "epsilon", "be above 0", self.epsilon)
+        if self.epsilon_high is not None:
+            _check(self.epsilon_high > 0, "epsilon_high", "be above 0", self.epsilon_high)
+        _choice("loss_type", self.loss_type, GrpoLoss)
+        _choice("scale_rewards", self.scale_rewards, Scale)
+        if self.save_every % self.num_iterations:
+            raise ValueError(
+                f"save_every must be a multiple of num_iterations, got {self.save_every} and {self.num_iterations}; "
+                f"a draw is not kept in a checkpoint, so one can only be written between two draws."
+            )
+
+    @property
+    def draws(self) -> int:
+        """Draws of the whole run."""
+        return -(-self.steps // self.num_iterations)
+
+    @property
+    def rows(self) -> int:
+        """Images of one draw, over all processes."""
+        return self.prompts_per_step * self.group_size
+
+
+@dataclass(frozen=True)
+class Dpo(Optimisation):
+    """Direct preference optimisation: draw, score, pair, and learn to prefer the better of each pair."""
+
+    learning_rate: float = _field(3e-5, "Peak learning rate of AdamW.")
+    group_size: int = _field(4, "Images drawn for one prompt.")
+    beta: float = _field(0.3, "How dearly a step away from the reference must be paid; larger stays closer.")
+    rounds: int = _field(1, "Times that the current policy draws new pairs and becomes the reference.")
+    prompts_per_round: int = _field(640, "Prompts drawn for in a round, a new choice each; 0 takes all.")
+    prompts_per_draw: int = _field(64, "Prompts that are drawn for at once in one process.")
+    pairs: PairRule = _field("best_worst", "Which images of a group are paired.")
+    min_margin: float = _field(0.0, "A pair is kept when its rewards differ by more than this.")
+    epochs: int = _field(1, "Passes over the pairs of a round.")
+    batch_size: int = _field(32, "Pairs per update, over all processes.")
+    loss_type: DpoLoss = _field("sigmoid", "Form of the loss, by TRL's name.")
+    label_smoothing: float = _field(0.0, "Share of labels that loss robust takes to be wrong.")
+    sft_weight: float = _field(0.0, "Weight of the likelihood of the winners that is added to the loss.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("rounds", "prompts_per_draw", "epochs", "batch_size"):
+            _check(getattr(self, name) >= 1, name, "be at least 1", getattr(self, name))
+        for name in ("prompts_per_round", "min_margin", "sft_weight"):
+            _check(getattr(self, name) >= 0, name, "be at least 0", getattr(self, name))
+        _check(self.beta > 0, "beta", "be above 0", self.beta, "at 0 the preferences have no weight")
+        _check(0 <= self.label_smoothing < 0.5, "label_smoothing", "lie in 0..0.5", self.label_smoothing)
+        _choice("loss_type", self.loss_type, DpoLoss)
+        _choice("pairs", self.pairs, PairRule)
+
+
+def _check(holds: bool, name: str, rule: str, value: object, why: str = "") -> None:
+    if not holds:
+        raise ValueError(f"{name} must {rule}, got {value}{'; ' + why if why else ''}.")
+
+
+def _choice(name: str, value: str, allowed: Any) -> None:
+    if value not in get_args(allowed):
+        raise ValueError(f"{name} must be one of {', '.join(get_args(allowed))}, got {value!r}.")

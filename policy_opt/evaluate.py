@@ -1,0 +1,106 @@
+"""How good a generator's images are: a reward's mean, best of n, and the share that is wholly right, with intervals."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from rwk.calibration.statistics import Interval, cluster_interval
+from rwk.policy_opt.generator import Generator, Sampling
+from rwk.policy_opt.prompts import Prompt
+from rwk.rewards.base import Reward
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What a generator drew for some prompts, and what rewards say of it."""
+
+    prompts: list[Prompt]
+    """[P]"""
+    images: list[list[Image.Image]]
+    """[P][n]"""
+    scores: dict[str, Tensor]
+    """Reward -> [P, n] float32, NaN where there is no score."""
+    notes: dict[str, list[list[str]]]
+    """Reward -> [P][n] what it says of an image, or ""."""
+
+    def mean(self, name: str) -> Interval:
+        """Mean score of an image, its interval clustered by prompt."""
+        return clustered(self.scores[name])
+
+    def best_of(self, proxy: str, name: str, n: int | None = None) -> Interval:
+        """Mean score, by `name`, of the image that `proxy` would choose of n, exact over all choices of n."""
+        return clustered(best_of(self.scores[proxy], self.scores[name], n or self.scores[name].shape[1])[:, None])
+
+    def by_category(self, name: str) -> dict[str, Interval]:
+        """Mean score of each category."""
+        names = [prompt.category for prompt in self.prompts]
+        return {
+            category: clustered(self.scores[name][[i for i, other in enumerate(names) if other == category]])
+            for category in dict.fromkeys(names)
+        }
+
+
+def draw(
+    generator: Generator,
+    prompts: Sequence[Prompt],
+    rewards: Mapping[str, Reward],
+    *,
+    per_prompt: int,
+    seed: int,
+    sampling: Sampling | None = None,
+) -> Drawn:
+    """Draws `per_prompt` images for every prompt and scores them by every reward."""
+    texts = [prompt.text for prompt in prompts]
+    rollout = generator.sample(texts, per_prompt=per_prompt, seed=seed, sampling=sampling)
+    images = generator.decode(rollout.tokens)
+    scores: dict[str, Tensor] = {}
+    notes: dict[str, list[list[str]]] = {}
+    for name, reward in rewards.items():
+        found = reward.score(images, rollout.prompts if reward.spec.needs_prompt else (), batch_size=64)
+        scores[name] = found.values.reshape(len(texts), per_prompt)
+        notes[name] = grouped(found.notes, per_prompt)
+    return Drawn(list(prompts), grouped(images, per_prompt), scores, notes)
+
+
+def grouped(row: Sequence[T], size: int) -> list[list[T]]:
+    """The row cut into lists of `size`."""
+    return [list(row[start : start + size]) for start in range(0, len(row), size)]
+
+
+def accuracy(scores: Tensor, high: float) -> Tensor:
+    """1 where the score reaches `high`, 0 where it does not, NaN where there is none; same shape as scores."""
+    return torch.where(scores.isnan(), scores, (scores >= high).float())
+
+
+def best_of(proxy: Tensor, value: Tensor, n: int) -> Tensor:
+    """[P] expected value of the image with the highest proxy among n, over all choices of n out of N, [P, N] each.
+
+    Exact: with the images in rising order of proxy, the i-th is the best of C(i - 1, n - 1) of the C(N, n) choices.
+    Images without a proxy are never chosen before any that has one. Ties go to the image drawn first.
+
+    Raises:
+        ValueError: unless 1 <= n <= N.
+    """
+    total = proxy.shape[1]
+    if not 1 <= n <= total:
+        raise ValueError(f"best of n needs n between 1 and the {total} images per prompt, got {n}.")
+    # Reversed before the stable sort, so that the first of equals stands highest.
+    order = proxy.nan_to_num(-math.inf).flip(1).argsort(dim=1, stable=True)
+    weight = torch.tensor([math.comb(rank, n - 1) / math.comb(total, n) for rank in range(total)])
+    return (value.flip(1).gather(1, order) * weight).nansum(1)
+
+
+def clustered(scores: Tensor) -> Interval:
+    """Mean of scores [P, n] with a 95 % interval clustered by row; NaN entries are left out."""
+    known = ~scores.isnan()
+    rows = torch.arange(len(scores))[:, None].expand_as(scores)
+    return cluster_interval(scores[known].tolist(), rows[known].tolist())

@@ -1,0 +1,95 @@
+"""What can be chosen about a run of `rwk optimize` besides its algorithm; loads no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+Algorithm = Literal["dpo", "grpo"]
+
+
+def _field(default: Any, text: str, **more: Any) -> Any:
+    return field(default=default, metadata={"help": text, **more})
+
+
+@dataclass(frozen=True)
+class Run:
+    """Which algorithm, and where its run is kept."""
+
+    algo: Algorithm = field(metadata={"help": "Algorithm."})
+    out: Path | None = _field(None, "Folder of the run. [default: the next free one below runs/]")
+    name: str | None = _field(None, "Keep the tuned generator under this name. [default: that of the algorithm]")
+    resume: bool = _field(False, "Go on with the run in the folder, or with the newest below runs/.", switch=True)
+
+    def __post_init__(self) -> None:
+        if self.name is not None and not self.name.replace("-", "").replace("_", "").replace(".", "").isalnum():
+            raise ValueError(f"name must be of letters, digits, dots, dashes and underscores, got {self.name!r}.")
+
+    def folder(self) -> Path:
+        """`out`, or the newest folder of this algorithm below runs/ to resume, or else the next free one there.
+
+        Raises:
+            ValueError: where there is nothing to resume.
+        """
+        if self.out is not None:
+            return self.out
+        number = 1
+        while Path("runs", f"{self.algo}-{number}").exists():
+            number += 1
+        if not self.resume:
+            return Path("runs", f"{self.algo}-{number}")
+        if number == 1:
+            raise ValueError(f"there is no run of {self.algo} below runs/ to resume; leave --resume out or name --out.")
+        return Path("runs", f"{self.algo}-{number - 1}")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The distribution that is drawn from; None leaves a setting to the generator."""
+
+    guidance: float | None = _field(None, "Classifier-free guidance weight; 1 is none. [default: the generator's own]")
+    temperature: float | None = _field(None, "Sampling temperature. [default: the generator's own]")
+    top_k: int | None = _field(None, "Draw from the k most likely tokens; 0 from all. [default: the generator's own]")
+    top_p: float | None = _field(
+        None, "Draw from the tokens that hold this probability. [default: the generator's own]"
+    )
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A generator, the rewards it is to learn from, and the prompts it learns and is judged on."""
+
+    generator: str = _field("shapes.llama", "Name or folder of the generator.")
+    rewards: tuple[str, ...] = _field(
+        ("shapes.verifier",), "Name or folder of a reward to learn from; several are combined.", option="--reward"
+    )
+    prompts: str = _field("shapes.long", "Prompt family, or file of prompts.")
+    prompt_count: int = _field(2000, "Different prompts to learn from.")
+    eval_prompts: int = _field(60, "Prompts of each domain that the generator is judged on before and after.")
+    eval_images: int = _field(4, "Images of each of them.")
+
+    def __post_init__(self) -> None:
+        for name in ("prompt_count", "eval_prompts", "eval_images"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        if not self.rewards:
+            raise ValueError("an optimisation needs a reward, got none; name one with --reward.")
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """What `rwk sample` draws."""
+
+    generator: str = _field("shapes.llama", "Name or folder of the generator.")
+    prompt: tuple[str, ...] = _field((), "A prompt; may be given several times.")
+    prompts: str | None = _field(None, "Prompt family, or file of prompts. [default: the family shapes.long]")
+    count: int | None = _field(None, "How many of its prompts. [default: 16 of a family, all of a file]")
+    per_prompt: int = _field(4, "Images of each prompt.")
+    out: str = _field("samples", "Folder for the images and manifest.jsonl.")
+
+    def __post_init__(self) -> None:
+        if self.prompt and self.prompts:
+            raise ValueError("prompts come from --prompt or from --prompts, got both; leave one out.")
+        if self.per_prompt < 1 or (self.count is not None and self.count < 1):
+            raise ValueError(f"per_prompt and count must be at least 1, got {self.per_prompt} and {self.count}.")

@@ -1,0 +1,168 @@
+"""What a generator is: prompts in, image tokens with the log-probabilities of what really sampled, images out."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from rwk.rewards.registry import Registry
+
+GuidanceMode = Literal["matched", "cond_only"]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """The distribution that tokens are drawn from."""
+
+    guidance: float = 1.0
+    """Classifier-free guidance weight w in u + w (c - u); 1 draws from the conditional model alone."""
+    temperature: float = 1.0
+    top_k: int = 0
+    """Keep the k most likely tokens; 0 keeps all."""
+    top_p: float = 1.0
+    """Keep the smallest set of tokens that holds this much probability; 1 keeps all."""
+    mode: GuidanceMode = "matched"
+    """`matched` trains under the guided distribution; `cond_only` under the conditional one, which is biased."""
+
+    def __post_init__(self) -> None:
+        if not self.temperature > 0:
+            raise ValueError(f"temperature must be above 0, got {self.temperature}.")
+        if self.guidance < 0:
+            raise ValueError(f"guidance must be at least 0, got {self.guidance}.")
+        if self.top_k < 0:
+            raise ValueError(f"top_k must be at least 0, got {self.top_k}; 0 keeps every token.")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p must be above 0 and at most 1, got {self.top_p}.")
+        if self.mode not in ("matched", "cond_only"):
+            raise ValueError(f"mode must be matched or cond_only, got {self.mode!r}.")
+
+
+@dataclass(frozen=True)
+class GeneratorSpec:
+    """What can be known of a generator without running it."""
+
+    name: str
+    tokens: int
+    """L, image tokens per image."""
+    codes: int
+    """K, size of the codebook; tokens lie in 0..K-1."""
+    image_size: int
+    """Height and width of an image in pixels."""
+    licence: str
+    source: str
+    sampling: Sampling = Sampling()
+    """The recipe that is used where none is named."""
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """What a generator drew, with all that is needed to compute its log-probabilities again."""
+
+    prompts: list[str]
+    """[B] the prompt of every row."""
+    group: Tensor
+    """[B] long: rows of one prompt have the same number."""
+    tokens: Tensor
+    """[B, L] long."""
+    logprobs: Tensor
+    """[B, L] float32 of each token under the distribution that sampled it, guidance and truncation included."""
+    sampling: Sampling
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    def __getitem__(self, rows: slice | Tensor) -> Rollout:
+        index = torch.arange(len(self))[rows]
+        return replace(
+            self,
+            prompts=[self.prompts[i] for i in index.tolist()],
+            group=self.group[index],
+            tokens=self.tokens[index],
+            logprobs=self.logprobs[index],
+        )
+
+
+class TokenStatistics(NamedTuple):
+    """What a policy says of the tokens of a rollout, under the distribution that sampled them."""
+
+    logprobs: Tensor
+    """[B, L] float32, with gradient."""
+    entropy: Tensor
+    """[B, L] float32, in nats."""
+
+
+class Generator(ABC):
+    """A sampler of image tokens whose probabilities can be computed and trained."""
+
+    spec: GeneratorSpec
+    module: nn.Module
+    """Everything that can be trained; its parameters move when a reward is optimised."""
+    example_prompts: Sequence[str] = (
+        "a photo of a red circle",
+        "a small blue square above a large green triangle",
+        "a black cross",
+    )
+    """Prompts that the generator can read, of unequal length; `policy_opt.contract` samples them."""
+
+    @classmethod
+    @abstractmethod
+    def tiny(cls) -> Generator:
+        """The same generator with a small random network, built without a download."""
+
+    @classmethod
+    @abstractmethod
+    def from_folder(cls, folder: Path, *, device: str = "cpu") -> Generator:
+        """The generator that `save` wrote."""
+
+    @abstractmethod
+    def save(self, folder: Path) -> None:
+        """Writes config.json and safetensors, from which `registry.load(folder)` builds the same generator."""
+
+    @abstractmethod
+    def sample(
+        self,
+        prompts: Sequence[str],
+        *,
+        per_prompt: int = 1,
+        seed: int,
+        sampling: Sampling | None = None,
+    ) -> Rollout:
+        """Draws `per_prompt` images for every prompt, rows of one prompt adjacent.
+
+        The draw of a row depends on the seed, its prompt and its place, never on torch's global generator, which is
+        left as it was.
+        """
+
+    @abstractmethod
+    def statistics(self, rollout: Rollout) -> TokenStatistics:
+        """Log-probabilities of the rollout's tokens under `rollout.sampling`, and the entropy at each of them.
+
+        The log-probabilities equal `rollout.logprobs` while the weights are those that sampled, except in mode
+        `cond_only`.
+        """
+
+    def logprobs(self, rollout: Rollout) -> Tensor:
+        """[B, L] float32 with gradient: the log-probabilities of `statistics`."""
+        return self.statistics(rollout).logprobs
+
+    @abstractmethod
+    def decode(self, tokens: Tensor) -> list[Image.Image]:
+        """Images of tokens [B, L]; row by row, no image depends on another."""
+
+
+GENERATORS: Registry[Generator] = Registry(
+    "generator",
+    "rwk.policy_opt.generator:Generator",
+    {"shapes.llama": "rwk.adapters.shapes_generator:ShapesLlama"},
+)
+
+register = GENERATORS.register
+names = GENERATORS.names
+load = GENERATORS.load

@@ -1,0 +1,156 @@
+"""GRPO: draw a group of images for each prompt, score them, and raise the probability of what beat its own group.
+
+For image i with reward R_i, and its token t with ratio rho_t of the probability now to that when it was drawn:
+
+    A_i  = (R_i - mean R) / std R, both over the group of i                                      `group_advantage`
+    loss = - mean_i mean_t [min(rho_t A_i, clip(rho_t, 1 - eps, 1 + eps_high) A_i) - beta KL_t]  TRL's, by `loss_type`
+
+Shao et al. (2024), arXiv:2402.03300.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from rwk.policy_opt.advantage import Weighted as Weighted
+from rwk.policy_opt.advantage import combine, group_advantage, score_all, summary
+from rwk.policy_opt.configs import Grpo
+from rwk.policy_opt.generator import Generator, Rollout, Sampling
+from rwk.policy_opt.journal import Journal, Progress, Trained, derived_seed, last_checkpoint, publish, start, step_of
+from rwk.policy_opt.policy import Policy, Statistics, World, trainable, world
+
+
+def grpo(
+    config: Grpo,
+    generator: Generator,
+    rewards: Sequence[Weighted],
+    prompts: Sequence[str],
+    *,
+    out: Path,
+    sampling: Sampling | None = None,
+    resume: bool = False,
+    progress: Progress | None = None,
+) -> Trained:
+    """Tunes the generator, in place and as `out/generator`, and writes `out/metrics.jsonl`.
+
+    In several processes each draws for its share of the prompts; the images do not depend on their number.
+
+    Args:
+        rewards: combined by their weights; those of weight 0 are only measured.
+        prompts: at least `prompts_per_step` different ones.
+        out: the run's folder.
+        sampling: what is drawn from and trained; by default the generator's own recipe.
+        resume: go on after the last checkpoint in `out`, from the generator that the run began with.
+        progress: is called after each update.
+
+    Raises:
+        ValueError: for numbers that do not fit together.
+        RunFailed: when nothing is learnt from the start on, or the gradient is not a number.
+    """
+    from rwk.policy_opt import trl_bridge as trl
+
+    place = world(next(generator.module.parameters()).device)
+    table = list(dict.fromkeys(prompts))
+    _check(config, len(table), place.size)
+    recipe = sampling or generator.spec.sampling
+    journal = start(out, place, resume=resume, progress=progress)
+    journal.total = config.steps
+    checkpoint = last_checkpoint(out / "checkpoints") if resume else None
+    journal.forget_after(step_of(checkpoint))
+    with trainable(generator, config, keep=config.beta > 0 or config.kl_every > 0) as reference:
+        policy = Policy(generator.module, generator.statistics, table, recipe)
+        fixed = Policy(nn.Identity(), reference, table, recipe) if reference and config.beta else None
+        draw = _Draw(config, generator, rewards, table, recipe, reference, journal, place)
+        schedule = prompt_schedule(config, len(table))
+        length = generator.spec.tokens
+        trainer = trl.grpo_trainer(config, policy, fixed, draw, schedule, length, journal, out / "checkpoints", place)
+        trl.train(trainer, checkpoint)
+    tuned = publish(generator, out / "generator", place)
+    images, tokens = config.rows * config.draws, config.rows * config.steps * length
+    seconds = time.perf_counter() - journal.started
+    return Trained(tuned, journal.path, config.steps, images, images * len(rewards), tokens, seconds)
+
+
+@dataclass(frozen=True)
+class _Draw:
+    """Draws the images of one step and says how much better than its group each is."""
+
+    config: Grpo
+    generator: Generator
+    rewards: Sequence[Weighted]
+    table: list[str]
+    sampling: Sampling
+    reference: Statistics | None
+    journal: Journal
+    place: World
+
+    def __call__(self, handles: list[int], step: int) -> tuple[Rollout, Tensor]:
+        """The rollout of this process's prompts after `step` updates, and the advantage [B] of its rows."""
+        began = time.perf_counter()
+        config, gather = self.config, self.place.gather
+        rollout = self.generator.sample(
+            [self.table[handle] for handle in handles],
+            per_prompt=config.group_size,
+            seed=derived_seed(config.seed, step),
+            sampling=self.sampling,
+        )
+        images = self.generator.decode(rollout.tokens)
+        sampled = time.perf_counter()
+
+        scores = gather(score_all(self.rewards, images, rollout.prompts))  # [rows, rewards], of all processes
+        group = torch.arange(config.prompts_per_step).repeat_interleave(config.group_size)
+        weights = [part.weight for part in self.rewards]
+        reward = combine(scores, weights, group, how=config.aggregation, min_std=config.min_std)
+        several = config.aggregation == "normalise" and sum(weight != 0 for weight in weights) > 1
+        scale = "batch" if several else config.scale_rewards  # what was standardised by group is not once more
+        advantage = group_advantage(reward, group, scale=scale, min_std=config.min_std)
+        self.journal.note(
+            **summary(self.rewards, scores, reward, group),
+            seconds_sample=sampled - began,
+            seconds_score=time.perf_counter() - sampled,
+        )
+        if self.reference and config.kl_every and step % config.kl_every == 0:
+            self.journal.note(kl=gather(kl_per_image(self.generator, self.reference, rollout)).mean().item())
+        first = self.place.rank * len(rollout)
+        return rollout, advantage[first : first + len(rollout)]
+
+
+def kl_per_image(generator: Generator, reference: Statistics, rollout: Rollout) -> Tensor:
+    """[B] nats: log-probability of each image less that of the reference, whose mean estimates their KL divergence.
+
+    Args:
+        generator: as it was when it drew the rollout.
+    """
+    with torch.no_grad():
+        matched = rollout.sampling.mode == "matched"
+        drawn = rollout.logprobs if matched else generator.logprobs(rollout)
+        return (drawn - reference(rollout).logprobs).sum(dim=1)
+
+
+def prompt_schedule(config: Grpo, prompts: int) -> list[int]:
+    """Handles of the prompts of all draws in a row: all, in a new order each time round, and none twice in a draw."""
+    order = torch.Generator().manual_seed(config.seed)
+    whole = prompts // config.prompts_per_step * config.prompts_per_step
+    schedule: list[int] = []
+    while len(schedule) < config.draws * config.prompts_per_step:
+        schedule += torch.randperm(prompts, generator=order)[:whole].tolist()
+    return schedule[: config.draws * config.prompts_per_step]
+
+
+def _check(config: Grpo, prompts: int, processes: int) -> None:
+    if prompts < config.prompts_per_step:
+        raise ValueError(
+            f"grpo needs at least prompts_per_step different prompts, got {prompts} for {config.prompts_per_step}; "
+            f"give more prompts or lower prompts_per_step."
+        )
+    if config.prompts_per_step % processes:
+        raise ValueError(
+            f"prompts_per_step must be a multiple of the number of processes, got {config.prompts_per_step} and "
+            f"{processes}; each process draws whole groups."
+        )

@@ -1,0 +1,157 @@
+"""The folder of a run: its metrics as JSON lines, what counts after a kill, and the alarm when nothing is learnt."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rwk.policy_opt.generator import Generator
+from rwk.policy_opt.policy import World
+from rwk.rewards.errors import RunFailed
+
+Progress = Callable[[int, int, dict[str, Any]], None]
+"""Is called with the updates done, the updates in all, and the newest metrics."""
+PATIENCE = 3
+"""Updates from the start of a run that may be without effect, by bad luck, before it is stopped."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What an optimisation leaves behind and what it cost, over all processes and resumed parts."""
+
+    generator: Path
+    """The folder of the tuned generator, of plain weights."""
+    metrics: Path
+    steps: int
+    images_sampled: int
+    reward_forwards: int
+    """Images that went through a reward, counted once for each reward."""
+    tokens_trained: int
+    seconds: float
+    """Of this call; a part before a kill is not in it."""
+
+
+class Journal:
+    """Writes `metrics.jsonl`, one line per update; only the main process writes."""
+
+    def __init__(self, path: Path, *, main: bool = True, progress: Progress | None = None) -> None:
+        self.path = path
+        self.total = 1
+        self.main = main
+        self.started = self._last = time.perf_counter()
+        self._progress = progress
+        self._pending: dict[str, Any] = {}
+        self._silent = 0
+
+    def forget_after(self, step: int) -> None:
+        """Drops the lines of updates after `step`, and a last line that was cut off; they will be made again."""
+        if not self.main:
+            return
+        rows = [row for row in read(self.path) if row["step"] <= step]
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        partial = self.path.with_suffix(".tmp")
+        partial.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        os.replace(partial, self.path)
+
+    def note(self, **values: Any) -> None:
+        """Adds values to the next line."""
+        self._pending.update(values)
+
+    def write(self, step: int, values: dict[str, Any]) -> None:
+        """Writes the line of an update, with what was noted for it.
+
+        Raises:
+            RunFailed: when the gradient is not a number, or nothing has been learnt from the start on.
+        """
+        now = time.perf_counter()
+        row = {"step": step, **values, **self._pending, "seconds": now - self._last}
+        self._last = now
+        self._pending.clear()
+        if self.main:
+            with self.path.open("a") as file:
+                file.write(json.dumps({name: _plain(value) for name, value in row.items()}) + "\n")
+            if self._progress:
+                self._progress(step, self.total, row)
+        self._watch(row)
+
+    def _watch(self, row: dict[str, Any]) -> None:
+        if not math.isfinite(row.get("grad_norm", 0.0)):
+            raise RunFailed(f"update {row['step']} has a gradient of {row['grad_norm']}; lower learning_rate.")
+        if row["step"] <= PATIENCE:
+            self._silent += row.get("grad_norm") == 0 or row.get("frac_zero_std") == 1
+            if self._silent >= min(PATIENCE, self.total):
+                raise RunFailed(f"the first updates, {self._silent} in number, learnt nothing: {_why(row)}")
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """The lines of a `metrics.jsonl`, but for a last one that a kill cut off; none where there is no file."""
+    rows = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            break
+    return rows
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The newest checkpoint of a trainer that was written to its end; None where there is none."""
+    whole = [path.parent for path in folder.glob("checkpoint-*/complete")]
+    return max(whole, key=step_of, default=None)
+
+
+def step_of(checkpoint: Path | None) -> int:
+    """Updates done at a checkpoint; 0 where there is none."""
+    return int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
+
+
+def publish(generator: Generator, folder: Path, place: World) -> Path:
+    """Saves a generator so that its folder is there either whole or not at all, and returns the folder."""
+    if place.rank == 0:
+        partial = folder.with_name(folder.name + ".tmp")
+        shutil.rmtree(partial, ignore_errors=True)
+        generator.save(partial)
+        shutil.rmtree(folder, ignore_errors=True)
+        os.replace(partial, folder)
+    place.wait()
+    return folder
+
+
+def derived_seed(*parts: int) -> int:
+    """A seed in 0..2**31 made of several numbers; other numbers give another one."""
+    digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
+    return int.from_bytes(digest[:4], "big") >> 1
+
+
+def start(folder: Path, place: World, *, resume: bool, progress: Progress | None = None) -> Journal:
+    """The journal of the run in a folder, which is made; raises ValueError where one is that is not to be resumed."""
+    path = folder / "metrics.jsonl"
+    if not resume and path.exists():
+        raise ValueError(f"{folder} must be free for a new run, got one that holds a run; resume it or name another.")
+    folder.mkdir(parents=True, exist_ok=True)
+    place.wait()  # no process may write before all have looked
+    return Journal(path, main=place.rank == 0, progress=progress)
+
+
+def _why(row: dict[str, Any]) -> str:
+    if row.get("unscored", 0) and row.get("unscored") == row.get("images"):
+        return "no image got a score; score one by hand and read its note."
+    if row.get("frac_zero_std") == 1:
+        return (
+            "in every group all images got the same reward, so none is better than another; "
+            "take a finer reward, a larger group_size, or a higher temperature."
+        )
+    return "no gradient reaches the weights; see that generator.module holds what statistics computes with."
+
+
+def _plain(value: Any) -> Any:
+    """JSON has no NaN."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,60 @@
+"""The state of a network, to see that it is left alone, and to change a part of it for a while."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+
+def module_state(module: nn.Module) -> dict[str, Tensor | bool | None]:
+    """Copies of all that may be changed unseen: parameters, buffers, gradients, what is trained, training modes."""
+    state: dict[str, Tensor | bool | None] = {}
+    for name, value in [*module.named_parameters(), *module.named_buffers()]:
+        state[name] = value.detach().clone()
+        state[f"gradient of {name}"] = None if value.grad is None else value.grad.detach().clone()
+        state[f"requires_grad of {name}"] = value.requires_grad
+    return state | {f"training mode of {name or 'the whole'}": part.training for name, part in module.named_modules()}
+
+
+def changes(before: dict[str, Tensor | bool | None], after: dict[str, Tensor | bool | None]) -> list[str]:
+    """Names of what differs between two states."""
+    return [
+        name
+        for name in {**before, **after}
+        if name not in before or name not in after or not _same(before[name], after[name])
+    ]
+
+
+@contextmanager
+def in_mode(module: nn.Module, training: bool) -> Iterator[None]:
+    """Training or evaluation mode for all parts, and each part's own mode back at the end."""
+    modes = {part: part.training for part in module.modules()}
+    module.train(training)
+    try:
+        yield
+    finally:
+        for part, mode in modes.items():
+            part.training = mode
+
+
+@contextmanager
+def moved(parameters: Sequence[Tensor], slopes: Sequence[Tensor | None], step: float) -> Iterator[None]:
+    """Parameters moved by step times their slope, and back, bit for bit, at the end."""
+    kept = [value.detach().clone() for value in parameters]
+    with torch.no_grad():
+        for value, slope in zip(parameters, slopes, strict=True):
+            if slope is not None:
+                value.add_(slope, alpha=step)
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for value, old in zip(parameters, kept, strict=True):
+                value.copy_(old)
+
+
+def _same(a: Tensor | bool | None, b: Tensor | bool | None) -> bool:
+    return torch.equal(a, b) if isinstance(a, Tensor) and isinstance(b, Tensor) else a is b

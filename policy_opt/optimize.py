@@ -1,0 +1,172 @@
+"""One run: judge the generator, let it learn from rewards, judge it again on the same prompts and seeds."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from rwk.calibration.statistics import Interval
+from rwk.policy_opt import generator as generators
+from rwk.policy_opt.configs import Dpo, Grpo
+from rwk.policy_opt.dpo import dpo
+from rwk.policy_opt.evaluate import Drawn, accuracy, draw
+from rwk.policy_opt.experiment import Experiment, Recipe
+from rwk.policy_opt.generator import Generator, Sampling
+from rwk.policy_opt.grpo import Weighted, grpo
+from rwk.policy_opt.journal import Progress, Trained
+from rwk.policy_opt.prompts import Domains, domains, gold_of
+from rwk.rewards import registry
+from rwk.rewards.base import Reward
+from rwk.rewards.sinks import finished
+
+JUDGED_SEED = 1_000_003
+"""Seed of the images that a generator is judged by, apart from every seed of training."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A generator before and after a run, on the same prompts and seeds."""
+
+    before: dict[str, Drawn]
+    """Domain -> what the generator drew."""
+    after: dict[str, Drawn]
+    trained: Trained
+    proxies: list[str]
+    gold: str | None
+    """The reward that tells the truth, where one does; in the scores of `Drawn`, `GOLD` holds its accuracy."""
+
+
+GOLD = "gold accuracy"
+"""Share of images of which every fact holds."""
+
+
+def optimize(
+    experiment: Experiment,
+    algorithm: Grpo | Dpo,
+    recipe: Recipe = Recipe(),  # noqa: B008 (frozen)
+    *,
+    out: Path,
+    resume: bool = False,
+    device: str = "cpu",
+    progress: Progress | None = None,
+) -> Comparison:
+    """Lets a generator learn from rewards, and says what came of it.
+
+    Writes to `out`: config.json (settings, seeds, versions), metrics.jsonl, result.json, and the tuned generator in
+    `generator/`.
+
+    Args:
+        experiment: what learns from what.
+        algorithm: `Grpo` or `Dpo`; its type chooses the algorithm.
+        recipe: how images are drawn, in training and in judging.
+        out: the folder of the run.
+        resume: go on with the run that is in the folder.
+        device: where networks run.
+        progress: is called after every update.
+    """
+    generator = generators.load(experiment.generator, device=device)
+    sampling = sampling_of(generator, recipe)
+    rewards = {name: registry.load(name, device=device) for name in experiment.rewards}
+    gold = gold_of(experiment.prompts)
+    prompts = domains(
+        experiment.prompts, train=experiment.prompt_count, test=experiment.eval_prompts, seed=algorithm.seed
+    )
+    weighted = [Weighted(name, reward) for name, reward in rewards.items()]
+    if gold is not None and gold not in rewards:
+        rewards[gold] = registry.load(gold, device=device)
+        weighted.append(Weighted(gold, rewards[gold], 0.0))
+
+    before = judge(generator, prompts, rewards, gold, experiment, sampling)
+    run = {"algorithm": type(algorithm).__name__.lower(), **asdict(algorithm), "sampling": asdict(sampling)}
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(out / "config.json", {"experiment": asdict(experiment), "algorithm": run, "versions": versions()})
+    texts = [prompt.text for prompt in prompts.train]
+    if isinstance(algorithm, Grpo):
+        trained = grpo(
+            algorithm, generator, weighted, texts, out=out, sampling=sampling, resume=resume, progress=progress
+        )
+    else:
+        trained = dpo(
+            algorithm, generator, weighted, texts, out=out, sampling=sampling, resume=resume, progress=progress
+        )
+    after = judge(generator, prompts, rewards, gold, experiment, sampling)
+
+    comparison = Comparison(before, after, trained, list(experiment.rewards), gold)
+    write_json(out / "result.json", result(comparison))
+    return comparison
+
+
+def judge(
+    generator: Generator,
+    prompts: Domains,
+    rewards: Mapping[str, Reward],
+    gold: str | None,
+    experiment: Experiment,
+    sampling: Sampling,
+) -> dict[str, Drawn]:
+    """What the generator draws for the prompts of each domain, scored by every reward, and by gold accuracy."""
+    judged = {}
+    for domain, chosen in prompts.test.items():
+        drawn = draw(generator, chosen, rewards, per_prompt=experiment.eval_images, seed=JUDGED_SEED, sampling=sampling)
+        if gold is not None:
+            drawn.scores[GOLD] = accuracy(drawn.scores[gold], rewards[gold].spec.high)
+        judged[domain] = drawn
+    return judged
+
+
+def sampling_of(generator: Generator, recipe: Recipe) -> Sampling:
+    """The generator's own sampling, but for what the recipe names."""
+    return replace(generator.spec.sampling, **{k: v for k, v in asdict(recipe).items() if v is not None})
+
+
+def rows(comparison: Comparison) -> list[tuple[str, dict[str, Drawn], str | None]]:
+    """The rows of a comparison: name, what was drawn, and by which proxy the best image is chosen, if one is."""
+    count = next(iter(comparison.before.values())).scores[comparison.proxies[0]].shape[1]
+    return [
+        ("base", comparison.before, None),
+        (f"best of {count}", comparison.before, comparison.proxies[0]),
+        ("tuned", comparison.after, None),
+    ]
+
+
+def measured(drawn: Drawn, name: str, chooser: str | None) -> Interval:
+    """Mean of a score over all images, or over the best of each prompt's by `chooser`."""
+    return drawn.mean(name) if chooser is None else drawn.best_of(chooser, name)
+
+
+def result(comparison: Comparison) -> dict[str, Any]:
+    """What `result.json` holds: every row and domain with its intervals, by category too, and the cost."""
+    shown = [*comparison.proxies, *([GOLD] if comparison.gold else [])]
+    table: dict[str, Any] = {
+        name: {
+            domain: {score: measured(drawn, score, chooser)._asdict() for score in shown}
+            for domain, drawn in judged.items()
+        }
+        for name, judged, chooser in rows(comparison)
+    }
+    categories = {
+        name: {
+            domain: {score: {c: i._asdict() for c, i in drawn.by_category(score).items()} for score in shown}
+            for domain, drawn in judged.items()
+        }
+        for name, judged in (("base", comparison.before), ("tuned", comparison.after))
+    }
+    cost = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(comparison.trained).items()}
+    return {"results": table, "categories": categories, "cost": cost}
+
+
+def versions() -> dict[str, str]:
+    """Versions of what a result depends on."""
+    names: Sequence[str] = ("rwk", "torch", "transformers", "trl", "peft", "accelerate")
+    return {"python": platform.python_version(), **{name: version(name) for name in names}}
+
+
+def write_json(path: Path, document: Any) -> None:
+    """Writes a document so that a kill leaves the old file or the new one."""
+    with finished(path) as unfinished:
+        unfinished.write_text(json.dumps(document, indent=2, default=str) + "\n")

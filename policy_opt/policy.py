@@ -1,0 +1,174 @@
+"""A generator as a trainer sees it: a module that gives log-probabilities of codes, and the parameters that learn."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from rwk.policy_opt.configs import Optimisation
+from rwk.policy_opt.generator import Generator, Rollout, Sampling, TokenStatistics
+
+Statistics = Callable[[Rollout], TokenStatistics]
+"""`Generator.statistics`, or that of a reference."""
+
+
+class PolicyOutput(NamedTuple):
+    """What TRL reads of a model's answer, all [B, L]; a tuple, since DDP looks for gradients in tuples."""
+
+    log_probs: Tensor
+    entropy: Tensor
+    mean_logits: Tensor
+    is_top1: Tensor
+
+
+class Policy(nn.Module):
+    """A generator as TRL sees it. Its state, so a checkpoint too, is what is trained and no more."""
+
+    is_gradient_checkpointing = False  # a matter of the generator's own
+    _keys_to_ignore_on_save = None
+
+    def __init__(self, module: nn.Module, statistics: Statistics, prompts: Sequence[str], sampling: Sampling) -> None:
+        """
+        Args:
+            module: holds the parameters that `statistics` computes with.
+            prompts: the table that a handle is an index of.
+            sampling: the distribution that is drawn from and trained.
+        """
+        from transformers import GenerationConfig, PretrainedConfig
+
+        super().__init__()
+        self.config = PretrainedConfig()
+        self.generation_config = GenerationConfig()
+        self.trained = module
+        self.statistics = statistics
+        self.prompts = list(prompts)
+        self.sampling = sampling
+        self.last_logprobs = torch.empty(0)
+
+    def forward(self, input_ids: Tensor, labels: Tensor, **_: Any) -> PolicyOutput:
+        """Log-probabilities and entropies of the codes in input_ids [B, 1 + L], 0 where labels [B, 1 + L] are -100."""
+        handles, tokens = input_ids[:, 0], input_ids[:, 1:]
+        prompts = [self.prompts[handle] for handle in handles.tolist()]
+        zeros = torch.zeros(tokens.shape, device=tokens.device)
+        result = self.statistics(Rollout(prompts, handles, tokens, zeros, self.sampling))
+        ignored = labels[:, 1:] == -100
+        self.last_logprobs = result.logprobs.detach()
+        return PolicyOutput(
+            result.logprobs.masked_fill(ignored, 0),
+            result.entropy.masked_fill(ignored, 0),
+            zeros,
+            torch.zeros_like(ignored),
+        )
+
+    def state_dict(self, *_: Any, **__: Any) -> dict[str, Any]:  # type: ignore[override]
+        """The trained parameters alone, each once."""
+        return {name: value.detach() for name, value in self.named_parameters() if value.requires_grad}
+
+    def add_model_tags(self, tags: object) -> None:
+        """Does nothing: tags are for uploads."""
+
+
+class World(NamedTuple):
+    """The processes of a run."""
+
+    rank: int
+    size: int
+    device: torch.device
+
+    def gather(self, rows: Tensor) -> Tensor:
+        """[size * B, ...] on the CPU: the rows [B, ...] of every process, in order of rank."""
+        from accelerate.utils import gather
+
+        return gather(rows.to(self.device)).cpu()  # type: ignore[no-any-return]
+
+    def wait(self) -> None:
+        """Returns when every process has come here."""
+        from accelerate.utils import wait_for_everyone
+
+        wait_for_everyone()
+
+
+def world(device: torch.device) -> World:
+    """The processes of this run, connected; `accelerate launch` and `torchrun` start them."""
+    from accelerate import PartialState
+
+    state = PartialState(cpu=device.type == "cpu")
+    return World(state.process_index, state.num_processes, device)
+
+
+@contextmanager
+def trainable(generator: Generator, config: Optimisation, *, keep: bool) -> Iterator[Statistics | None]:
+    """Prepares `generator.module` for training, and leaves it with plain weights at the end.
+
+    With `lora_rank` above 0 adapters take the place of the linear layers, and are merged into them at the end.
+
+    Args:
+        keep: whether a reference is needed.
+
+    Yields:
+        `statistics` of the reference, which stays as the generator was: a copy, or the generator without its adapters.
+    """
+    if config.lora_rank == 0:
+        yield copy.deepcopy(generator).statistics if keep else None
+        return
+    from peft import LoraConfig, get_peft_model
+
+    module = generator.module
+    learns = {name for name, value in module.named_parameters() if value.requires_grad}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        alpha: Any = config.lora_alpha or 2 * config.lora_rank
+        lora = LoraConfig(r=config.lora_rank, lora_alpha=alpha, target_modules=_linear_layers(generator))
+        with quiet():
+            adapted = get_peft_model(module, lora)
+
+    def without_adapters(rollout: Rollout) -> TokenStatistics:
+        with adapted.disable_adapter():
+            return generator.statistics(rollout)
+
+    try:
+        yield without_adapters if keep else None
+    finally:
+        adapted.merge_and_unload()
+        vars(module).pop("peft_config", None)
+        for name, value in module.named_parameters():
+            value.requires_grad_(name in learns)
+
+
+def _linear_layers(generator: Generator) -> list[str]:
+    """Names of the linear layers that LoRA may change: those that share their weight with no other layer."""
+    module = generator.module
+    uses = Counter(id(value) for _, value in module.named_parameters(remove_duplicate=False))
+    found = [
+        name
+        for name, part in module.named_modules()
+        if name and isinstance(part, nn.Linear) and uses[id(part.weight)] == 1
+    ]
+    if not found:
+        raise ValueError(f"{generator.spec.name} has no linear layer for LoRA to adapt; set lora_rank to 0.")
+    return found
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Holds back what the frameworks say of themselves; errors pass."""
+    loggers = [logging.getLogger(name) for name in ("trl", "transformers", "accelerate", "datasets")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="You are using 'rollout_func'")
+            warnings.filterwarnings("ignore", message="`(is_)?gradient_checkpointing` is deprecated")  # they use it
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -1,0 +1,86 @@
+"""Prompts that a language model has read once, and the cache in which their groups go on: its room is taken once."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """Prompts that have been read: what the rows of their groups continue from."""
+
+    lengths: list[int]
+    hidden: Tensor
+    """[U, D] the state that predicts the first code."""
+    layers: list[Tensor]
+    """keys, values, keys, values, ...: [U, heads, P, head size] each, of which a row's first `lengths` count."""
+
+    def expand(self, source: list[int], steps: int) -> Any:
+        """A cache of rows that continue the prefixes `source`, with room for all `steps`."""
+        from transformers.cache_utils import Cache
+
+        index = torch.tensor(source, device=self.hidden.device)
+        pairs = zip(self.layers[::2], self.layers[1::2], strict=True)
+        return Cache(layers=[_buffer_layer()(keys, values, index, steps) for keys, values in pairs])
+
+    def mask(self, source: list[int], steps: int) -> Tensor | None:
+        """[rows, 1, 1, P + steps] to add to the scores: shuts each row's padding, which lies before its codes."""
+        width = max(self.lengths)
+        if all(self.lengths[row] == width for row in source):
+            return None
+        start = torch.tensor([self.lengths[row] for row in source], device=self.hidden.device)[:, None, None, None]
+        slot = torch.arange(width + steps, device=self.hidden.device)
+        padding = (slot >= start) & (slot < width)
+        shut = torch.finfo(self.hidden.dtype).min
+        return torch.zeros_like(padding, dtype=self.hidden.dtype).masked_fill(padding, shut)
+
+
+@functools.cache
+def _buffer_layer() -> Any:
+    """The class of a cache layer whose room is taken once; made on first use, since transformers is slow to import."""
+    from transformers.cache_utils import DynamicLayer
+
+    dynamic: Any = DynamicLayer  # its methods carry no types
+
+    class BufferLayer(dynamic):  # type: ignore[misc]
+        def __init__(self, keys: Tensor, values: Tensor, index: Tensor, steps: int) -> None:
+            super().__init__()
+            self.room = [_with_room(tensor, index, steps) for tensor in (keys, values)]
+            self.filled = keys.shape[2]
+            self.is_initialized = True
+
+        def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+            start, self.filled = self.filled, self.filled + key_states.shape[2]
+            self.room[0][:, :, start : self.filled] = key_states
+            self.room[1][:, :, start : self.filled] = value_states
+            return self.room[0][:, :, : self.filled], self.room[1][:, :, : self.filled]
+
+        def get_seq_length(self) -> int:
+            return self.filled
+
+    return BufferLayer
+
+
+def _with_room(tensor: Tensor, index: Tensor, steps: int) -> Tensor:
+    """The rows `index` of [U, heads, P, size], with room for further steps: [rows, heads, P + steps, size]."""
+    _, heads, width, size = tensor.shape
+    room = tensor.new_empty([len(index), heads, width + steps, size])
+    room[:, :, :width] = tensor[index]
+    return room
+
+
+def right_padded(rows: list[list[int]], device: torch.device) -> tuple[Tensor, list[int]]:
+    """Ids [B, P], filled up with 0, and the length of each row.
+
+    Raises:
+        ValueError: for a row without ids, which no state could follow.
+    """
+    lengths = [len(row) for row in rows]
+    if min(lengths) < 1:
+        raise ValueError("a prefix needs at least one id, got none; let prompt_ids end with the begin-of-image token.")
+    return torch.tensor([row + [0] * (max(lengths) - len(row)) for row in rows], device=device), lengths

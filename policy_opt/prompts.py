@@ -1,0 +1,116 @@
+"""Prompts to draw from: families that are built in, and files."""
+
+from __future__ import annotations
+
+import csv
+import importlib
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+FAMILIES = {
+    "shapes.long": "rwk.adapters.shapes_world:prompts",
+    "shapes.long.test": "rwk.adapters.shapes_world:prompts",
+    "shapes.short": "rwk.adapters.shapes_world:prompts",
+    "shapes.short.test": "rwk.adapters.shapes_world:prompts",
+}
+"""Family -> `module:function(family, count, *, seed, held_out)`."""
+
+GOLD = {"shapes": "shapes.verifier"}
+"""World -> the reward that tells the truth about its prompts."""
+
+
+class Prompt(NamedTuple):
+    """A prompt, and the category that it is counted under ("" for none)."""
+
+    text: str
+    category: str = ""
+
+
+def read_prompts(source: str, *, count: int | None = None, seed: int = 0, held_out: bool = False) -> list[Prompt]:
+    """Prompts of a family or a file.
+
+    Args:
+        source: a family of `FAMILIES`, or a file: a prompt a line (.txt), or JSONL or CSV with a column `prompt`, and
+            perhaps `category` or `tag`.
+        count: how many; a file is cut to them, and gives all by default. A family gives 64 by default.
+        seed: of a family's draw.
+        held_out: of a family, only prompts with combinations that it otherwise never holds.
+
+    Raises:
+        ValueError: for an unknown family, or a file without prompts; a bad row is named by its line.
+    """
+    if source in FAMILIES:
+        module, _, function = FAMILIES[source].partition(":")
+        drawn = getattr(importlib.import_module(module), function)(source, count or 64, seed=seed, held_out=held_out)
+        return [Prompt(*prompt) for prompt in drawn]
+    path = Path(source)
+    if not path.is_file():
+        raise ValueError(f"prompts must be a file or one of {', '.join(FAMILIES)}, got {source!r}.")
+    prompts = _rows(path)
+    if not prompts:
+        raise ValueError(f"{path} holds no prompt; write one a line, or rows with a column `prompt`.")
+    return prompts[:count]
+
+
+def gold_of(source: str) -> str | None:
+    """Name of the reward that tells the truth about a family's prompts; None where nobody knows it."""
+    return GOLD.get(source.split(".")[0]) if source in FAMILIES else None
+
+
+def _rows(path: Path) -> list[Prompt]:
+    with path.open(encoding="utf-8", newline="") as file:
+        if path.suffix == ".csv":
+            rows = list(enumerate(csv.DictReader(file), 2))
+        elif path.suffix in (".jsonl", ".json"):
+            rows = [(line, _json(path, line, text)) for line, text in enumerate(file, 1) if text.strip()]
+        else:
+            return [Prompt(text.strip()) for text in file if text.strip()]
+    for line, row in rows:
+        if not isinstance(row.get("prompt"), str) or not row["prompt"].strip():
+            raise ValueError(f"{path}, line {line} needs a text `prompt`, got {row!r:.80}; mend or remove that row.")
+    return [Prompt(row["prompt"], str(row.get("category") or row.get("tag") or "")) for _, row in rows]
+
+
+def _json(path: Path, line: int, text: str) -> dict[str, str]:
+    try:
+        row = json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"{path}, line {line} is not JSON ({error}); mend or remove that row.") from error
+    if not isinstance(row, dict):
+        raise ValueError(f"{path}, line {line} must be an object, got {text.strip()!r:.80}; mend or remove that row.")
+    return row
+
+
+class Domains(NamedTuple):
+    """Prompts to learn from, and sets of others to be judged on, by name."""
+
+    train: list[Prompt]
+    test: dict[str, list[Prompt]]
+
+
+def domains(source: str, *, train: int, test: int, seed: int) -> Domains:
+    """Prompts of a source to learn from, and others to be judged on.
+
+    A family is judged on prompts of its own that it does not learn from (`in domain`), on the other wording (`out of
+    domain`), and on combinations that no prompt to learn from holds (`held out`). Of a file every fifth prompt, `test`
+    at most, is kept for judging.
+    """
+    if source in FAMILIES:
+        world, wording = source.removesuffix(".test").rsplit(".", 1)
+        other = f"{world}.{'short' if wording == 'long' else 'long'}"
+        return Domains(
+            read_prompts(source, count=train, seed=seed),
+            {
+                "in domain": read_prompts(f"{world}.{wording}.test", count=test),
+                "out of domain": read_prompts(other, count=test),
+                "held out": read_prompts(f"{world}.{wording}.test", count=test, held_out=True),
+            },
+        )
+    prompts = list(dict.fromkeys(read_prompts(source)))
+    if len(prompts) < 5:
+        raise ValueError(
+            f"{source} must hold at least 5 different prompts, got {len(prompts)}; one in 5 is for judging."
+        )
+    judged = prompts[::5][:test]
+    return Domains([prompt for prompt in prompts if prompt not in judged][:train], {"in domain": judged})

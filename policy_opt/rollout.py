@@ -1,0 +1,235 @@
+"""Images out of a causal language model: one prefill per prompt, a cache that never grows, matched log-probabilities.
+
+Ids are codes-first: 0..K-1 are image codes and text token t is K + t, so a code is its own label, can never be an end
+or padding token, and the sampler's softmax is the softmax that is trained.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from rwk.policy_opt.distribution import distribution, draw, row_uniforms
+from rwk.policy_opt.generator import Generator, Rollout, Sampling, TokenStatistics
+from rwk.policy_opt.prefix import Prefix, right_padded
+
+
+class CausalGenerator(Generator):
+    """A generator made of a transformers causal language model over text tokens and image codes.
+
+    A subclass sets `spec` and `module` (the model, wrapped by LoRA or not) and writes `prompt_ids`, `null_ids` and
+    `decode`. A family whose codes have an embedding or a head of their own overrides `embed_codes` and `image_logits`.
+    Dropout is off while sampling and in `statistics`, whatever mode the module is in: a policy has one distribution.
+    """
+
+    max_rows = 4096
+    """Sequences that go through the model at once, guided ones counting double; no result depends on it."""
+    max_logits = 1 << 25
+    """Logits that `statistics` holds at once; what is beyond is computed again in the backward pass."""
+
+    @abstractmethod
+    def prompt_ids(self, prompt: str) -> list[int]:
+        """Ids of the prompt up to and including the token after which the image begins."""
+
+    @abstractmethod
+    def null_ids(self) -> list[int]:
+        """Ids that stand for no prompt, likewise: the prefix of the unconditional model."""
+
+    @property
+    def causal_lm(self) -> Any:
+        """The transformers model; LoRA acts on it too, since its layers are replaced in place."""
+        unwrap = getattr(self.module, "get_base_model", None)
+        return self.module if unwrap is None else unwrap()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is; tokens and log-probabilities are made there."""
+        return next(self.module.parameters()).device
+
+    def embed_ids(self, ids: Tensor) -> Tensor:
+        """[..., D] input embeddings of prompt ids."""
+        return self.causal_lm.get_input_embeddings()(ids)  # type: ignore[no-any-return]
+
+    def embed_codes(self, codes: Tensor) -> Tensor:
+        """[..., D] input embeddings of image codes."""
+        return self.embed_ids(codes)
+
+    def image_logits(self, hidden: Tensor) -> Tensor:
+        """[..., K] logits of the image codes alone, of hidden states [..., D]."""
+        head = self.causal_lm.get_output_embeddings()
+        if type(head) is not nn.Linear:  # LoRA on the head, say: its rows are not in .weight alone
+            return head(hidden)[..., : self.spec.codes]  # type: ignore[no-any-return]
+        bias = None if head.bias is None else head.bias[: self.spec.codes]
+        return nn.functional.linear(hidden, head.weight[: self.spec.codes], bias)
+
+    def backbone(
+        self, embeds: Tensor, *, positions: Tensor | None = None, mask: Tensor | None = None, cache: Any = None
+    ) -> Tensor:
+        """[B, S, D] last hidden states of input embeddings [B, S, D], causal.
+
+        Args:
+            positions: [B, S] long, or None for 0..S-1.
+            mask: [B, 1, S, filled] to add to the attention scores, or None where every row sees all before it.
+            cache: transformers' `Cache`, or None.
+        """
+        decoder = self.causal_lm.get_decoder()
+        output = decoder(
+            inputs_embeds=embeds,
+            position_ids=positions,
+            attention_mask=mask,
+            past_key_values=cache,
+            use_cache=cache is not None,
+        )
+        return output.last_hidden_state  # type: ignore[no-any-return]
+
+    def sample(
+        self, prompts: Sequence[str], *, per_prompt: int = 1, seed: int, sampling: Sampling | None = None
+    ) -> Rollout:
+        """See `Generator.sample`; a prompt that is named again continues its group, with further places in it."""
+        if isinstance(prompts, str) or not prompts or per_prompt < 1:
+            came = "a text" if isinstance(prompts, str) else f"{len(prompts)} prompts"
+            raise ValueError(
+                f"{self.spec.name} samples at least one image for each of a list of prompts, "
+                f"got {came} and per_prompt {per_prompt}; give at least one of each."
+            )
+        recipe = sampling or self.spec.sampling
+        rows = [prompt for prompt in prompts for _ in range(per_prompt)]
+        place = {prompt: index for index, prompt in enumerate(dict.fromkeys(rows))}
+        group = [place[prompt] for prompt in rows]
+        noise = row_uniforms(rows, self.spec.tokens, seed).to(self.device)
+        with torch.no_grad(), without_dropout(self.module):
+            prefix = self._prefill([self.prompt_ids(prompt) for prompt in place] + [self.null_ids()])
+            drawn = [
+                self._draw(prefix, group[part], noise[part], recipe) for part in self._parts(len(rows), recipe.guidance)
+            ]
+        tokens, logprobs = (torch.cat(list(column)) for column in zip(*drawn, strict=True))
+        return Rollout(rows, torch.tensor(group, device=self.device), tokens, logprobs, recipe)
+
+    def statistics(self, rollout: Rollout) -> TokenStatistics:
+        """See `Generator.statistics`. A token that the truncation would drop by now is kept, as `distribution` says."""
+        recipe = rollout.sampling
+        if recipe.mode == "cond_only":
+            recipe = replace(recipe, guidance=1.0)
+        results = []
+        with without_dropout(self.module, recompute=torch.is_grad_enabled()):
+            for part in self._parts(len(rollout), recipe.guidance):
+                codes = rollout.tokens[part].to(self.device)
+                states = [self._states([self.prompt_ids(prompt) for prompt in rollout.prompts[part]], codes)]
+                if recipe.guidance != 1:
+                    states.append(self._states([self.null_ids()] * len(codes), codes))
+                results.append(self._token_statistics(states, codes, recipe))
+        logprobs, entropy = (torch.cat(list(column)) for column in zip(*results, strict=True))
+        return TokenStatistics(logprobs, entropy)
+
+    def _parts(self, rows: int, guidance: float) -> list[slice]:
+        """Slices of rows, each small enough for `max_rows`."""
+        size = max(1, self.max_rows // (1 if guidance == 1 else 2))
+        return [slice(start, start + size) for start in range(0, rows, size)]
+
+    def _prefill(self, prefixes: list[list[int]]) -> Prefix:
+        """Keys, values and last states of every prefix, each computed once."""
+        from transformers import DynamicCache
+
+        ids, lengths = right_padded(prefixes, self.device)
+        parts = []
+        for part in self._parts(len(prefixes), 1):
+            cache: Any = DynamicCache()
+            # No mask and no positions: padding lies to the right, where a causal model does not look.
+            hidden = self.backbone(self.embed_ids(ids[part]), cache=cache)
+            last = torch.tensor(lengths[part], device=self.device) - 1
+            layers = [tensor for layer in cache.layers for tensor in (layer.keys, layer.values)]
+            parts.append([hidden[torch.arange(len(last), device=self.device), last], *layers])
+        hidden, *layers = (torch.cat(list(column)) for column in zip(*parts, strict=True))
+        return Prefix(lengths, hidden, layers)
+
+    def _draw(self, prefix: Prefix, group: list[int], noise: Tensor, recipe: Sampling) -> tuple[Tensor, Tensor]:
+        """Tokens and log-probabilities, both [B, L], of rows that continue the prefixes `group`."""
+        copies = 1 if recipe.guidance == 1 else 2
+        source = group + [len(prefix.lengths) - 1] * len(group) * (copies - 1)  # the last prefix is that of no prompt
+        width, steps = max(prefix.lengths), self.spec.tokens
+        cache, mask = prefix.expand(source, steps), prefix.mask(source, steps)
+        positions = torch.tensor([[prefix.lengths[row]] for row in source], device=self.device)
+        hidden = prefix.hidden[torch.tensor(source, device=self.device)]  # [copies * B, D]
+        tokens = torch.empty([len(group), steps], dtype=torch.long, device=self.device)
+        logprobs = torch.empty([len(group), steps], device=self.device)
+        for step in range(steps):
+            logits = self.image_logits(hidden)  # [copies * B, K]
+            logp = distribution(logits[: len(group)], logits[len(group) :] if copies == 2 else None, recipe)
+            code = draw(logp, noise[:, step])
+            tokens[:, step] = code
+            logprobs[:, step] = logp.gather(1, code[:, None])[:, 0]
+            if step + 1 < steps:
+                seen = None if mask is None else mask[..., : width + step + 1]
+                embeds = self.embed_codes(code.repeat(copies)[:, None])
+                hidden = self.backbone(embeds, positions=positions + step, mask=seen, cache=cache)[:, 0]
+        return tokens, logprobs
+
+    def _states(self, prefixes: list[list[int]], codes: Tensor) -> Tensor:
+        """[B, L, D] states that predict each of the codes [B, L], teacher-forced, without a cache."""
+        ids, lengths = right_padded(prefixes, self.device)
+        width, steps = ids.shape[1], codes.shape[1]
+        embeds = torch.cat([self.embed_ids(ids), self.embed_codes(codes[:, :-1])], 1)
+        if min(lengths) == width:
+            return self.backbone(embeds)[:, width - 1 :]
+        start = torch.tensor(lengths, device=self.device)[:, None]  # [B, 1]
+        slot = torch.arange(embeds.shape[1], device=self.device)[None]
+        # Row by row: the prefix, the codes right behind it, and the padding last, where nothing looks at it.
+        order = torch.where(slot < start, slot, torch.where(slot < start + steps - 1, slot - start + width, width - 1))
+        hidden = self.backbone(embeds.take_along_dim(order[..., None], 1))
+        predicts = start - 1 + torch.arange(steps, device=self.device)
+        return hidden.take_along_dim(predicts[..., None], 1)
+
+    def _token_statistics(self, states: list[Tensor], codes: Tensor, recipe: Sampling) -> tuple[Tensor, Tensor]:
+        """Log-probabilities and entropies, both [B, L], without ever holding more than `max_logits` logits."""
+
+        def piece(code: Tensor, cond: Tensor, uncond: Tensor | None = None) -> tuple[Tensor, Tensor]:
+            without = None if uncond is None else self.image_logits(uncond)
+            logp = distribution(self.image_logits(cond), without, recipe, drawn=code)  # [tokens, K]
+            surprise = -logp.masked_fill(logp == -math.inf, 0)  # 0 log 0 is 0, in the gradient too
+            return logp.gather(1, code[:, None])[:, 0], (logp.exp() * surprise).sum(1)
+
+        size = max(1, self.max_logits // self.spec.codes)
+        run: Callable[..., tuple[Tensor, Tensor]] = piece
+        if codes.numel() > size and torch.is_grad_enabled():
+            run = functools.partial(checkpoint, piece, use_reentrant=False, preserve_rng_state=False)
+        flat = [codes.flatten(), *(state.flatten(0, 1) for state in states)]
+        starts = range(0, codes.numel(), size)
+        pieces = [run(*(tensor[start : start + size] for tensor in flat)) for start in starts]
+        logprobs, entropy = (torch.cat(list(column)).view_as(codes) for column in zip(*pieces, strict=True))
+        return logprobs, entropy
+
+
+@contextmanager
+def without_dropout(module: nn.Module, *, recompute: bool = False) -> Iterator[None]:
+    """Evaluation mode, and each part's own mode back at the end.
+
+    Args:
+        recompute: leave the layers that checkpoint their gradient in training mode, which is what makes them do so.
+
+    Raises:
+        ValueError: where such a layer would be computed again, after the end, with dropout.
+    """
+    training = [part for part in module.modules() if part.training]
+    recomputing = recompute and any(getattr(part, "gradient_checkpointing", False) for part in training)
+    if recomputing:
+        rate = max(max(getattr(part, "attention_dropout", 0), getattr(part, "p", 0)) for part in training)
+        if rate > 0:
+            raise ValueError(
+                f"gradient checkpointing needs a policy without dropout, got a rate of {rate}; set it to 0."
+            )
+    for part in training:
+        part.training = recomputing and bool(getattr(part, "gradient_checkpointing", False))
+    try:
+        yield
+    finally:
+        for part in training:
+            part.training = True

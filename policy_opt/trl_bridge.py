@@ -1,0 +1,284 @@
+"""Lets TRL's trainers optimise any generator; what is private to TRL is touched in this file alone.
+
+To TRL a prompt is one id, its handle, and an image is its codes: input_ids [B, 1 + L] = [handle, code_1 .. code_L]. All
+that TRL asks of the model that it trains are log-probabilities and entropies, and `Policy` takes these from
+`Generator.statistics`. So guidance, temperature and truncation are matched by the generator's own code, no text is
+padded, and no logits are kept. tests/test_trl_bridge.py pins what of TRL this leans on.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from rwk.policy_opt.configs import Dpo, Grpo, Optimisation
+from rwk.policy_opt.generator import Rollout
+from rwk.policy_opt.journal import Journal
+from rwk.policy_opt.pairs import PreferencePairs
+from rwk.policy_opt.policy import Policy, World, quiet
+
+Draw = Callable[[list[int], int], tuple[Rollout, Tensor]]
+"""From the handles of a draw's prompts in this process, each once, and the updates done so far, to the rollout and the
+advantage [B] of its every row."""
+
+
+def grpo_trainer(
+    config: Grpo,
+    policy: Policy,
+    reference: Policy | None,
+    draw: Draw,
+    schedule: Sequence[int],
+    tokens: int,
+    journal: Journal,
+    folder: Path,
+    place: World,
+) -> Any:
+    """A TRL trainer for GRPO, of images of that many tokens, whose rollouts and advantages are `draw`'s.
+
+    Args:
+        schedule: handles of the prompts of all draws in a row, over all processes.
+    """
+    from datasets import Dataset  # type: ignore[import-untyped]
+
+    high = config.epsilon if config.epsilon_high is None else config.epsilon_high
+    with quiet():
+        trainer = _grpo_class()(
+            model=policy,
+            args=_trl().GRPOConfig(
+                **_arguments(config, folder, place, rows=config.rows),
+                max_steps=config.steps,
+                num_generations=config.group_size,
+                max_completion_length=tokens,
+                num_iterations=config.num_iterations,
+                loss_type="grpo" if config.loss_type == "gspo" else config.loss_type,
+                importance_sampling_level="sequence" if config.loss_type == "gspo" else "token",
+                epsilon=config.epsilon,
+                epsilon_high=high + (config.loss_type == "cispo"),  # where it is the ratio itself
+                entropy_coef=config.entropy_bonus,
+                scale_rewards="none",
+                shuffle_dataset=False,
+                beta=0.0,  # else TRL would load a reference from the hub
+            ),
+            reward_funcs=_advantage_as_reward,
+            rollout_func=_rollout_func(config, draw),
+            train_dataset=Dataset.from_dict({"prompt": list(schedule)}),
+            processing_class=_tokenizer(),
+        )
+    trainer.beta, trainer.ref_model = config.beta, reference
+    return _finished(trainer, policy, journal)
+
+
+def _rollout_func(config: Grpo, draw: Draw) -> Callable[[list[int], Any], dict[str, Any]]:
+    """`draw` as TRL calls it: with every prompt group_size times in a row, and lists for an answer."""
+
+    def rollout(handles: list[int], trainer: Any) -> dict[str, Any]:
+        prompts = handles[:: config.group_size]
+        if handles != [handle for handle in prompts for _ in range(config.group_size)]:
+            raise RuntimeError("TRL must repeat a prompt group_size times in a row; see tests/test_trl_bridge.py.")
+        drawn, advantage = draw(prompts, trainer.state.global_step)
+        columns = {"completion_ids": drawn.tokens, "logprobs": drawn.logprobs, "advantage": advantage}
+        return {"prompt_ids": [[handle] for handle in handles]} | {key: x.tolist() for key, x in columns.items()}
+
+    return rollout
+
+
+def _advantage_as_reward(advantage: list[float], **_: Any) -> list[float]:
+    return advantage  # of mean 0 in its group, so that TRL, which takes the mean off and does not scale, keeps it
+
+
+def dpo_trainer(
+    config: Dpo, policy: Policy, pairs: PreferencePairs, journal: Journal, folder: Path, place: World, *, before: int
+) -> Any:
+    """A TRL trainer for DPO on pairs whose reference log-probabilities are known.
+
+    Args:
+        before: updates of the rounds before, for the count in the journal.
+    """
+    from datasets import Dataset
+
+    columns = {
+        "prompt_ids": [[handle] for handle in pairs.handles.tolist()],
+        "chosen_ids": pairs.won.tolist(),
+        "rejected_ids": pairs.lost.tolist(),
+        "ref_chosen_logps": pairs.reference_won.tolist(),
+        "ref_rejected_logps": pairs.reference_lost.tolist(),
+    }
+    with quiet():
+        trainer = _dpo_class()(
+            model=policy,
+            args=_trl().DPOConfig(
+                **_arguments(config, folder, place, rows=config.batch_size),
+                num_train_epochs=config.epochs,
+                beta=config.beta,
+                loss_type=[config.loss_type, "sft"] if config.sft_weight else [config.loss_type],
+                loss_weights=[1.0, config.sft_weight] if config.sft_weight else None,
+                label_smoothing=config.label_smoothing,
+                precompute_ref_log_probs=True,
+                max_length=None,
+                disable_dropout=False,
+            ),
+            train_dataset=Dataset.from_dict(columns),
+            processing_class=_tokenizer(),
+        )
+    return _finished(trainer, policy, journal, before=before)
+
+
+def train(trainer: Any, checkpoint: Path | None) -> None:
+    """Runs a trainer to its end, from a checkpoint where there is one."""
+    module = trainer.model.trained
+    training = module.training
+    try:
+        with quiet():
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    finally:
+        module.train(training)
+
+
+def _arguments(config: Optimisation, folder: Path, place: World, *, rows: int) -> dict[str, Any]:
+    """TRL's arguments that both algorithms share.
+
+    Args:
+        rows: images, or pairs, of one update over all processes.
+    """
+    own, rest = divmod(rows, place.size)
+    micro = config.micro_batch or own
+    if rest or own % micro:
+        raise ValueError(
+            f"{rows} rows per update must divide evenly, got {place.size} processes and a micro_batch of {micro}; "
+            f"choose numbers that divide."
+        )
+    return {
+        "output_dir": str(folder),
+        "per_device_train_batch_size": micro,
+        "gradient_accumulation_steps": own // micro,
+        "learning_rate": config.learning_rate,
+        "lr_scheduler_type": "constant_with_warmup" if config.schedule == "constant" else config.schedule,
+        "warmup_steps": config.warmup,
+        "weight_decay": config.weight_decay,
+        "max_grad_norm": config.max_grad_norm,
+        "seed": config.seed,
+        "save_strategy": "steps" if config.save_every else "no",
+        "save_steps": config.save_every or 1,
+        "save_total_limit": 2,  # the older one is there when a kill falls into writing the newer
+        "logging_steps": 1,
+        "logging_nan_inf_filter": False,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "use_cpu": place.device.type == "cpu",
+        "bf16": False,  # the generator chooses its own precision, one for sampling and training
+        "gradient_checkpointing": False,  # a matter of the generator's own
+        "dataloader_pin_memory": False,
+        "ddp_find_unused_parameters": True,
+        "remove_unused_columns": False,
+    }
+
+
+def _finished(trainer: Any, policy: Policy, journal: Journal, *, before: int = 0) -> Any:
+    """The trainer with TRL's changes to the policy undone, and with the journal as its only log."""
+    from transformers import PrinterCallback
+
+    policy.__dict__.pop("forward", None)  # TRL's fused head, which would ask for hidden states
+    trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(_recorder()(journal, before))
+    return trainer
+
+
+def _trl() -> Any:
+    return importlib.import_module("trl")  # which exports its classes in a way that no type checker sees
+
+
+class _Silent:
+    """What keeps a trainer of TRL's to itself."""
+
+    def _send_telemetry(self) -> None:
+        pass
+
+    def create_model_card(self, *_: Any, **__: Any) -> None:
+        pass
+
+
+@functools.cache
+def _grpo_class() -> Any:
+    class ImageGrpoTrainer(_Silent, _trl().GRPOTrainer):  # type: ignore[misc]
+        def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Any:
+            loss = super()._compute_loss(model, inputs)
+            if self._step % (self.args.steps_per_generation * self.num_iterations) == 0:  # nothing has moved since
+                drift = (self.model.last_logprobs - inputs["sampling_per_token_logps"]).abs().mean()
+                self._metrics["train"]["drift"].append(drift.item())
+            return loss
+
+    return ImageGrpoTrainer
+
+
+@functools.cache
+def _dpo_class() -> Any:
+    class ImageDpoTrainer(_Silent, _trl().DPOTrainer):  # type: ignore[misc]
+        def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
+            return dataset  # in ids already
+
+        def _precompute_ref_logps(self, dataset: Any, *_: Any) -> Any:
+            return dataset  # has them
+
+    return ImageDpoTrainer
+
+
+@functools.cache
+def _tokenizer() -> Any:
+    """A tokenizer without text: TRL wants one for its padding ids, and to decode what it need not read."""
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from transformers import PreTrainedTokenizerFast
+
+    class NoText(PreTrainedTokenizerFast):
+        def batch_decode(self, sequences: Any, *_: Any, **__: Any) -> list[str]:
+            return [""] * len(sequences)
+
+        def save_pretrained(self, *_: Any, **__: Any) -> tuple[str, ...]:
+            return ()
+
+    table = Tokenizer(WordLevel({"<pad>": 0, "<eos>": 1}, unk_token="<pad>"))
+    return NoText(  # type: ignore[no-untyped-call]
+        tokenizer_object=table, pad_token="<pad>", eos_token="<eos>"
+    )
+
+
+TRL_NAMES = {
+    "loss": "loss",
+    "grad_norm": "grad_norm",
+    "learning_rate": "learning_rate",
+    "entropy": "entropy",
+    "kl": "kl_penalty",
+    "clip_ratio/region_mean": "clip_fraction",
+    "drift": "drift",
+    "rewards/margins": "implicit_margin",
+    "rewards/accuracies": "accuracy",
+    "logps/chosen": "logprob_won",
+    "logps/rejected": "logprob_lost",
+}
+"""What is kept of TRL's log, and our names for it."""
+
+
+@functools.cache
+def _recorder() -> Any:
+    from transformers import TrainerCallback
+
+    class Recorder(TrainerCallback):
+        def __init__(self, journal: Journal, before: int) -> None:
+            self.journal, self.before = journal, before
+
+        def on_log(self, args: Any, state: Any, control: Any, **extra: Any) -> None:
+            logs = extra["logs"]
+            if "loss" in logs:  # else it is the summary at the end
+                values = {ours: float(logs[name]) for name, ours in TRL_NAMES.items() if logs.get(name) is not None}
+                self.journal.write(self.before + state.global_step, values)
+
+        def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if state.is_world_process_zero:
+                (Path(args.output_dir) / f"checkpoint-{state.global_step}" / "complete").touch()
+
+    return Recorder

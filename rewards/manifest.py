@@ -1,0 +1,177 @@
+"""Which images are scored, each with its prompt: from files, folders, manifests, prompt files and side files."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rwk.rewards.configs import TABLES
+from rwk.rewards.images import SUFFIXES, find
+
+
+class Item(NamedTuple):
+    """One image to score."""
+
+    image: Path
+    prompt: str | None
+    """None where it was not given; then `prompt_of` looks beside the image."""
+
+
+class Items(NamedTuple):
+    """The images to score, in the order of the rows."""
+
+    items: list[Item]
+    skipped: int
+    """Files passed over because they are hidden or not named like an image."""
+
+
+def gather(named: Sequence[str], *, prompt: str | None = None, prompts: Path | None = None) -> Items:
+    """The images of files, folders, globs and manifests, in the order named.
+
+    A file that is named twice counts once, but every row of a manifest counts. A text file beside another image that
+    is named, as `images/*` does, holds its prompt and is skipped.
+
+    Args:
+        named: see above.
+        prompt: the prompt of all images.
+        prompts: a file of prompts, see `with_prompts`.
+
+    Raises:
+        FileNotFoundError: for a name that stands for nothing.
+        ValueError: for a folder without images, and for a manifest or a file of prompts that does not fit.
+    """
+    items: list[Item] = []
+    files: dict[Path, None] = {}
+    skipped = 0
+    for name in named:
+        if name.lower().endswith(TABLES) and Path(name).is_file():
+            items += manifest(Path(name))
+            continue
+        found = find(name)
+        skipped += found.skipped
+        items += [Item(path, None) for path in found.paths if path not in files]
+        files.update(dict.fromkeys(found.paths))
+    pictured = {path.with_suffix("") for path in files if path.suffix.lower() in SUFFIXES}
+    kept = [item for item in items if item.image.suffix.lower() != ".txt" or item.image.with_suffix("") not in pictured]
+    skipped += len(items) - len(kept)
+    if prompt is not None:
+        kept = [item._replace(prompt=prompt) for item in kept]
+    if prompts is not None:
+        kept = with_prompts(kept, prompts)
+    return Items(kept, skipped)
+
+
+def manifest(path: Path) -> list[Item]:
+    """The rows of a .jsonl, .csv or .parquet file with the columns `image` and, if wanted, `prompt`.
+
+    Relative paths start at the manifest's folder.
+    """
+    items = []
+    for place, row in records(path):
+        image = row.get("image")
+        if not isinstance(image, str) or not image:
+            raise ValueError(f"{path} {place} must name a file in the column image, got {image!r}; correct the row.")
+        items.append(Item(path.parent / image, _text(path, place, row)))
+    if not items:
+        raise ValueError(f"{path} must hold at least one row, got none.")
+    return items
+
+
+def with_prompts(items: list[Item], path: Path) -> list[Item]:
+    """The items with the prompts of a file.
+
+    A .jsonl, .csv or .parquet file has the columns `prompt` and `image`; an image is found by its path, which starts
+    at the file's folder, or else by its name where that is the only one. Without the column `image`, and in a text
+    file with a prompt a line, prompts are in the order of the images.
+    """
+    if path.suffix.lower() not in TABLES:
+        return _in_order(items, _lines(path), path)
+    rows = [(place, row.get("image"), _text(path, place, row)) for place, row in records(path)]
+    if all(image is None for _, image, _ in rows):
+        return _in_order(items, [prompt for _, _, prompt in rows], path)
+    by_path: dict[str, str | None] = {}
+    by_name: dict[str, set[str | None]] = {}
+    for place, image, prompt in rows:
+        if not isinstance(image, str) or not image:
+            raise ValueError(f"{path} {place} must name a file in the column image, got {image!r}; correct the row.")
+        by_path[os.path.abspath(path.parent / image)] = prompt
+        by_name.setdefault(Path(image).name, set()).add(prompt)
+    found, missing = [], []
+    for item in items:
+        same_name = by_name.get(item.image.name, set())
+        alone = next(iter(same_name)) if len(same_name) == 1 else None
+        prompt = by_path.get(os.path.abspath(item.image), alone)
+        found.append(item._replace(prompt=prompt))
+        missing += [] if prompt else [item.image]
+    if missing:
+        raise ValueError(
+            f"{path} must hold a prompt for every image, got none for {len(missing)} of {len(items)}, "
+            f"the first {missing[0]}; add it or leave the image out."
+        )
+    return found
+
+
+def _in_order(items: list[Item], prompts: Sequence[str | None], path: Path) -> list[Item]:
+    if len(items) != len(prompts):
+        raise ValueError(
+            f"{path} must hold one prompt per image, got {len(prompts)} prompts and {len(items)} images; "
+            f"repeat a prompt for every image made from it."
+        )
+    return [item._replace(prompt=prompt) for item, prompt in zip(items, prompts, strict=True)]
+
+
+def prompt_of(item: Item) -> str:
+    """The prompt of an image: the one given, else the text file of its name beside it, else ""."""
+    if item.prompt is not None:
+        return item.prompt
+    try:
+        return " ".join(item.image.with_suffix(".txt").read_text(encoding="utf-8-sig", errors="replace").split())
+    except OSError:
+        return ""
+
+
+def records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The rows of a .jsonl, .csv or .parquet file, each after its place, such as "line 3"."""
+    if path.suffix.lower() == ".parquet":
+        import pyarrow.parquet
+
+        batches = pyarrow.parquet.ParquetFile(path).iter_batches()
+        rows = (row for batch in batches for row in batch.to_pylist())
+        yield from ((f"row {number}", row) for number, row in enumerate(rows, 1))
+    elif path.suffix.lower() == ".csv":
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file)
+            yield from ((f"line {reader.line_num}", row) for row in reader)
+    else:
+        with path.open(encoding="utf-8-sig") as file:
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    yield f"line {number}", _object(path, number, line)
+
+
+def _object(path: Path, number: int, line: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise ValueError(f"{path} line {number} must be a JSON object, got no JSON: {error}.") from None
+    if not isinstance(row, dict):
+        raise ValueError(f"{path} line {number} must be a JSON object, got {type(row).__name__}.")
+    return row
+
+
+def _text(path: Path, place: str, row: dict[str, Any]) -> str | None:
+    prompt = row.get("prompt")
+    if prompt is not None and not isinstance(prompt, str):
+        raise ValueError(f"{path} {place} must hold text in the column prompt, got {prompt!r}; correct the row.")
+    return prompt or None
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8-sig").removesuffix("\n").split("\n")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} must be text in UTF-8, got other bytes at {error.start}; convert it.") from None

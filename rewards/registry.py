@@ -1,0 +1,161 @@
+"""Names of rewards and generators, and how a name becomes an object. Listing imports no adapter."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import json
+import warnings
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from rwk.rewards.base import Reward
+from rwk.rewards.home import home
+
+T = TypeVar("T")
+
+
+class Registry(Generic[T]):
+    """A table of names, each with the `module:Class` that it stands for.
+
+    A name is one of, in this order: a folder that `save` wrote, a registered name, a name kept in `$RWK_HOME`, or
+    `module:Class`. A class is built with `cls(**options)`, a folder with `cls.from_folder(path, **options)`.
+    """
+
+    def __init__(self, kind: str, base: str, table: dict[str, str]) -> None:
+        """
+        Args:
+            kind: "reward" or "generator"; also names the folder in `$RWK_HOME` and the entry-point group.
+            base: `module:Class` that every entry must be a subclass of.
+            table: the built-in names.
+        """
+        self.kind = kind
+        self._base = base
+        self._table = dict(table)
+        self._plugins: dict[str, str] | None = None
+
+    def register(self, name: str, target: str) -> None:
+        """Adds a name for `module:Class`; raises ValueError where the name stands for something else."""
+        known = self._targets().get(name)
+        if known not in (None, target):
+            raise ValueError(f"{self.kind} name {name!r} is taken by {known}, got {target}; choose another name.")
+        self._table[name] = target
+
+    def names(self) -> list[str]:
+        """Every registered name, sorted; what is kept in `$RWK_HOME` is in `kept`."""
+        return sorted(self._targets())
+
+    def kept(self) -> list[str]:
+        """Names of what was trained here and is kept in `$RWK_HOME`."""
+        return sorted(path.parent.name for path in home(self.kind + "s").glob("*/config.json"))
+
+    def target(self, name: str) -> type[T]:
+        """The class behind a registered name or `module:Class`; raises ValueError for an unknown name."""
+        where = self._targets().get(name, name)
+        module, colon, attribute = where.partition(":")
+        if not colon or not module or not attribute.isidentifier():
+            raise ValueError(self._unknown(name))
+        try:
+            found = getattr(importlib.import_module(module), attribute)
+        except (ImportError, AttributeError) as error:
+            raise ValueError(f"{self.kind} {name!r} cannot be imported from {where}: {error}") from error
+        module, _, attribute = self._base.partition(":")
+        base = getattr(importlib.import_module(module), attribute)
+        if not (isinstance(found, type) and issubclass(found, base)):
+            raise ValueError(f"{self.kind} {name!r} must be a subclass of {attribute}, got {found!r} from {where}.")
+        return found
+
+    def knows(self, name: str) -> bool:
+        """Whether the name is registered, kept in `$RWK_HOME`, or a saved folder; not so for `module:Class`."""
+        return name in self._targets() or self._saved(name) is not None
+
+    def load(self, name: str, **options: Any) -> T:
+        """The object that a name stands for.
+
+        Args:
+            name: see the class.
+            options: `device` and whatever else the class takes.
+
+        Raises:
+            ValueError: for an unknown name or a damaged folder, in one sentence.
+        """
+        folder = None if name in self._targets() else self._saved(name)
+        if folder is not None:
+            return self._from_folder(folder, options)
+        built: T = self.target(name)(**options)
+        return built
+
+    def _saved(self, name: str) -> Path | None:
+        """The folder that a name stands for, or None."""
+        for folder in (Path(name), home(self.kind + "s", name)):
+            try:
+                if (folder / "config.json").is_file():
+                    return folder
+            except OSError:  # a name too long for a file: an expression
+                continue
+        return None
+
+    def _from_folder(self, folder: Path, options: dict[str, Any]) -> T:
+        try:
+            config = json.loads((folder / "config.json").read_text())
+            name = config[f"rwk_{self.kind}"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"{folder} is not a saved {self.kind}: its config.json holds no readable rwk_{self.kind} ({error}); "
+                f"give a folder that rwk wrote."
+            ) from error
+        if name not in self._targets():  # never `module:Class` from a file: a downloaded folder must not choose code
+            raise ValueError(f"{folder} was saved by {self.kind} {name!r}, which is not installed here.")
+        loaded: T = self.target(name).from_folder(folder, **options)  # type: ignore[attr-defined]
+        return loaded
+
+    def _targets(self) -> dict[str, str]:
+        if self._plugins is None:
+            found = entry_points(group=f"rwk.{self.kind}s")
+            self._plugins = {point.name: point.value for point in found}
+            for name in sorted(self._plugins.keys() & self._table.keys()):
+                ignored = f"{self.kind} {name!r} of a plug-in is rwk's own name; {self._plugins[name]} is ignored."
+                warnings.warn(ignored, stacklevel=4)
+        return self._plugins | self._table
+
+    def _unknown(self, name: str) -> str:
+        known = self.names() + self.kept()
+        close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(close)}?" if close else f"known are {', '.join(known)}."
+        return f"unknown {self.kind} {name!r}; {hint} A folder or module:Class is taken too."
+
+
+REWARDS: Registry[Reward] = Registry(
+    "reward",
+    "rwk.rewards.base:Reward",
+    {
+        "colorfulness": "rwk.adapters.pixels:Colorfulness",
+        "compressibility.jpeg": "rwk.adapters.jpeg:Compressibility",
+        "contrast": "rwk.adapters.pixels:Contrast",
+        "dual_encoder": "rwk.adapters.dual_encoder:DualEncoder",
+        "exposure": "rwk.adapters.pixels:Exposure",
+        "incompressibility.jpeg": "rwk.adapters.jpeg:Incompressibility",
+        "noise": "rwk.adapters.pixels:Noise",
+        "sharpness": "rwk.adapters.pixels:Sharpness",
+        "shapes.clip": "rwk.adapters.shapes_clip:ShapesClip",
+        "shapes.verifier": "rwk.adapters.shapes_verifier:Verifier",
+        "timm_head": "rwk.adapters.timm_head:TimmHead",
+    },
+)
+
+register = REWARDS.register
+names = REWARDS.names
+
+
+def load(name: str, **options: Any) -> Reward:
+    """The reward of that name: a registered or kept one, a folder, `module:Class`, or a combination of them.
+
+    >>> load("colorfulness").spec.unit
+    'M3, in 8-bit steps'
+    """
+    from rwk.rewards.expression import is_expression, parse
+
+    if is_expression(name) and not REWARDS.knows(name):
+        return parse(name, lambda part: REWARDS.load(part, **options))
+    return REWARDS.load(name, **options)

@@ -1,0 +1,228 @@
+"""Rewards with a network that preferences can move: what training needs of them, and how they are kept."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn.functional import interpolate
+from torchvision.transforms.functional import pil_to_tensor
+
+from rwk.rewards.base import PixelReward, Scores
+from rwk.rewards.registry import REWARDS
+
+SCHEMES = {
+    "open_clip": "rwk.adapters.dual_encoder:DualEncoder",
+    "timm": "rwk.adapters.timm_head:TimmHead",
+}
+"""What `SCHEME:MODEL` names as a base: a class with `from_model`."""
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How an image becomes the network's input."""
+
+    size: int
+    """Height and width that the network takes, in pixels."""
+    fit: Literal["squash", "crop"] = "squash"
+    """`squash` resizes the whole image, `crop` its central square."""
+    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+
+    def image(self, image: Image.Image) -> Tensor:
+        """[3, size, size] uint8 of an RGB image, resized by Pillow as the published models do."""
+        box = _square(image.width, image.height) if self.fit == "crop" else None
+        how = Image.Resampling[self.interpolation.upper()]
+        if image.size != (self.size, self.size):
+            image = image.resize((self.size, self.size), how, box=box)
+        tensor: Tensor = pil_to_tensor(image)
+        return tensor
+
+    def pixels(self, pixels: Tensor) -> Tensor:
+        """[B, 3, size, size], with gradient, of pixels [B, 3, H, W] in 0..1; `image` within a grey level or two."""
+        if self.fit == "crop":
+            left, top, right, bottom = _square(pixels.shape[3], pixels.shape[2])
+            pixels = pixels[:, :, top:bottom, left:right]
+        if pixels.shape[2:] == (self.size, self.size):
+            return pixels
+        size = [self.size, self.size]
+        return interpolate(pixels, size, mode=self.interpolation, antialias=True).clamp(0, 1)
+
+    def normalised(self, pixels: Tensor) -> Tensor:
+        """Pixels in 0..1 as the network was trained to see them."""
+        mean, std = (torch.tensor(values, device=pixels.device)[:, None, None] for values in (self.mean, self.std))
+        return (pixels - mean) / std
+
+
+def _square(width: int, height: int) -> tuple[int, int, int, int]:
+    side = min(width, height)
+    left, top = (width - side) // 2, (height - side) // 2
+    return left, top, left + side, top + side
+
+
+class TrainableReward(PixelReward):
+    """A reward whose score is a small head over features of a network.
+
+    A subclass writes `registered`, `build`, `from_model` and `features`. Training moves the head alone (probe), the
+    head and low-rank changes of the network (lora), or everything (full).
+    """
+
+    tolerance = 0.05
+    """`score` resizes by Pillow to whole grey levels, as training does, `score_pixels` by torch."""
+    registered: ClassVar[str]
+    """The name of the class in the registry, which a saved folder holds."""
+    module: nn.Module
+    """The network; its part `head` makes [B] scores of [B, D] features and has `rescale(factor)`."""
+
+    def __init__(
+        self,
+        architecture: Mapping[str, Any] | None = None,
+        preprocessing: Preprocessing | None = None,
+        *,
+        name: str = "",
+        seed: int = 0,
+        device: str = "cpu",
+    ) -> None:
+        """
+        Args:
+            architecture: what `build` takes.
+            preprocessing: how images come in.
+            name: what the reward calls itself in tables and messages.
+            seed: of the random weights, which are drawn without touching the global generator.
+            device: where the network runs.
+        """
+        super().__init__(device=device)
+        if architecture is None or preprocessing is None:
+            raise ValueError(
+                f"{self.registered} is a kind of network and has no weights of its own; "
+                f"name a folder that `rwk train-reward` wrote."
+            )
+        self.architecture = dict(architecture)
+        self.preprocessing = preprocessing
+        if name:
+            self.spec = dataclasses.replace(self.spec, name=name)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.module = self.build(self.architecture, preprocessing)
+        self.module.to(self.device).eval()
+
+    @classmethod
+    @abstractmethod
+    def build(cls, architecture: Mapping[str, Any], preprocessing: Preprocessing) -> nn.Module:
+        """The network with random weights."""
+
+    @classmethod
+    @abstractmethod
+    def from_model(cls, model: str, *, image_size: int = 0, seed: int = 0, device: str = "cpu") -> Self:
+        """The reward over a model that its library names, before any training.
+
+        Args:
+            model: `NAME` for random weights, `NAME@FILE` for those of a file; more under the class.
+            image_size: height and width of the input in pixels; 0 takes the model's own.
+        """
+
+    @abstractmethod
+    def features(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
+        """[B, D] what the head sees of pixels [B, 3, size, size] in 0..1 and their prompts, with gradient."""
+
+    def head(self, features: Tensor) -> Tensor:
+        """[B] scores of features [B, D], with gradient."""
+        scores: Tensor = self.module.get_submodule("head")(features)
+        return scores
+
+    def score_pixels(self, pixels: Tensor, prompts: Sequence[str] = ()) -> Tensor:
+        return self.head(self.features(self.preprocessing.pixels(pixels), prompts))
+
+    def _score(self, images: list[Image.Image], prompts: list[str]) -> Tensor | Scores:
+        pixels = torch.stack([self.preprocessing.image(image) for image in images]).to(self.device) / 255
+        return self.head(self.features(pixels, prompts))
+
+    def save(self, folder: Path) -> None:
+        """Writes config.json and model.safetensors, from which `registry.load(folder)` builds the same reward."""
+        from safetensors.torch import save_file
+
+        folder.mkdir(parents=True, exist_ok=True)
+        spec = {key: getattr(self.spec, key) for key in ("name", "unit", "licence", "source")}
+        config = {
+            "rwk_reward": self.registered,
+            "spec": spec,
+            "architecture": self.architecture,
+            "preprocessing": dataclasses.asdict(self.preprocessing),
+        }
+        state = {key: value.detach().cpu().contiguous() for key, value in self.module.state_dict().items()}
+        save_file(state, folder / "model.safetensors")
+        (folder / "config.json").write_text(json.dumps(config, indent=2, allow_nan=False) + "\n")
+
+    @classmethod
+    def from_folder(cls, folder: Path, *, device: str = "cpu") -> Self:
+        """The reward that `save` wrote; weights of any float type are computed with in float32."""
+        from safetensors.torch import load_file
+
+        try:
+            config = json.loads((folder / "config.json").read_text())
+            held = config["preprocessing"]
+            preprocessing = Preprocessing(**held | {key: tuple(held[key]) for key in ("mean", "std")})
+            reward = cls(config["architecture"], preprocessing, device=device)
+            reward.spec = dataclasses.replace(reward.spec, **config["spec"])
+            reward.module.load_state_dict(load_file(folder / "model.safetensors"))
+        except (KeyError, TypeError, OSError, RuntimeError, ValueError) as error:
+            raise ValueError(f"{folder} does not hold a whole {cls.registered} reward: {error}") from error
+        return reward
+
+
+def load_base(name: str, *, image_size: int = 0, seed: int = 0, device: str = "cpu") -> TrainableReward:
+    """What training starts from: a registered or kept reward, a folder, `timm:MODEL` or `open_clip:MODEL`.
+
+    Raises:
+        ValueError: where the name stands for a reward without a trainable network.
+    """
+    scheme, colon, model = name.partition(":")
+    if colon and scheme in SCHEMES:
+        kind = REWARDS.target(SCHEMES[scheme])
+        if not issubclass(kind, TrainableReward):
+            raise TypeError(f"{kind} must be a TrainableReward")
+        return kind.from_model(model, image_size=image_size, seed=seed, device=device)
+    reward = REWARDS.load(name, device=device)
+    if not isinstance(reward, TrainableReward):
+        raise ValueError(
+            f"base must be a reward with a network to train, got {name} ({type(reward).__name__}); "
+            f"take shapes.clip, a folder of a trained reward, timm:MODEL or open_clip:MODEL."
+        )
+    return reward
+
+
+def lora_targets(reward: TrainableReward) -> list[str]:
+    """Names of the linear layers outside the head, or of the convolutions where there are none.
+
+    The projections inside `nn.MultiheadAttention` are not among them: peft can only merge and unmerge those around
+    every forward pass, which moves the frozen weights by rounding, so that no run could be resumed exactly.
+    """
+    outside = [(name, part) for name, part in reward.module.named_modules() if not name.startswith("head")]
+    linear = [name for name, part in outside if type(part) is nn.Linear]
+    return linear or [name for name, part in outside if type(part) is nn.Conv2d and part.groups == 1]
+
+
+def choose_parameters(reward: TrainableReward, mode: str, *, rank: int, seed: int) -> Any:
+    """Lets gradients reach what the mode trains; for `lora`, adds the low-rank changes and returns peft's model."""
+    module = reward.module
+    module.requires_grad_(mode == "full")
+    lora = None
+    if mode == "lora":
+        from peft import LoraConfig
+        from peft.tuners.lora import LoraModel
+
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            settings = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=lora_targets(reward))
+            lora = LoraModel(module, settings, "default")
+    module.get_submodule("head").requires_grad_(True)
+    return lora

@@ -1,0 +1,71 @@
+"""Advantages by cases that were worked out by hand."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from rwk.policy_opt.advantage import combine, group_advantage
+
+NAN = float("nan")
+
+
+def test_group() -> None:
+    """Each row less the mean of its group, over the deviation of the group with n - 1."""
+    advantage = group_advantage(torch.tensor([1.0, 10.0, 3.0, 40.0]), torch.tensor([5, 2, 5, 2]))
+    assert advantage.tolist() == pytest.approx([-(0.5**0.5), -(0.5**0.5), 0.5**0.5, 0.5**0.5])
+
+
+def test_batch() -> None:
+    """One deviation for all groups, about their own means: (2 + 450) / 2 here."""
+    advantage = group_advantage(torch.tensor([1.0, 10.0, 3.0, 40.0]), torch.tensor([5, 2, 5, 2]), scale="batch")
+    assert advantage.tolist() == pytest.approx([value / 226**0.5 for value in (-1, -15, 1, 15)])
+
+
+def test_gaps() -> None:
+    """A row without a reward has advantage 0 and leaves those of its group as they would be without it."""
+    reward = torch.tensor([1.0, NAN, 3.0, NAN, 7.0])
+    for scale in ("group", "batch", "none"):
+        advantage = group_advantage(reward, torch.tensor([0, 0, 0, 1, 1]), scale=scale)  # type: ignore[arg-type]
+        assert advantage[[1, 3, 4]].tolist() == [0, 0, 0]
+        assert advantage[2] == -advantage[0] > 0
+
+
+def test_noise_is_not_blown_up() -> None:
+    """Rounding residue in a group stays far below 1, and an exact tie is 0."""
+    reward = torch.tensor([0.3, 0.3 + 3e-8, 0.7, 0.7, 0.7])
+    advantage = group_advantage(reward, torch.tensor([0, 0, 1, 1, 1]), min_std=1e-4)
+    assert 0 < advantage[1] < 1e-3
+    assert advantage[2:].tolist() == [0, 0, 0]
+
+
+def test_one_reward_keeps_its_unit() -> None:
+    """A single reward is passed on as it is, beside others of weight 0."""
+    scores = torch.tensor([[1.0, NAN], [3.0, 5.0]])
+    assert combine(scores, [2.0, 0.0], torch.tensor([0, 0])).tolist() == [2.0, 6.0]
+
+
+def test_several_rewards_count_alike() -> None:
+    """Normalised, a reward in hundreds and one in hundredths weigh the same; added as they are, the first decides."""
+    scores = torch.tensor([[100.0, 0.02], [300.0, 0.01]])
+    group = torch.tensor([0, 0])
+    assert combine(scores, [1.0, 1.0], group).tolist() == pytest.approx([0, 0], abs=0.02)
+    assert combine(scores, [1.0, 1.0], group, how="sum").tolist() == pytest.approx([100.02, 300.01])
+
+
+def test_a_missing_reward() -> None:
+    """Normalised, it counts as the mean of its group; added, the row has none."""
+    scores = torch.tensor([[1.0, 2.0], [3.0, NAN], [NAN, NAN], [2.0, 4.0]])
+    group = torch.zeros(4, dtype=torch.long)
+    mixed = combine(scores, [1.0, 1.0], group)
+    assert mixed[1] == pytest.approx(1.0)
+    assert mixed.isnan().tolist() == [False, False, True, False]
+    assert combine(scores, [1.0, 1.0], group, how="sum").isnan().tolist() == [False, True, True, False]
+
+
+def test_refuses_nonsense() -> None:
+    """Scores of another shape, and weights of nothing but 0, are refused."""
+    with pytest.raises(ValueError, match=r"got \(2,\) for 2 rows and 1 weights"):
+        combine(torch.zeros(2), [1.0], torch.zeros(2))
+    with pytest.raises(ValueError, match=r"other than 0, got \[0\.0\]"):
+        combine(torch.zeros(2, 1), [0.0], torch.zeros(2))

@@ -1,0 +1,110 @@
+"""`rwk optimize` and `rwk sample`, as they are called."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rwk.cli.optimize import Settings, algorithm
+from rwk.policy_opt.configs import Dpo, Grpo
+
+SMALL = ["--prompt-count", "16", "--eval-prompts", "3", "--eval-images", "2", "--group-size", "4"]
+GRPO = ["optimize", "--algo", "grpo", *SMALL, "--prompts-per-step", "4", "--save-every", "1", "--kl-every", "0"]
+DPO = ["optimize", "--algo", "dpo", *SMALL, "--batch-size", "4"]
+
+
+def call(words: list[str], home: Path, *, check: bool = True) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command(words), env=environment(home), capture_output=True, text=True, check=check)
+
+
+def command(words: list[str]) -> list[str]:
+    return [sys.executable, "-m", "rwk.cli", *words]
+
+
+def environment(home: Path) -> dict[str, str]:
+    return {**os.environ, "RWK_HOME": str(home), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+
+
+def metrics(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("words", [[*GRPO, "--steps", "2"], DPO], ids=["grpo", "dpo"])
+def test_run_leaves_its_record_a_page_and_a_generator_to_name(words: list[str], tmp_path: Path) -> None:
+    """One JSON document on stdout; base, best of n and tuned, in three domains, with the truth; the name draws."""
+    out = tmp_path / "run"
+    said = call([*words, "--out", str(out), "--name", "mine", "--json"], tmp_path)
+    document = json.loads(said.stdout)
+    assert list(document["results"]) == ["base", "best of 2", "tuned"]
+    assert list(document["results"]["tuned"]) == ["in domain", "out of domain", "held out"]
+    assert set(document["results"]["tuned"]["held out"]) == {"shapes.verifier", "gold accuracy"}
+    for name in (
+        "config.json",
+        "metrics.jsonl",
+        "result.json",
+        "page.html",
+        "curves.svg",
+        "generator/model.safetensors",
+    ):
+        assert (out / name).stat().st_size > 0
+    page = (out / "page.html").read_text()
+    assert "data:image/webp" in page
+    assert "http://" not in page.replace("http://www.w3.org", "").replace("http://purl.org", "").replace(
+        "http://creativecommons.org", ""
+    )
+    call(["sample", "--generator", "mine", "--count", "2", "--per-prompt", "1", "--out", str(tmp_path / "s")], tmp_path)
+    rows = [json.loads(line) for line in (tmp_path / "s" / "manifest.jsonl").read_text().splitlines()]
+    assert all((tmp_path / "s" / row["image"]).stat().st_size > 0 for row in rows)
+    assert len(rows) == 2
+
+
+def test_killed_run_goes_on_where_it_was(tmp_path: Path) -> None:
+    """After kill -9, `--resume` ends with the same generator as a run that was left alone."""
+    words = [*GRPO, "--steps", "4"]
+    call([*words, "--out", str(tmp_path / "whole")], tmp_path)
+    cut = [*words, "--out", str(tmp_path / "cut")]
+    with subprocess.Popen(command(cut), env=environment(tmp_path), stderr=subprocess.DEVNULL) as process:
+        until = time.monotonic() + 120
+        while not list((tmp_path / "cut").glob("checkpoints/checkpoint-*/complete")) and time.monotonic() < until:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGKILL)
+    assert not (tmp_path / "cut" / "result.json").exists()
+    call([*cut, "--resume"], tmp_path)
+    assert [row["step"] for row in metrics(tmp_path / "cut")] == [1, 2, 3, 4]
+    weights = [(tmp_path / run / "generator" / "model.safetensors").read_bytes() for run in ("whole", "cut")]
+    assert weights[0] == weights[1]
+
+
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        (["--algo", "grpo", "--rounds", "2"], "--rounds is no setting of grpo"),
+        (["--algo", "ppo"], "'ppo' is not one of"),
+        (["--algo", "dpo", "--reward", "custon"], "unknown reward 'custon'"),
+        (["--algo", "dpo", "--generator", "shapes.lama"], "did you mean shapes.llama"),
+        (["--algo", "dpo", "--prompts", "nowhere.txt"], "prompts must be a file or one of"),
+        (["--algo", "dpo", "--resume"], "there is no run of dpo below runs/ to resume"),
+        (["--algo", "dpo", "--top-p", "2"], "top_p must be above 0 and at most 1"),
+    ],
+)
+def test_wrong_call_is_one_sentence_and_exit_code_2(words: list[str], error: str, rwk: Any) -> None:
+    """Nothing is run, and the message says what to do."""
+    result = rwk("optimize", *words)
+    assert result.code == 2
+    assert error in result.err
+    assert len(result.err.splitlines()) == 1
+
+
+def test_settings_of_an_algorithm_keep_its_defaults() -> None:
+    """What is not given is the algorithm's own."""
+    given = Settings(learning_rate=0.5)
+    assert algorithm("grpo", given, seed=3) == Grpo(learning_rate=0.5, seed=3)
+    assert algorithm("dpo", given, seed=3) == Dpo(learning_rate=0.5, seed=3)

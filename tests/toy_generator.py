@@ -1,0 +1,163 @@
+"""A generator small enough to be tuned in a second: 8 grey pixels of 16 levels, and a reward for bright images.
+
+Run as a script it is one process of runs in OUT/grpo and OUT/dpo: toy_generator.py OUT grpo|dpo... [--kill-at UPDATE].
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from rwk.policy_opt.configs import Dpo, Grpo
+from rwk.policy_opt.dpo import dpo
+from rwk.policy_opt.generator import Generator, GeneratorSpec, Rollout, Sampling, TokenStatistics
+from rwk.policy_opt.grpo import Weighted, grpo
+from rwk.rewards.base import Reward, RewardSpec, Scores
+
+CODES, TOKENS, BUCKETS, WIDTH = 16, 8, 64, 32
+PROMPTS = [f"a grey thing of kind {number}" for number in range(24)]
+
+
+class Network(nn.Module):
+    """Logits of the next code from the prompt's bucket, the place and the code before."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.prompt = nn.Embedding(BUCKETS, WIDTH)  # bucket 0 stands for no prompt
+        self.place = nn.Embedding(TOKENS, WIDTH)
+        self.code = nn.Embedding(CODES + 1, WIDTH)
+        self.hidden = nn.Linear(WIDTH, WIDTH)
+        self.dropout = nn.Dropout(0.5)
+        self.head = nn.Linear(WIDTH, CODES)
+
+    def forward(self, bucket: Tensor, before: Tensor, place: Tensor) -> Tensor:
+        hidden = self.prompt(bucket) + self.place(place) + self.code(before)
+        return self.head(self.dropout(torch.tanh(self.hidden(torch.tanh(hidden)))))
+
+
+class Toy(Generator):
+    spec = GeneratorSpec("toy", TOKENS, CODES, TOKENS, "n/a", "made up")
+
+    def __init__(self) -> None:
+        with torch.random.fork_rng():
+            torch.manual_seed(7)
+            self.module = Network()
+
+    @classmethod
+    def tiny(cls) -> Toy:
+        return cls()
+
+    @classmethod
+    def from_folder(cls, folder: Path, *, device: str = "cpu") -> Toy:
+        toy = cls()
+        toy.module.load_state_dict(load_file(folder / "model.safetensors"))
+        return toy
+
+    def save(self, folder: Path) -> None:
+        folder.mkdir(parents=True)
+        save_file(self.module.state_dict(), folder / "model.safetensors")
+
+    def sample(
+        self, prompts: Sequence[str], *, per_prompt: int = 1, seed: int, sampling: Sampling | None = None
+    ) -> Rollout:
+        recipe = sampling or self.spec.sampling
+        rows = [prompt for prompt in prompts for _ in range(per_prompt)]
+        noise = [torch.Generator().manual_seed(zlib.crc32(f"{seed} {prompt}".encode())) for prompt in prompts]
+        tokens = torch.zeros([len(rows), TOKENS], dtype=torch.long)
+        logprobs = torch.zeros([len(rows), TOKENS])
+        with torch.no_grad():
+            for place in range(TOKENS):
+                logp = self._logp(rows, tokens, recipe)[:, place]
+                uniform = torch.cat([torch.rand(per_prompt, generator=source) for source in noise])[:, None]
+                tokens[:, place] = (logp.exp().cumsum(1) < uniform).sum(1).clamp(max=CODES - 1)
+                logprobs[:, place] = logp.gather(1, tokens[:, place, None])[:, 0]
+        group = torch.arange(len(prompts)).repeat_interleave(per_prompt)
+        return Rollout(rows, group, tokens, logprobs, recipe)
+
+    def statistics(self, rollout: Rollout) -> TokenStatistics:
+        logp = self._logp(rollout.prompts, rollout.tokens, rollout.sampling)
+        return TokenStatistics(logp.gather(2, rollout.tokens[..., None])[..., 0], -(logp.exp() * logp).sum(2))
+
+    def decode(self, tokens: Tensor) -> list[Image.Image]:
+        return [Image.fromarray(row[None].astype(np.uint8) * 17) for row in tokens.numpy()]
+
+    def _logp(self, prompts: list[str], tokens: Tensor, recipe: Sampling) -> Tensor:
+        """[B, L, K] log-probabilities, guided as the recipe says, without dropout."""
+        training = self.module.training
+        self.module.eval()
+        bucket = torch.tensor([1 + zlib.crc32(prompt.encode()) % (BUCKETS - 1) for prompt in prompts])[:, None]
+        before = torch.cat([torch.full([len(tokens), 1], CODES), tokens[:, :-1]], dim=1)
+        place = torch.arange(TOKENS)
+        logits = self.module(bucket, before, place)
+        if recipe.guidance != 1:
+            without = self.module(torch.zeros_like(bucket), before, place)
+            logits = without + recipe.guidance * (logits - without)
+        self.module.train(training)
+        return (logits / recipe.temperature).log_softmax(-1)
+
+
+class Brightness(Reward):
+    """Mean of the pixels, 0..1; no score where the first pixel is black, if asked so."""
+
+    spec = RewardSpec("brightness", "share of white", 0, 1, "n/a", "made up", needs_prompt=False)
+
+    def __init__(self, *, gaps: bool = False, sign: float = 1.0) -> None:
+        super().__init__()
+        self.gaps, self.sign = gaps, sign
+        self.scored = 0
+
+    @classmethod
+    def tiny(cls) -> Brightness:
+        return cls()
+
+    def _score(self, images: list[Image.Image], prompts: list[str]) -> Tensor | Scores:
+        self.scored += len(images)
+        pixels = torch.tensor(np.stack([np.asarray(image)[0, :, 0] for image in images])) / 255
+        black = (pixels[:, 0] == 0) & self.gaps
+        values = self.sign * pixels.mean(1)
+        return Scores(values.masked_fill(black, torch.nan), ["black" if dark else "" for dark in black])
+
+
+GRPO = Grpo(steps=8, prompts_per_step=6, group_size=4, learning_rate=1e-2, kl_every=2, save_every=2, seed=3)
+DPO = Dpo(
+    group_size=4,
+    batch_size=8,
+    beta=0.1,
+    prompts_per_draw=5,
+    epochs=2,
+    rounds=2,
+    learning_rate=1e-2,
+    save_every=2,
+    seed=3,
+)
+
+
+def main(out: str, *options: str) -> None:
+    """One process of the runs that `torchrun`, or a test that kills it, starts."""
+    torch.set_num_threads(1)
+    kill_at = int(options[-1]) if "--kill-at" in options else -1
+
+    def progress(step: int, total: int, row: dict[str, Any]) -> None:
+        if step == kill_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    rewards = [Weighted("bright", Brightness())]
+    if "grpo" in options:
+        grpo(GRPO, Toy(), rewards, PROMPTS, out=Path(out, "grpo"), progress=progress)
+    if "dpo" in options:
+        dpo(DPO, Toy(), rewards, PROMPTS, out=Path(out, "dpo"), progress=progress)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
