@@ -31,6 +31,7 @@ lock: .venv/ready  # after a change of the dependencies in pyproject.toml
 	$(UV) venv --quiet --allow-existing --python ">=3.11" .venv
 	$(UV) pip install --quiet --python $(BIN)/python --compile-bytecode -r requirements.lock
 	$(UV) pip install --quiet --python $(BIN)/python --no-deps -e .
+	mkdir -p .venv/typing && ln -sfn ../.. .venv/typing/rwk  # where mypy finds rwk.rewards and the others
 	touch $@
 
 clean:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import inspect
 import json
 import warnings
 from importlib.metadata import entry_points
@@ -19,8 +20,9 @@ T = TypeVar("T")
 class Registry(Generic[T]):
     """A table of names, each with the `module:Class` that it stands for.
 
-    A name is one of, in this order: a folder that `save` wrote, a registered name, a name kept in `$RWK_HOME`, or
-    `module:Class`. A class is built with `cls(**options)`, a folder with `cls.from_folder(path, **options)`.
+    A name is one of, in this order: a folder that `save` wrote, a registered name, a name kept in `$RWK_HOME`, a
+    registered name with the user's own weights as `NAME@PATH`, or `module:Class`. A class is built with
+    `cls(**options)`, a folder with `cls.from_folder(path, **options)`.
     """
 
     def __init__(self, kind: str, base: str, table: dict[str, str]) -> None:
@@ -83,6 +85,11 @@ class Registry(Generic[T]):
         folder = None if name in self._targets() else self._saved(name)
         if folder is not None:
             return self._from_folder(folder, options)
+        known, at, path = name.partition("@")
+        if at and known in self._targets():
+            if "weights" not in inspect.signature(self.target(known)).parameters:
+                raise ValueError(f"{self.kind} {known!r} takes no weights of one's own, got {path!r}; leave it out.")
+            return self.load(known, weights=path, **options)
         built: T = self.target(name)(**options)
         return built
 

@@ -1,0 +1,103 @@
+"""How published scorers turn an image into what their network takes: one named object for each way."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn.functional import interpolate, pad
+from torchvision.transforms.functional import pil_to_tensor
+
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+LONGEST = 64
+"""Times the short side that an image to be centre-cropped may be long: the resized image has to fit in memory."""
+HALF = (0.5, 0.5, 0.5)
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+Fit = Literal["crop", "squash", "letterbox"]
+Rounding = Literal["floor", "round"]
+Backend = Literal["pil", "float"]
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """Resize, crop or fill, and normalise an image that `rewards.base.to_rgb` has made upright RGB over white.
+
+    `exact` is what the official code does. `differentiable` does the same on float pixels: it has gradients, and
+    differs from `exact` by the rounding to 8 bits and the weights of Pillow's filter where `backend` is "pil".
+    """
+
+    size: int
+    """Side of the square that comes out, in pixels."""
+    fit: Fit = "crop"
+    """crop: shorter side to `size`, then the centre; squash: both sides to `size`; letterbox: longer side to `size`,
+    the rest black."""
+    rounding: Rounding = "round"
+    """Of the first row and column of the centre crop: floor as in transformers, round as in torchvision."""
+    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+    backend: Backend = "pil"
+    """pil resizes 8-bit pixels with Pillow; float resizes floats with torch, unclamped."""
+    antialias: bool = True
+    """Whether shrinking averages; Pillow always does."""
+    mean: tuple[float, float, float] = CLIP_MEAN
+    std: tuple[float, float, float] = CLIP_STD
+
+    def __post_init__(self) -> None:
+        if self.backend == "pil" and not self.antialias:
+            raise ValueError("Pillow resizes with antialias only, got antialias=False; take backend='float'.")
+
+    def refusal(self, image: Image.Image) -> str:
+        """Why an image gets no score, or ""."""
+        if self.fit == "crop" and max(image.size) > LONGEST * min(image.size):
+            size = f"{image.width}x{image.height}"
+            return f"is cropped to its centre, so it may be at most {LONGEST} times as long as wide, got {size}"
+        return ""
+
+    def exact(self, images: list[Image.Image]) -> Tensor:
+        """[B, 3, size, size] float32 on the CPU, of RGB images of any size."""
+        return torch.stack([self._exact(image) for image in images])
+
+    def _exact(self, image: Image.Image) -> Tensor:
+        if self.backend == "float":
+            return self.differentiable(pil_to_tensor(image)[None].float() / 255)[0]
+        width, height = self.resized(image.width, image.height)
+        filters = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+        if (width, height) != image.size:
+            image = image.resize((width, height), filters[self.interpolation])
+        return self._framed(pil_to_tensor(image)[None].float() / 255)[0]
+
+    def differentiable(self, pixels: Tensor) -> Tensor:
+        """[B, 3, size, size] with gradient, of pixels [B, 3, H, W] in 0..1."""
+        width, height = self.resized(pixels.shape[3], pixels.shape[2])
+        if (height, width) != tuple(pixels.shape[2:]):
+            pixels = interpolate(
+                pixels, (height, width), mode=self.interpolation, antialias=self.antialias, align_corners=False
+            )
+        return self._framed(pixels)
+
+    def resized(self, width: int, height: int) -> tuple[int, int]:
+        """Width and height after the resize, before crop or fill; no side is below 1."""
+        if self.fit == "squash":
+            return self.size, self.size
+        if self.fit == "letterbox":
+            scale = self.size / max(width, height)
+            return max(round(width * scale), 1), max(round(height * scale), 1)
+        short, long = sorted((width, height))
+        other = int(self.size * long / short)
+        return (self.size, other) if width <= height else (other, self.size)
+
+    def _framed(self, pixels: Tensor) -> Tensor:
+        """Pixels [B, 3, H, W] in 0..1, resized already, as a normalised square."""
+        down, across = (side - self.size for side in pixels.shape[2:])
+        if self.fit == "crop":
+            top, left = (extra // 2 if self.rounding == "floor" else round(extra / 2) for extra in (down, across))
+            pixels = pixels[..., top : top + self.size, left : left + self.size]
+        elif self.fit == "letterbox":
+            pixels = pad(pixels, (-across // 2, -across - -across // 2, -down // 2, -down - -down // 2))
+        mean, std = (pixels.new_tensor(values)[:, None, None] for values in (self.mean, self.std))
+        return (pixels - mean) / std

@@ -1,0 +1,194 @@
+"""Weights that others published: where a file lies, how it is read without running it, and how it fits a network."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from rwk.adapters.preprocess import Preprocess
+from rwk.rewards.base import PixelReward, Scores
+from rwk.rewards.errors import RunFailed
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a checkpoint is published."""
+
+    hub: str
+    """Repository on the Hugging Face hub."""
+    file: str
+    """Path in the repository."""
+    licence: str
+    megabytes: int
+    """Size of the file, about."""
+
+
+def find(name: str, origin: Origin, weights: str | Path | None = None, revision: str | None = None) -> Path:
+    """The checkpoint file on this machine, downloaded where it has to be.
+
+    Args:
+        name: the reward that asks.
+        weights: the file, or a folder that holds `origin.file` under that name; None takes the hub's.
+        revision: branch, tag or commit of the hub's repository.
+
+    Raises:
+        ValueError: where `weights` is not there.
+        RunFailed: where the hub cannot be reached and its cache lacks the file.
+    """
+    if weights is not None:
+        path = Path(weights).expanduser()
+        path = path / Path(origin.file).name if path.is_dir() else path
+        if not path.is_file():
+            raise ValueError(f"{name} needs the file {Path(origin.file).name} of {origin.hub}, got no file at {path}.")
+        return path
+    from huggingface_hub import hf_hub_download
+
+    try:
+        return Path(hf_hub_download(origin.hub, origin.file, revision=revision))
+    except (OSError, ValueError) as error:
+        raise RunFailed(
+            f"{name} needs {origin.file} of {origin.hub} (about {origin.megabytes} MB), which is not in the cache and "
+            f"cannot be downloaded ({type(error).__name__}); with a network, unset HF_HUB_OFFLINE and run again; "
+            f"without, copy the file here and name it as {name}@PATH."
+        ) from error
+
+
+def read(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors or torch file by key, on the CPU; no code in the file is run.
+
+    A file of `torch.save` may hold them below `state_dict`, `model` or `module`, as trainers write them.
+
+    Raises:
+        ValueError: for a file that is damaged, holds no tensors, or holds pickled objects.
+    """
+    if path.suffix == ".safetensors":
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:
+            return load_file(path)
+        except SafetensorError as error:
+            raise ValueError(f"{path} is not a whole safetensors file ({error}); download it again.") from error
+    import pickle
+
+    try:
+        held = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"{path} holds pickled objects, which could run code when opened, not tensors alone; where you trust it, "
+            f"convert it once: torch.save(torch.load({path.name!r}, weights_only=False).state_dict(), 'converted.pt')."
+        ) from error
+    except (RuntimeError, EOFError) as error:
+        raise ValueError(f"{path} is not a whole torch file ({error!s:.100}); download it again.") from error
+    for key in ("state_dict", "model", "module"):
+        if isinstance(held, Mapping) and isinstance(held.get(key), Mapping):
+            held = held[key]
+    if not isinstance(held, Mapping) or not all(isinstance(value, Tensor) for value in held.values()):
+        raise ValueError(f"{path} must hold tensors by name, got {type(held).__name__}; give the published file.")
+    return dict(held)
+
+
+def fill(name: str, network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Loads tensors into a network, every key of one for a key of the other.
+
+    Raises:
+        ValueError: that counts and names what is missing, not wanted, or of another shape.
+    """
+    wanted = network.state_dict()
+    faults = {
+        "missing": sorted(wanted.keys() - tensors.keys()),
+        "not wanted": sorted(tensors.keys() - wanted.keys()),
+        "of another shape": [k for k in sorted(wanted.keys() & tensors.keys()) if wanted[k].shape != tensors[k].shape],
+    }
+    told = [f"{len(keys)} {what} ({', '.join(keys[:3])})" for what, keys in faults.items() if keys]
+    if told:
+        raise ValueError(f"{name} cannot take this checkpoint: of its keys, {'; '.join(told)}; give the published one.")
+    network.load_state_dict(tensors)
+
+
+class PublishedReward(PixelReward):
+    """A reward with a published checkpoint and one fixed preprocessing.
+
+    A subclass writes `spec`, `origin`, `preprocess`, `build`, `tiny` and `score_prepared`, and `converted` where the
+    published keys are not those of the network.
+    """
+
+    origin: ClassVar[Origin]
+    preprocess: ClassVar[Preprocess]
+    context: ClassVar[int | None] = None
+    """Tokens of a prompt that the network reads, begin and end among them; None where nothing is cut off."""
+
+    def __init__(self, *, weights: str | Path | None = None, revision: str | None = None, device: str = "cpu") -> None:
+        """
+        Args:
+            weights: the published file, or a folder that holds it; by default it comes from the hub.
+            revision: branch, tag or commit of the hub's repository.
+            device: where the network runs.
+        """
+        network = self.build()
+        path = find(self.spec.name, self.origin, weights, revision)
+        fill(self.spec.name, network, self.converted(read(path)))
+        self._take(network, device)
+
+    def _take(self, network: nn.Module, device: str = "cpu") -> Self:
+        super().__init__(device=device)
+        self.network = network.eval().requires_grad_(False).to(device)
+        self._warned = False
+        return self
+
+    @classmethod
+    def of(cls, network: nn.Module, *, device: str = "cpu", **attributes: Any) -> Self:
+        """The reward around a network that `build` could have made, of any size; attributes replace those of the class.
+
+        Unlike the class itself this loads nothing; it is what `tiny` and tests are made with.
+        """
+        reward = cls.__new__(cls)
+        for key, value in attributes.items():
+            setattr(reward, key, value)
+        return reward._take(network, device)
+
+    @classmethod
+    @abstractmethod
+    def build(cls) -> nn.Module:
+        """The network at its published size, its weights not set yet."""
+
+    @classmethod
+    def converted(cls, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The published tensors under the keys of the network."""
+        return tensors
+
+    @abstractmethod
+    def score_prepared(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
+        """[B] scores, with gradient, of pixels [B, 3, size, size] as `preprocess` makes them."""
+
+    def score_pixels(self, pixels: Tensor, prompts: Sequence[str] = ()) -> Tensor:
+        return self.score_prepared(self.preprocess.differentiable(pixels), prompts)
+
+    def _score(self, images: list[Image.Image], prompts: list[str]) -> Scores:
+        values = torch.full([len(images)], math.nan)
+        notes = [self.preprocess.refusal(image) for image in images]
+        taken = [i for i, note in enumerate(notes) if not note]
+        if taken:
+            pixels = self.preprocess.exact([images[i] for i in taken]).to(self.device)
+            values[taken] = self.score_prepared(pixels, [prompts[i] for i in taken] if prompts else []).float().cpu()
+        return Scores(values, notes)
+
+    def warn_of_cut(self, prompts: Sequence[str], lengths: Sequence[int]) -> None:
+        """Warns, once for each reward, of the first prompt of more tokens than `context`."""
+        for prompt, length in zip(prompts, lengths, strict=True):
+            if self.context is not None and length > self.context and not self._warned:
+                self._warned = True
+                warnings.warn(
+                    f"{self.spec.name} reads {self.context} tokens of a prompt, got {length} in {prompt[:60]!r}; "
+                    f"what stands after them has no say in the score.",
+                    stacklevel=2,
+                )
