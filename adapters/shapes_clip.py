@@ -1,7 +1,7 @@
 """The dual encoder of the built-in world, and its training: `python -m rwk.adapters.shapes_clip --out DIR`.
 
 It learns from rendered scenes and their captions alone, by contrast: each picture and each caption against the others
-of the batch, and against one that is almost right (`shapes_world.spoil`, `mislead`). Half of the pictures went through
+of the batch, and against one that is almost right (`shapes_scenes.spoil`, `mislead`). Half of the pictures went through
 the world's tokenizer. Captions come from both prompt families, without the pairs of colour and shape in `HELD_OUT` and
 without the families' test prompts. It has seen neither preferences nor what the generator draws.
 """
@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize, softplus
 
+from rwk.adapters import shapes_prompts, shapes_scenes
 from rwk.adapters import shapes_world as world
 from rwk.adapters.dual_encoder import DualEncoder, architecture
 from rwk.adapters.shapes_generator import ShapesLlama
@@ -52,7 +53,9 @@ class ShapesClip(DualEncoder):
 
 def small(*, width: int, layers: int, patch: int) -> tuple[dict[str, Any], Preprocessing]:
     """An architecture for pictures and prompts of this world."""
-    made = architecture(world.WORDS, image_size=world.SIZE, patch=patch, width=width, layers=layers, context=28)
+    made = architecture(
+        shapes_prompts.WORDS, image_size=world.SIZE, patch=patch, width=width, layers=layers, context=28
+    )
     made["text_cfg"]["layers"] = max(1, layers // 2)
     return made, Preprocessing(world.SIZE)
 
@@ -75,19 +78,23 @@ def holds(description: world.Description, scene: world.Scene) -> bool:
 
 def example(caption: str, family: str, rng: random.Random) -> Example:
     """An example for a caption, with near misses that are really wrong."""
-    description = world.understand(caption)
-    scene = world.draw_scene(description, rng)
+    description = shapes_prompts.understand(caption)
+    scene = shapes_scenes.draw_scene(description, rng)
     if not description.relation and not description.place and rng.random() < 0.5:
         scene = scattered(scene, rng)  # so that the order in which things are named does not count
     near_scene = scene
     redrawn = rng.random() < 0.5
     while holds(description, near_scene):
-        near_scene = world.draw_scene(mislead(description, rng), rng) if redrawn else world.spoil(near_scene, rng)
-    far_scene = world.spoil(world.spoil(near_scene, rng), rng)
+        near_scene = (
+            shapes_scenes.draw_scene(mislead(description, rng), rng)
+            if redrawn
+            else shapes_scenes.spoil(near_scene, rng)
+        )
+    far_scene = shapes_scenes.spoil(shapes_scenes.spoil(near_scene, rng), rng)
     wrong = description
     while holds(wrong, scene) or not _said(wrong):
         wrong = mislead(description, rng)
-    return Example(scene, caption, near_scene, far_scene, world.word(wrong, family, rng))
+    return Example(scene, caption, near_scene, far_scene, shapes_prompts.word(wrong, family, rng))
 
 
 def scattered(scene: world.Scene, rng: random.Random) -> world.Scene:
@@ -171,7 +178,9 @@ def loss_of(reward: DualEncoder, examples: Sequence[Example], vq: ShapesVQ, rng:
 def train(*, steps: int, seed: int, vq: ShapesVQ) -> DualEncoder:
     """The trained dual encoder."""
     rng = random.Random(f"clip/{seed}")
-    pools = {family: [p.text for p in world.prompts(family, count, seed=seed)] for family, count in CAPTIONS.items()}
+    pools = {
+        family: [p.text for p in shapes_prompts.prompts(family, count, seed=seed)] for family, count in CAPTIONS.items()
+    }
     reward = DualEncoder(*small(width=128, layers=4, patch=12), name="shapes.clip", seed=seed)
     reward.module.train()
     torch.manual_seed(seed)
@@ -204,8 +213,8 @@ def two_alternatives(reward: DualEncoder, vq: ShapesVQ, *, count: int, seed: int
     """Share of test prompts, per category, whose picture scores above that of a near miss, after the tokenizer."""
     rng = random.Random(f"two/{seed}")
     right: dict[str, list[bool]] = {}
-    for family in world.FAMILIES:
-        found = world.prompts(f"{family}.test", count, seed=seed)
+    for family in shapes_prompts.FAMILIES:
+        found = shapes_prompts.prompts(f"{family}.test", count, seed=seed)
         examples = [example(prompt.text, family, rng) for prompt in found]
         with torch.no_grad():
             pixels = render([e.scene for e in examples] + [e.near_scene for e in examples])

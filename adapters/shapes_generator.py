@@ -14,8 +14,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 
+from rwk.adapters.shapes_prompts import WORDS, words_of
 from rwk.adapters.shapes_vq import CODES, GRID, ShapesVQ
-from rwk.adapters.shapes_world import SIZE, WORDS, words_of
+from rwk.adapters.shapes_world import SIZE
 from rwk.policy_opt.generator import GeneratorSpec, Sampling
 from rwk.policy_opt.rollout import CausalGenerator
 

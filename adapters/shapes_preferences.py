@@ -7,8 +7,8 @@ import random
 from pathlib import Path
 
 from rwk.adapters.shapes_generator import ShapesLlama
+from rwk.adapters.shapes_prompts import prompts
 from rwk.adapters.shapes_verifier import Verifier
-from rwk.adapters.shapes_world import prompts
 
 NOISE = 0.1
 """Share of the preferences that name the wrong picture."""

@@ -1,7 +1,7 @@
 """Trains the networks of the built-in world: `python -m rwk.adapters.shapes_train --out DIR`.
 
 First the tokenizer on random scenes, then the generator on captions of both prompt families. Three captions in ten go
-with a scene that was changed afterwards (`shapes_world.spoil`), as captions from the web are often wrong: so the
+with a scene that was changed afterwards (`shapes_scenes.spoil`), as captions from the web are often wrong: so the
 generator knows how to draw everything, and draws what was asked only part of the time. That is what a reward can mend.
 """
 
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from rwk.adapters import shapes_prompts, shapes_scenes
 from rwk.adapters import shapes_world as world
 from rwk.adapters.shapes_generator import PAD, ShapesLlama, text_ids
 from rwk.adapters.shapes_render import render
@@ -37,7 +38,9 @@ def random_scene(rng: random.Random) -> world.Scene:
     """One to four things of any kind."""
     cells = rng.sample(list(world.PLACES.values()), rng.choice([1, 2, 2, 3, 4]))
     return tuple(
-        world.place(rng.choice(world.SHAPES), rng.choice(list(world.COLORS)), rng.choice(list(world.SIZES)), *cell, rng)
+        shapes_scenes.place(
+            rng.choice(world.SHAPES), rng.choice(list(world.COLORS)), rng.choice(list(world.SIZES)), *cell, rng
+        )
         for cell in cells
     )
 
@@ -73,14 +76,14 @@ def agreement(vq: ShapesVQ, *, count: int, seed: int) -> float:
 def captions(vq: ShapesVQ, *, count: int, seed: int) -> tuple[list[str], Tensor]:
     """Captions of both families and categories alike, and the tokens [count, 64] of their pictures."""
     rng = random.Random(f"captions/{seed}")
-    kinds = [(family, category) for family, categories in world.FAMILIES.items() for category in categories]
+    kinds = [(family, category) for family, categories in shapes_prompts.FAMILIES.items() for category in categories]
     texts, tokens, scenes = [], [], []
     for index in range(count):
         family, category = kinds[index % len(kinds)]
-        description = world.describe(category, rng, held_out=rng.random() < 0.15)
-        texts.append(world.word(description, family, rng))
-        scene = world.draw_scene(description, rng)
-        scenes.append(world.spoil(scene, rng) if rng.random() < SPOILED else scene)
+        description = shapes_prompts.describe(category, rng, held_out=rng.random() < 0.15)
+        texts.append(shapes_prompts.word(description, family, rng))
+        scene = shapes_scenes.draw_scene(description, rng)
+        scenes.append(shapes_scenes.spoil(scene, rng) if rng.random() < SPOILED else scene)
         if len(scenes) == 256 or index == count - 1:
             with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
                 tokens.append(vq.encode(render(scenes)).short())

@@ -10,8 +10,9 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.functional import pil_to_tensor
 
+from rwk.adapters.shapes_prompts import prompts, understand
 from rwk.adapters.shapes_render import background, palette, stencils
-from rwk.adapters.shapes_world import CELL, COLORS, PLACES, SIZE, Scene, Thing, facts, prompts, understand
+from rwk.adapters.shapes_world import CELL, COLORS, PLACES, SIZE, Scene, Thing, facts
 from rwk.rewards.base import Reward, RewardSpec, Scores
 
 _SEEN = 0.012

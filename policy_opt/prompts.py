@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 FAMILIES = {
-    "shapes.long": "rwk.adapters.shapes_world:prompts",
-    "shapes.long.test": "rwk.adapters.shapes_world:prompts",
-    "shapes.short": "rwk.adapters.shapes_world:prompts",
-    "shapes.short.test": "rwk.adapters.shapes_world:prompts",
+    "shapes.long": "rwk.adapters.shapes_prompts:prompts",
+    "shapes.long.test": "rwk.adapters.shapes_prompts:prompts",
+    "shapes.short": "rwk.adapters.shapes_prompts:prompts",
+    "shapes.short.test": "rwk.adapters.shapes_prompts:prompts",
 }
 """Family -> `module:function(family, count, *, seed, held_out)`."""
 

@@ -9,25 +9,12 @@ import torch
 from torchvision.transforms.functional import to_pil_image
 
 from rwk.adapters.shapes_generator import BEGIN, LLAMA, ShapesLlama
+from rwk.adapters.shapes_prompts import FAMILIES, WORDS, describe, prompts, understand, word, words_of
 from rwk.adapters.shapes_render import render, stencils
+from rwk.adapters.shapes_scenes import draw_scene, spoil
 from rwk.adapters.shapes_train import agreement
 from rwk.adapters.shapes_verifier import Verifier, recognise
-from rwk.adapters.shapes_world import (
-    FAMILIES,
-    HELD_OUT,
-    WORDS,
-    Clause,
-    Description,
-    Thing,
-    describe,
-    draw_scene,
-    facts,
-    prompts,
-    spoil,
-    understand,
-    word,
-    words_of,
-)
+from rwk.adapters.shapes_world import HELD_OUT, Clause, Description, Thing, facts
 from rwk.policy_opt.generator import GENERATORS
 
 CATEGORIES = [(family, category) for family, categories in FAMILIES.items() for category in categories]

@@ -6,6 +6,7 @@ import random
 
 import torch
 
+from rwk.adapters import shapes_prompts
 from rwk.adapters import shapes_world as world
 from rwk.adapters.shapes_clip import WEIGHTS, ShapesClip, example, holds, loss_of, small, two_alternatives
 from rwk.adapters.shapes_generator import ShapesLlama
@@ -16,12 +17,12 @@ from rwk.rewards.trainable import load_base
 def test_near_misses_are_wrong_and_near() -> None:
     """A near scene differs from a right one in few things, breaks the caption, and so does the near caption."""
     rng = random.Random(0)
-    for family in world.FAMILIES:
-        for prompt in world.prompts(family, 60, seed=0):
+    for family in shapes_prompts.FAMILIES:
+        for prompt in shapes_prompts.prompts(family, 60, seed=0):
             found = example(prompt.text, family, rng)
-            assert holds(world.understand(found.caption), found.scene)
-            assert not holds(world.understand(found.caption), found.near_scene)
-            wrong = world.understand(found.near_caption)
+            assert holds(shapes_prompts.understand(found.caption), found.scene)
+            assert not holds(shapes_prompts.understand(found.caption), found.near_scene)
+            wrong = shapes_prompts.understand(found.near_caption)
             assert not holds(wrong, found.scene)
             assert not any((clause.color, clause.shape) in world.HELD_OUT for clause in wrong.clauses)
 
@@ -31,7 +32,7 @@ def test_loss_falls() -> None:
     from rwk.adapters.dual_encoder import DualEncoder
 
     rng = random.Random(0)
-    examples = [example(p.text, "shapes.long", rng) for p in world.prompts("shapes.long", 16, seed=0)]
+    examples = [example(p.text, "shapes.long", rng) for p in shapes_prompts.prompts("shapes.long", 16, seed=0)]
     reward = DualEncoder(*small(width=64, layers=1, patch=12))
     reward.module.get_parameter("head.log_scale").data.fill_(0.0)
     with torch.random.fork_rng():
