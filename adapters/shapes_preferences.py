@@ -14,7 +14,7 @@ NOISE = 0.1
 """Share of the preferences that name the wrong picture."""
 
 
-def preferences(folder: Path, *, seed: int = 0, count: int = 500, per_prompt: int = 4, device: str = "cpu") -> Path:
+def preferences(folder: Path, *, seed: int = 0, count: int = 1500, per_prompt: int = 3, device: str = "cpu") -> Path:
     """The JSONL file of preferences in the folder, made if it is not there yet.
 
     For each prompt of `shapes.long` the shipped generator draws `per_prompt` pictures; of every two whose shares of

@@ -74,7 +74,8 @@ def document_only() -> Iterator[None]:
         yield
 
 
-Advance = Callable[[int], None]
+Advance = Callable[..., None]
+"""Is called with how many more are done, and perhaps with how many there are in all, once that is known."""
 
 
 @contextlib.contextmanager
@@ -88,7 +89,7 @@ def progress(what: str, total: int | None = None) -> Iterator[Advance]:
         total: how many there are, if that is known.
     """
     if not is_main():
-        yield lambda _: None
+        yield lambda *_: None
         return
     with _bar(what, total) if sys.stderr.isatty() else _lines(what, total) as advance:
         yield advance
@@ -99,11 +100,11 @@ def _bar(what: str, total: int | None) -> Iterator[Advance]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
-    counted = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()) if total is not None else ()
+    counted = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     columns = (SpinnerColumn(), TextColumn("{task.description}"), *counted)
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(what, total=total)
-        yield lambda more: bar.advance(task, more)
+        yield lambda more, total=None: bar.update(task, advance=more, total=total)
 
 
 @contextlib.contextmanager
@@ -112,9 +113,9 @@ def _lines(what: str, total: int | None) -> Iterator[Advance]:
     begun = time.monotonic()
     over = threading.Event()
 
-    def advance(more: int) -> None:
-        nonlocal done
-        done += more
+    def advance(more: int, of: int | None = None) -> None:
+        nonlocal done, total
+        done, total = done + more, total if of is None else of
 
     def tell() -> None:
         pause = QUIET_SECONDS

@@ -61,7 +61,7 @@ def command(run: Run, experiment: Experiment, recipe: Recipe, settings: Any, com
         seen = [0]
 
         def update(done: int, total: int, metrics: dict[str, Any]) -> None:
-            advance(done - seen[0])
+            advance(done - seen[0], total)
             seen[0] = done
 
         comparison = optimize(
@@ -74,7 +74,14 @@ def command(run: Run, experiment: Experiment, recipe: Recipe, settings: Any, com
     found = result(comparison)
     show(outcome(found))
     note(f"the tuned generator is kept as {kept.name}; open {out / 'page.html'} to see it.")
-    return {"run": out, "generator": kept.name, "page": out / "page.html", "algorithm": chosen, **found}
+    return {
+        "run": out,
+        "generator": kept.name,
+        "page": out / "page.html",
+        "processes": comparison.trained.processes,
+        "algorithm": chosen,
+        **found,
+    }
 
 
 def outcome(found: dict[str, Any]) -> Any:

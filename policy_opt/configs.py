@@ -102,11 +102,11 @@ class Grpo(Optimisation):
 class Dpo(Optimisation):
     """Direct preference optimisation: draw, score, pair, and learn to prefer the better of each pair."""
 
-    learning_rate: float = _field(3e-5, "Peak learning rate of AdamW.")
-    group_size: int = _field(4, "Images drawn for one prompt.")
-    beta: float = _field(0.3, "How dearly a step away from the reference must be paid; larger stays closer.")
-    rounds: int = _field(1, "Times that the current policy draws new pairs and becomes the reference.")
-    prompts_per_round: int = _field(640, "Prompts drawn for in a round, a new choice each; 0 takes all.")
+    learning_rate: float = _field(2e-4, "Peak learning rate of AdamW.")
+    group_size: int = _field(8, "Images drawn for one prompt.")
+    beta: float = _field(0.1, "How dearly a step away from the reference must be paid; larger stays closer.")
+    rounds: int = _field(16, "Times that the current policy draws new pairs and becomes the reference.")
+    prompts_per_round: int = _field(128, "Prompts drawn for in a round, a new choice each; 0 takes all.")
     prompts_per_draw: int = _field(64, "Prompts that are drawn for at once in one process.")
     pairs: PairRule = _field("best_worst", "Which images of a group are paired.")
     min_margin: float = _field(0.0, "A pair is kept when its rewards differ by more than this.")

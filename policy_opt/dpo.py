@@ -80,7 +80,7 @@ def dpo(
     tuned = publish(generator, out / "generator", place)
     tokens = config.epochs * pairs * 2 * generator.spec.tokens
     seconds = time.perf_counter() - journal.started
-    return Trained(tuned, journal.path, updates, images, images * len(rewards), tokens, seconds)
+    return Trained(tuned, journal.path, updates, images, images * len(rewards), tokens, seconds, place.size)
 
 
 def _train(
@@ -91,13 +91,11 @@ def _train(
 
     checkpoint = last_checkpoint(folder / "checkpoints")
     journal.forget_after(before + step_of(checkpoint))
-    pairs = PreferencePairs(
-        drawn.handles[drawn.won],
-        drawn.tokens[drawn.won],
-        drawn.tokens[drawn.lost],
-        drawn.reference_won,
-        drawn.reference_lost,
-    )
+    # The last update is filled up with the first pairs, so that it has the same number in each of several processes.
+    taken = torch.arange(-(-len(drawn.won) // config.batch_size) * config.batch_size) % len(drawn.won)
+    won, lost = drawn.won[taken], drawn.lost[taken]
+    references = drawn.reference_won[taken], drawn.reference_lost[taken]
+    pairs = PreferencePairs(drawn.handles[won], drawn.tokens[won], drawn.tokens[lost], *references)
     trainer = trl.dpo_trainer(config, policy, pairs, journal, folder / "checkpoints", place, before=before)
     trl.train(trainer, checkpoint)
     if place.rank == 0:

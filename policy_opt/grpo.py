@@ -74,7 +74,7 @@ def grpo(
     tuned = publish(generator, out / "generator", place)
     images, tokens = config.rows * config.draws, config.rows * config.steps * length
     seconds = time.perf_counter() - journal.started
-    return Trained(tuned, journal.path, config.steps, images, images * len(rewards), tokens, seconds)
+    return Trained(tuned, journal.path, config.steps, images, images * len(rewards), tokens, seconds, place.size)
 
 
 @dataclass(frozen=True)

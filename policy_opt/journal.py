@@ -37,6 +37,7 @@ class Trained:
     tokens_trained: int
     seconds: float
     """Of this call; a part before a kill is not in it."""
+    processes: int = 1
 
 
 class Journal:

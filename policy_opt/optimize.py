@@ -10,6 +10,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from rwk.calibration.statistics import Interval
 from rwk.policy_opt import generator as generators
 from rwk.policy_opt.configs import Dpo, Grpo
@@ -18,7 +20,8 @@ from rwk.policy_opt.evaluate import Drawn, accuracy, draw
 from rwk.policy_opt.experiment import Experiment, Recipe
 from rwk.policy_opt.generator import Generator, Sampling
 from rwk.policy_opt.grpo import Weighted, grpo
-from rwk.policy_opt.journal import Progress, Trained
+from rwk.policy_opt.journal import Progress, Trained, start
+from rwk.policy_opt.policy import world
 from rwk.policy_opt.prompts import Domains, domains, gold_of
 from rwk.rewards import registry
 from rwk.rewards.base import Reward
@@ -65,9 +68,13 @@ def optimize(
         algorithm: `Grpo` or `Dpo`; its type chooses the algorithm.
         recipe: how images are drawn, in training and in judging.
         out: the folder of the run.
-        resume: go on with the run that is in the folder.
+        resume: go on with the run that is in the folder, which must have the same settings but for how long it is.
         device: where networks run.
         progress: is called after every update.
+
+    Raises:
+        ValueError: for what does not fit together, as the settings and the run to resume.
+        RunFailed: where nothing is learnt.
     """
     generator = generators.load(experiment.generator, device=device)
     sampling = sampling_of(generator, recipe)
@@ -81,10 +88,15 @@ def optimize(
         rewards[gold] = registry.load(gold, device=device)
         weighted.append(Weighted(gold, rewards[gold], 0.0))
 
-    before = judge(generator, prompts, rewards, gold, experiment, sampling)
+    place = world(torch.device(device))
     run = {"algorithm": type(algorithm).__name__.lower(), **asdict(algorithm), "sampling": asdict(sampling)}
-    out.mkdir(parents=True, exist_ok=True)
-    write_json(out / "config.json", {"experiment": asdict(experiment), "algorithm": run, "versions": versions()})
+    settings = {"experiment": asdict(experiment), "algorithm": run}
+    if resume:
+        check_same(out, settings)
+    start(out, place, resume=resume)  # refuses a folder that is taken before anything is drawn
+    if place.rank == 0:
+        write_json(out / "config.json", settings | {"versions": versions()})
+    before = judge(generator, prompts, rewards, gold, experiment, sampling)
     texts = [prompt.text for prompt in prompts.train]
     if isinstance(algorithm, Grpo):
         trained = grpo(
@@ -97,8 +109,30 @@ def optimize(
     after = judge(generator, prompts, rewards, gold, experiment, sampling)
 
     comparison = Comparison(before, after, trained, list(experiment.rewards), gold)
-    write_json(out / "result.json", result(comparison))
+    if place.rank == 0:
+        write_json(out / "result.json", result(comparison))
     return comparison
+
+
+LENGTHS = ("steps", "rounds", "save_every")
+"""Settings in which a resumed run may differ from what it was."""
+
+
+def check_same(folder: Path, settings: Mapping[str, Any]) -> None:
+    """Raises ValueError where the run in a folder has other settings than these, or none."""
+    try:
+        held = json.loads((folder / "config.json").read_text())
+        known = {(part, key): value for part in settings for key, value in held[part].items()}
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(f"{folder} holds no run to resume ({error}); leave --resume out or name another.") from error
+    given = json.loads(json.dumps(settings, default=str))
+    for part, values in given.items():
+        for key, value in values.items():
+            if key not in LENGTHS and known.get((part, key)) != value:
+                raise ValueError(
+                    f"the run in {folder} has {key} {known.get((part, key))!r}, got {value!r}; "
+                    f"resume it with the settings that it has, or name another folder."
+                )
 
 
 def judge(

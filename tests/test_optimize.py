@@ -66,21 +66,61 @@ def test_run_leaves_its_record_a_page_and_a_generator_to_name(words: list[str], 
     assert len(rows) == 2
 
 
-def test_killed_run_goes_on_where_it_was(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("words", "mark"),
+    [([*GRPO, "--steps", "4"], "checkpoints"), ([*DPO, "--rounds", "2"], "round-1/checkpoints")],
+    ids=["grpo", "dpo"],
+)
+def test_killed_run_goes_on_where_it_was(words: list[str], mark: str, tmp_path: Path) -> None:
     """After kill -9, `--resume` ends with the same generator as a run that was left alone."""
-    words = [*GRPO, "--steps", "4"]
+    words = [*words, "--save-every", "1"]
     call([*words, "--out", str(tmp_path / "whole")], tmp_path)
     cut = [*words, "--out", str(tmp_path / "cut")]
     with subprocess.Popen(command(cut), env=environment(tmp_path), stderr=subprocess.DEVNULL) as process:
         until = time.monotonic() + 120
-        while not list((tmp_path / "cut").glob("checkpoints/checkpoint-*/complete")) and time.monotonic() < until:
-            time.sleep(0.05)
+        while not list((tmp_path / "cut" / mark).glob("checkpoint-*/complete")) and time.monotonic() < until:
+            time.sleep(0.02)
         process.send_signal(signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL
     assert not (tmp_path / "cut" / "result.json").exists()
+    refused = call([*cut, "--resume", "--learning-rate", "1"], tmp_path, check=False)
+    assert refused.returncode == 2
+    assert "has learning_rate" in refused.stderr
+    assert "got 1.0; resume it with the settings that it has" in refused.stderr
     call([*cut, "--resume"], tmp_path)
-    assert [row["step"] for row in metrics(tmp_path / "cut")] == [1, 2, 3, 4]
+    steps = [[row["step"] for row in metrics(tmp_path / run)] for run in ("whole", "cut")]
+    assert steps[0] == steps[1]
     weights = [(tmp_path / run / "generator" / "model.safetensors").read_bytes() for run in ("whole", "cut")]
     assert weights[0] == weights[1]
+
+
+@pytest.mark.parametrize("words", [[*GRPO, "--steps", "2"], DPO], ids=["grpo", "dpo"])
+def test_two_processes_learn_as_one(words: list[str], tmp_path: Path) -> None:
+    """Two processes (gloo) share the images of an update, and come to the results of one process up to rounding."""
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "rwk.cli"]
+    two = [sys.executable, *launch, *words, "--out", str(tmp_path / "two"), "--json"]
+    said = subprocess.run(two, env=environment(tmp_path), capture_output=True, text=True)
+    # Judged by what was written: gloo now and then aborts at interpreter exit, when all is done.
+    document = json.loads(said.stdout)
+    assert document["processes"] == 2, said.stderr
+    one = json.loads(call([*words, "--out", str(tmp_path / "one"), "--json"], tmp_path).stdout)
+    assert one["processes"] == 1
+    for key in ("images_sampled", "reward_forwards", "tokens_trained", "steps"):
+        assert document["cost"][key] == one["cost"][key]
+    alone, together = ([row["loss"] for row in metrics(tmp_path / run)] for run in ("one", "two"))
+    assert together == pytest.approx(alone, abs=1e-4)
+    for domain, scores in one["results"]["base"].items():
+        assert document["results"]["base"][domain] == scores
+
+
+def test_folder_that_is_taken_is_refused_before_anything_is_drawn(tmp_path: Path) -> None:
+    """A run in a folder that holds one is refused, and what lies there stays."""
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n')
+    (tmp_path / "config.json").write_text("{}")
+    said = call([*DPO, "--out", str(tmp_path)], tmp_path, check=False)
+    assert said.returncode == 2
+    assert "must be free for a new run, got one that holds a run; resume it or name another" in said.stderr
+    assert (tmp_path / "config.json").read_text() == "{}"
 
 
 @pytest.mark.parametrize(
