@@ -19,6 +19,22 @@ class Demo:
     """Where the demo leaves its files."""
 
     out: Path = field(default=Path("demo"), metadata={"help": "Folder for everything that is made; emptied first."})
+    small: bool = field(
+        default=False,
+        metadata={
+            "help": "Every step, with so little of each that nothing is learnt.",
+            "switch": True,
+        },
+    )
+
+
+SMALL = {
+    "dpo": ["--rounds", "1", "--prompts-per-round", "8", "--batch-size", "8"],
+    "grpo": ["--steps", "2", "--prompts-per-step", "4"],
+    "optimize": ["--eval-prompts", "6", "--eval-images", "2"],
+    "train-reward": ["--epochs", "1"],
+}
+"""What makes each step small."""
 
 
 @click.command("demo")
@@ -44,11 +60,13 @@ def command(demo: Demo, common: Common) -> dict[str, Any]:
         ["train-reward", "--name", "custom"],
         *(["optimize", "--algo", a.lower(), "--reward", "custom", "--out", str(folder)] for a, folder in runs.items()),
     ):
+        if demo.small:
+            words += [word for step in words if step in SMALL for word in SMALL[step]]
         _run([*words, "--seed", str(common.seed), "--device", common.device])
     links = {"Scores of the first images": "scores.html"} | {name: f"{f.name}/page.html" for name, f in runs.items()}
     where = write_showcase(runs, out, links)
     results = together(runs)
-    show(outcome({"results": results}))
+    show(outcome(results))
     seconds = time.monotonic() - begun
     note(f"done in {seconds / 60:.1f} minutes; open {where} to see it.")
     return {"results": results, "page": where, "seconds": seconds}

@@ -72,7 +72,7 @@ def command(run: Run, experiment: Experiment, recipe: Recipe, settings: Any, com
         write_page(comparison, out)
         shutil.copytree(comparison.trained.generator, kept, dirs_exist_ok=True)
     found = result(comparison)
-    show(outcome(found))
+    show(outcome(found["results"]))
     note(f"the tuned generator is kept as {kept.name}; open {out / 'page.html'} to see it.")
     return {
         "run": out,
@@ -84,17 +84,9 @@ def command(run: Run, experiment: Experiment, recipe: Recipe, settings: Any, com
     }
 
 
-def outcome(found: dict[str, Any]) -> Any:
-    """A table of the rows of a result: each score in each domain, with its 95 % interval."""
-    first = next(iter(found["results"].values()))
-    heads = [f"{score}, {domain}" for domain, scores in first.items() for score in scores]
-    rows = [
-        [name, *(interval(cell) for scores in domains.values() for cell in scores.values())]
-        for name, domains in found["results"].items()
-    ]
-    return table(["", *heads], rows, numbers=heads)
+def outcome(results: Any) -> Any:
+    """A table of results: each score in each domain, with its 95 % interval."""
+    from rwk.policy_opt.page import tabulated
 
-
-def interval(cell: dict[str, Any]) -> str:
-    """A mean and its interval, such as "0.52 (0.48 to 0.56)"."""
-    return f"{cell['mean']:.3g} ({cell['low']:.3g} to {cell['high']:.3g})"
+    heads, lines = tabulated(results)
+    return table(heads, lines, numbers=heads[1:])

@@ -38,13 +38,28 @@ class Optimisation:
     )
     lora_rank: int = _field(0, "Rank of LoRA adapters on every linear layer; 0 trains all weights.")
     lora_alpha: float = _field(0.0, "Scale of the adapters is lora_alpha / lora_rank; 0 takes twice the rank.")
+    kl_every: int = _field(
+        10,
+        "Steps of GRPO, or rounds of DPO, between two measurements of the distance to the generator as it began; "
+        "0 measures none.",
+    )
     save_every: int = _field(50, "Updates between two checkpoints; 0 writes none.")
     seed: int = _field(0, "Seed of the draws, of the order of the data and of the adapters.")
 
     def __post_init__(self) -> None:
         for name in ("learning_rate", "max_grad_norm"):
             _check(getattr(self, name) > 0, name, "be above 0", getattr(self, name))
-        for name in ("warmup", "weight_decay", "beta", "micro_batch", "lora_rank", "lora_alpha", "save_every", "seed"):
+        for name in (
+            "warmup",
+            "weight_decay",
+            "beta",
+            "micro_batch",
+            "lora_rank",
+            "lora_alpha",
+            "save_every",
+            "kl_every",
+            "seed",
+        ):
             _check(getattr(self, name) >= 0, name, "be at least 0", getattr(self, name))
         _check(self.group_size >= 2, "group_size", "be at least 2", self.group_size, "one image has nothing to beat")
         _choice("schedule", self.schedule, Schedule)
@@ -68,13 +83,12 @@ class Grpo(Optimisation):
         1e-4, "A deviation below this, in reward units, counts as this, so that noise is not blown up."
     )
     entropy_bonus: float = _field(0.0, "Weight of the entropy that is added to the objective.")
-    kl_every: int = _field(10, "Steps between two measurements of the distance to the reference; 0 measures none.")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("steps", "prompts_per_step", "num_iterations"):
             _check(getattr(self, name) >= 1, name, "be at least 1", getattr(self, name))
-        for name in ("min_std", "entropy_bonus", "kl_every"):
+        for name in ("min_std", "entropy_bonus"):
             _check(getattr(self, name) >= 0, name, "be at least 0", getattr(self, name))
         _check(self.epsilon > 0, "epsilon", "be above 0", self.epsilon)
         if self.epsilon_high is not None:
@@ -112,6 +126,9 @@ class Dpo(Optimisation):
     min_margin: float = _field(0.0, "A pair is kept when its rewards differ by more than this.")
     epochs: int = _field(1, "Passes over the pairs of a round.")
     batch_size: int = _field(32, "Pairs per update, over all processes.")
+    kl_every: int = _field(
+        1, "Rounds between two measurements of the distance to the generator as it began; 0 measures none."
+    )
     loss_type: DpoLoss = _field("sigmoid", "Form of the loss, by TRL's name.")
     label_smoothing: float = _field(0.0, "Share of labels that loss robust takes to be wrong.")
     sft_weight: float = _field(0.0, "Weight of the likelihood of the winners that is added to the loss.")

@@ -24,11 +24,14 @@ from torch import Tensor
 
 from rwk.policy_opt.advantage import Weighted, combine, score_all, summary
 from rwk.policy_opt.configs import Dpo
-from rwk.policy_opt.generator import Generator, Sampling
+from rwk.policy_opt.generator import Generator, Rollout, Sampling
 from rwk.policy_opt.journal import Journal, Progress, Trained, derived_seed, last_checkpoint, publish, start, step_of
 from rwk.policy_opt.pairs import RULES, PreferencePairs
-from rwk.policy_opt.policy import Policy, World, trainable, world
+from rwk.policy_opt.policy import Policy, Statistics, World, trainable, world
 from rwk.rewards.errors import RunFailed
+
+KL_IMAGES = 128
+"""Images of a round by which the distance to the beginning is measured."""
 
 
 def dpo(
@@ -65,7 +68,7 @@ def dpo(
     journal = start(out, place, resume=resume, progress=progress)
     artist = _Artist(config, generator, rewards, table, sampling or generator.spec.sampling, place)
     updates = images = pairs = 0
-    with trainable(generator, config, keep=False):
+    with trainable(generator, config, keep=config.kl_every > 0) as began:
         policy = Policy(generator.module, generator.statistics, table, artist.sampling)
         for number in range(config.rounds):
             folder = out / f"round-{number + 1}"
@@ -74,6 +77,8 @@ def dpo(
             if not (folder / "policy.safetensors").exists():
                 if not _resumable(folder):
                     journal.note(round=number + 1, **artist.summary(drawn))
+                    if began and number % config.kl_every == 0:
+                        journal.note(kl=artist.distance(drawn, began))
                 _train(config, policy, drawn, journal, folder, place, before=updates)
             policy.load_state_dict(load_file(folder / "policy.safetensors"), strict=False)
             updates, images, pairs = updates + drawn.updates(config), images + len(drawn.tokens), pairs + len(drawn.won)
@@ -191,6 +196,14 @@ class _Artist:
         group = torch.arange(len(draws.tokens)) // self.config.group_size
         values = summary(self.rewards, draws.scores, draws.reward, group)
         return values | {"pairs": len(draws.won), "drift": draws.drift.mean().item()}
+
+    def distance(self, draws: Draws, reference: Statistics) -> float:
+        """Nats per image between the policy that drew and the reference, by `KL_IMAGES` of the draws."""
+        handles, tokens = draws.handles[:KL_IMAGES], draws.tokens[:KL_IMAGES].to(self.place.device)
+        prompts = [self.table[handle] for handle in handles.tolist()]
+        rollout = Rollout(prompts, handles, tokens, torch.zeros_like(tokens, dtype=torch.float32), self.sampling)
+        with torch.no_grad():
+            return (self.generator.logprobs(rollout) - reference(rollout).logprobs).sum(1).mean().item()
 
 
 def _joined(parts: list[Draws]) -> Draws:

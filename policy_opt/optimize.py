@@ -44,6 +44,8 @@ class Comparison:
     """The reward that tells the truth, where one does; in the scores of `Drawn`, `GOLD` holds its accuracy."""
 
 
+Results = Mapping[str, Mapping[str, Mapping[str, Mapping[str, float]]]]
+"""Row -> domain -> score -> the fields of its `Interval`."""
 GOLD = "gold accuracy"
 """Share of images of which every fact holds."""
 

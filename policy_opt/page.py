@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,7 @@ from PIL import Image
 
 from rwk.policy_opt.evaluate import Drawn
 from rwk.policy_opt.journal import read
-from rwk.policy_opt.optimize import GOLD, Comparison, measured, rows
-from rwk.rewards.intervals import Interval
+from rwk.policy_opt.optimize import GOLD, Comparison, Results, result
 from rwk.rewards.report import Figure, figures, number, page, save, section, table
 
 SHOWN = 8
@@ -27,8 +26,13 @@ def write_page(comparison: Comparison, out: Path) -> Path:
     metrics = read(comparison.trained.metrics)
     curves = draw_curves(metrics, comparison.proxies, comparison.gold)
     (out / "curves.svg").write_text(curves, encoding="utf-8")
+    heads, lines = tabulated(result(comparison)["results"])
     body = [
-        section("Gain", [gain_table(comparison)], lead="Mean of a score and its 95 % interval, clustered by prompt."),
+        section(
+            "Gain",
+            [table(heads, lines, numbers=heads)],
+            lead="Mean of a score and its 95 % interval, clustered by prompt.",
+        ),
         section("Course", [curves], lead="Of the images drawn while it learnt; one point an update or a round."),
         *before_and_after(comparison),
         *fooled(comparison),
@@ -42,20 +46,20 @@ def write_page(comparison: Comparison, out: Path) -> Path:
     return out / "page.html"
 
 
-def gain_table(comparison: Comparison) -> str:
-    """HTML of every row of a comparison: each score in each domain."""
-    names = [*comparison.proxies, *([GOLD] if comparison.gold else [])]
-    heads = [f"{name}, {domain}" for domain in comparison.before for name in names]
+def tabulated(results: Results) -> tuple[list[str], list[list[str]]]:
+    """Heads and lines of a table of results: a column for each of its rows, a line for each score in each domain."""
+    first = next(iter(results.values()))
     lines = [
-        [row, *(cell(measured(drawn, name, chooser)) for drawn in judged.values() for name in names)]
-        for row, judged, chooser in rows(comparison)
+        [f"{score}, {domain}", *(_cell(judged[domain][score]) for judged in results.values())]
+        for domain, scores in first.items()
+        for score in scores
     ]
-    return table(["", *heads], lines, numbers=heads)
+    return ["", *results], lines
 
 
-def cell(interval: Interval) -> str:
+def _cell(found: Mapping[str, float]) -> str:
     """A mean and its interval, such as "0.52 (0.48 to 0.56)"."""
-    return f"{number(interval.mean)} ({number(interval.low)} to {number(interval.high)})"
+    return f"{found['mean']:.3g} ({found['low']:.3g} to {found['high']:.3g})"
 
 
 def before_and_after(comparison: Comparison) -> Iterator[str]:
@@ -68,7 +72,7 @@ def before_and_after(comparison: Comparison) -> Iterator[str]:
         half = min(SHOWN, len(order)) // 2
         parts = [("Most gained", order[:half]), ("Most lost, or least gained", order[len(order) - half :])]
         body = [
-            figures(title, [f for index in chosen for f in _pair(before, after, index, comparison)], size=SIDE)
+            figures(title, [f for i in chosen for f in _pair(before, after, i, comparison)], size=SIDE, columns=4)
             for title, chosen in parts
             if chosen
         ]
@@ -124,13 +128,13 @@ def draw_curves(metrics: Sequence[dict[str, Any]], proxies: Sequence[str], gold:
 
     named = {f"reward/{name}/mean": name for name in [*proxies, *([gold] if gold else [])]}
     panels = [named, {"kl": "KL to the reference, nats per image"}, {"entropy": "entropy, nats per token"}]
-    plot = Plot(figsize=(11, 3), layout="constrained")
-    for axes, lines in zip(plot.subplots(1, 3), panels, strict=True):
+    known = [lines for lines in panels if any(row.get(key) is not None for row in metrics for key in lines)]
+    plot = Plot(figsize=(3.7 * len(known), 3), layout="constrained")
+    for axes, lines in zip(plot.subplots(1, len(known), squeeze=False)[0], known, strict=True):
         for key, label in lines.items():
             points = [(row["step"], row[key]) for row in metrics if row.get(key) is not None]
-            axes.plot(
-                [x for x, _ in points], [y for _, y in points], marker="." if len(points) < 30 else "", label=label
-            )
+            marker = "." if len(points) < 30 else ""
+            axes.plot([x for x, _ in points], [y for _, y in points], marker=marker, label=label)
         axes.set_xlabel("update")
         axes.set_title(next(iter(lines.values())) if len(lines) == 1 else "mean reward", fontsize=10)
         if len(lines) > 1:

@@ -9,10 +9,12 @@ from typing import Any
 
 from rwk.policy_opt import generator as generators
 from rwk.policy_opt.optimize import JUDGED_SEED
-from rwk.policy_opt.page import SIDE, cell, enlarged
+from rwk.policy_opt.page import SIDE, enlarged, tabulated
 from rwk.policy_opt.prompts import domains
-from rwk.rewards.intervals import Interval
 from rwk.rewards.report import Figure, figures, page, save, section, table
+
+SHOWN = 6
+"""Prompts of each domain whose images are shown, two to a line."""
 
 
 def together(runs: Mapping[str, Path]) -> dict[str, Any]:
@@ -30,15 +32,11 @@ def together(runs: Mapping[str, Path]) -> dict[str, Any]:
 def write_showcase(runs: Mapping[str, Path], out: Path, links: Mapping[str, str]) -> Path:
     """Writes `index.html`: the table of `together`, links to other pages, and the same draws by every generator."""
     rows = together(runs)
-    heads = [f"{score}, {domain}" for domain, scores in next(iter(rows.values())).items() for score in scores]
-    lines = [
-        [row, *(cell(Interval(**found)) for scores in judged.values() for found in scores.values())]
-        for row, judged in rows.items()
-    ]
+    heads, lines = tabulated(rows)
     items = "".join(f'<li><a href="{target}">{title}</a></li>' for title, target in links.items())
     lead = "Mean and 95 % interval, clustered by prompt. Gold accuracy is the share of images of which all is true."
     body = [
-        section("Results", [table(["", *heads], lines, numbers=heads)], lead=lead),
+        section("Results", [table(heads, lines, numbers=heads)], lead=lead),
         section("More", [f"<ul>{items}</ul>"]),
         *_draws(runs),
     ]
@@ -52,7 +50,7 @@ def _draws(runs: Mapping[str, Path]) -> list[str]:
     makers = {"base": generators.load(config["generator"])}
     makers |= {name: generators.load(str(folder / "generator")) for name, folder in runs.items()}
     sections = []
-    for domain, prompts in domains(config["prompts"], train=1, test=6, seed=0).test.items():
+    for domain, prompts in domains(config["prompts"], train=1, test=SHOWN, seed=0).test.items():
         texts = [prompt.text for prompt in prompts]
         drawn = {name: g.decode(g.sample(texts, seed=JUDGED_SEED).tokens) for name, g in makers.items()}
         shown = [
@@ -60,5 +58,5 @@ def _draws(runs: Mapping[str, Path]) -> list[str]:
             for index, text in enumerate(texts)
             for name, images in drawn.items()
         ]
-        sections.append(section(domain.capitalize(), [figures("", shown, size=SIDE)]))
+        sections.append(section(domain.capitalize(), [figures("", shown, size=SIDE, columns=2 * len(makers))]))
     return sections

@@ -109,9 +109,11 @@ def section(title: str, body: Iterable[str], *, lead: str = "", anchor: str = ""
     return f"<section{name}><h2>{escape(title)}</h2>{said}{chr(10).join(body)}</section>"
 
 
-def figures(title: str, shown: Sequence[Figure], *, size: int = 320) -> str:
-    """A titled grid of images, each at most `size` pixels a side."""
-    return f'<h3>{escape(title)}</h3><div class="grid">{"".join(_figure(figure, size) for figure in shown)}</div>'
+def figures(title: str, shown: Sequence[Figure], *, size: int = 320, columns: int = 0) -> str:
+    """A titled grid of images, each at most `size` pixels a side; 0 columns are as many as there is room for."""
+    style = f' style="grid-template-columns: repeat({columns}, minmax(0, 1fr))"' if columns else ""
+    grid = "".join(_figure(figure, size) for figure in shown)
+    return f'<h3>{escape(title)}</h3><div class="grid"{style}>{grid}</div>'
 
 
 def _figure(figure: Figure, size: int) -> str:

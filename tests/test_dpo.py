@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import runpy
 import signal
@@ -68,6 +69,19 @@ def test_begins_at_its_reference(tmp_path: Path) -> None:
         assert row["loss"] == pytest.approx(0.6931, abs=1e-3)
         assert abs(row["implicit_margin"]) < 1e-4
         assert row["drift"] < 1e-5
+    assert begin[0]["kl"] == pytest.approx(0, abs=1e-4)
+    assert begin[1]["kl"] > 0.01  # to where the run began, not to the reference of the round
+
+
+@pytest.mark.parametrize(
+    "loss_type", ["ipo", "hinge", "robust", "apo_zero", "apo_down", "nca_pair", "bco_pair", "sppo_hard"]
+)
+def test_every_form_of_the_loss_moves_the_weights(tmp_path: Path, loss_type: Any) -> None:
+    """Each loss of TRL's that a config may name runs to its end with a finite loss, and other weights come of it."""
+    config = replace(DPO, rounds=1, loss_type=loss_type, label_smoothing=0.1 if loss_type == "robust" else 0.0)
+    began, ended = weights(Toy()), weights(tuned(config, tmp_path))
+    assert not torch.equal(began, ended)
+    assert all(math.isfinite(row["loss"]) for row in read(tmp_path / "metrics.jsonl"))
 
 
 @pytest.mark.parametrize("change", [{}, {"lora_rank": 4}])
