@@ -28,8 +28,9 @@ Backend = Literal["pil", "float"]
 class Preprocess:
     """Resize, crop or fill, and normalise an image that `rewards.base.to_rgb` has made upright RGB over white.
 
-    `exact` is what the official code does. `differentiable` does the same on float pixels: it has gradients, and
-    differs from `exact` by the rounding to 8 bits and the weights of Pillow's filter where `backend` is "pil".
+    `exact` is what the official code does. `differentiable` does the same on float pixels: it has gradients, and where
+    `backend` is "pil" differs from `exact` by the rounding to 8 bits, and at edges by what bicubic overshoots black and
+    white, which Pillow clips.
     """
 
     size: int

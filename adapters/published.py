@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import pickle
 import warnings
+import zipfile
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -68,7 +70,7 @@ def read(path: Path) -> dict[str, Tensor]:
     A file of `torch.save` may hold them below `state_dict`, `model` or `module`, as trainers write them.
 
     Raises:
-        ValueError: for a file that is damaged, holds no tensors, or holds pickled objects.
+        ValueError: for a file that is damaged, holds no tensors, or holds a program or pickled objects.
     """
     if path.suffix == ".safetensors":
         from safetensors import SafetensorError
@@ -78,8 +80,7 @@ def read(path: Path) -> dict[str, Tensor]:
             return load_file(path)
         except SafetensorError as error:
             raise ValueError(f"{path} is not a whole safetensors file ({error}); download it again.") from error
-    import pickle
-
+    _refuse_what_is_no_state(path)
     try:
         held = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -95,6 +96,22 @@ def read(path: Path) -> dict[str, Tensor]:
     if not isinstance(held, Mapping) or not all(isinstance(value, Tensor) for value in held.values()):
         raise ValueError(f"{path} must hold tensors by name, got {type(held).__name__}; give the published file.")
     return dict(held)
+
+
+def _refuse_what_is_no_state(path: Path) -> None:
+    """Raises ValueError for TorchScript, and for what is no torch file at all, such as a web page in its stead."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            program = any(name.endswith("/constants.pkl") for name in archive.namelist())
+        if program:
+            raise ValueError(
+                f"{path} is a TorchScript program, which runs when opened, not tensors alone; where you trust it, "
+                f"convert it once: torch.save(torch.jit.load({path.name!r}, 'cpu').state_dict(), 'converted.pt')."
+            )
+    with path.open("rb") as file:
+        start = file.read(20)
+    if not start.startswith((b"PK", b"\x80")):
+        raise ValueError(f"{path} is not a whole torch file (it starts with {start!r}); download it again.")
 
 
 def fill(name: str, network: nn.Module, tensors: Mapping[str, Tensor]) -> None:

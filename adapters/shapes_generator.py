@@ -15,6 +15,7 @@ from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 
 from rwk.adapters.shapes_prompts import WORDS, words_of
+from rwk.adapters.shapes_render import render
 from rwk.adapters.shapes_vq import CODES, GRID, ShapesVQ
 from rwk.adapters.shapes_world import SIZE
 from rwk.policy_opt.generator import GeneratorSpec, Sampling
@@ -44,7 +45,7 @@ SPEC = GeneratorSpec(
     image_size=SIZE,
     licence="Apache-2.0",
     source="rwk.adapters.shapes_train",
-    sampling=Sampling(guidance=1.8),
+    sampling=Sampling(temperature=0.8),
 )
 
 
@@ -138,6 +139,13 @@ class ShapesLlama(CausalGenerator):
 
     def decode(self, tokens: Tensor) -> list[Image.Image]:
         return [to_pil_image(picture) for picture in self.pixels(tokens).cpu()]
+
+    def decode_partial(self, tokens: Tensor) -> list[Image.Image]:
+        """See `Generator.decode_partial`; the codes to come are those of the bare background."""
+        with torch.no_grad():
+            blank = self.vq.encode(render([()]).to(self.device))  # [1, 64]
+        ahead = blank.expand(len(tokens), -1)[:, tokens.shape[1] :]
+        return self.decode(torch.cat([tokens.to(self.device), ahead], 1))
 
 
 def _load(module: torch.nn.Module, state: dict[str, Tensor], prefix: str) -> None:

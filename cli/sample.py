@@ -17,15 +17,22 @@ def command(drawing: Drawing, recipe: Recipe, common: Common) -> dict[str, Any]:
     """Draw images of prompts with a generator.
 
     Writes PNG files and manifest.jsonl (image, prompt) to a folder; `rwk score FOLDER/manifest.jsonl` scores them.
+    With --best-of N --by REWARD the best of N images of each prompt are kept, and the manifest tells their scores.
     """
-    from rwk.policy_opt import generator as generators
-    from rwk.policy_opt.optimize import sampling_of
-    from rwk.policy_opt.sample import sample_to_folder
+    with progress("loading"):
+        from rwk.policy_opt import generator as generators
+        from rwk.policy_opt.optimize import sampling_of
+        from rwk.policy_opt.sample import sample_to_folder
+        from rwk.rewards.registry import load
 
-    generator = generators.load(drawing.generator, device=common.device)
+        generator = generators.load(drawing.generator, device=common.device)
+        reward = load(drawing.by, device=common.device) if drawing.by else None
     with progress("drawing") as advance:
         written = sample_to_folder(
-            drawing, generator, sampling_of(generator, recipe), seed=common.seed, progress=advance
+            drawing, generator, sampling_of(generator, recipe), seed=common.seed, reward=reward, progress=advance
         )
-    note(f"{written['images']} images of {written['prompts']} prompts are in {drawing.out}.")
+    if written.get("unscored"):
+        note(f"{drawing.by} gives no score to {written['unscored']} of {written['drawn']} images.")
+    chosen = f", the best of {drawing.best_of} each by {drawing.by}," if drawing.best_of else ""
+    note(f"{written['images']} images of {written['prompts']} prompts{chosen} are in {drawing.out}.")
     return written

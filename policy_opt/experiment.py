@@ -1,7 +1,8 @@
-"""What can be chosen about a run of `rwk optimize` besides its algorithm; loads no torch."""
+"""What can be chosen in `rwk optimize` besides its algorithm, in `rwk sample` and in `rwk evaluate`; loads no torch."""
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -85,11 +86,71 @@ class Drawing:
     prompt: tuple[str, ...] = _field((), "A prompt; may be given several times.")
     prompts: str | None = _field(None, "Prompt family, or file of prompts. [default: the family shapes.long]")
     count: int | None = _field(None, "How many of its prompts. [default: 16 of a family, all of a file]")
-    per_prompt: int = _field(4, "Images of each prompt.")
+    per_prompt: int | None = _field(None, "Images of each prompt. [default: 4, or the best 1 with --best-of]")
+    best_of: int | None = _field(None, "Draw so many images of each prompt, and keep the best by a reward.")
+    by: str | None = _field(None, "Name or folder of the reward that chooses.")
     out: str = _field("samples", "Folder for the images and manifest.jsonl.")
 
     def __post_init__(self) -> None:
         if self.prompt and self.prompts:
             raise ValueError("prompts come from --prompt or from --prompts, got both; leave one out.")
-        if self.per_prompt < 1 or (self.count is not None and self.count < 1):
-            raise ValueError(f"per_prompt and count must be at least 1, got {self.per_prompt} and {self.count}.")
+        for name in ("per_prompt", "count", "best_of"):
+            given = getattr(self, name)
+            if given is not None and given < 1:
+                raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {given}.")
+        if (self.best_of is None) != (self.by is None):
+            have, lack = ("--by", "--best-of") if self.best_of is None else ("--best-of", "--by")
+            raise ValueError(f"--best-of N and --by REWARD go together, got {have} alone; give {lack} too.")
+        if self.best_of is not None and self.kept > self.best_of:
+            raise ValueError(
+                f"--best-of must be at least --per-prompt, got {self.best_of} and {self.kept}; draw more or keep fewer."
+            )
+
+    @property
+    def kept(self) -> int:
+        """Images of each prompt that are written."""
+        return self.per_prompt or (4 if self.best_of is None else 1)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What `rwk evaluate` measures of a generator."""
+
+    generator: str = _field("shapes.llama", "Name or folder of the generator.")
+    benchmarks: tuple[str, ...] = _field(
+        (),
+        "shapes.long, shapes.short, either with .held_out behind it, or a file of prompts for the rewards to judge; "
+        "may be given several times. [default: all four of shapes]",
+        option="--benchmark",
+    )
+    rewards: tuple[str, ...] = _field(
+        (),
+        "Name or folder of a reward whose mean score is measured too; may be given several times.",
+        option="--reward",
+    )
+    prompts: int | None = _field(None, "Prompts of each benchmark. [default: 60 of shapes, all of a file]")
+    images: int = _field(4, "Images of each prompt and seed.")
+    seeds: int = _field(3, "How many seeds, from --seed on.")
+    out: Path | None = _field(None, "Folder for the results. [default: the next free one below runs/]")
+
+    def __post_init__(self) -> None:
+        for name in ("prompts", "images", "seeds"):
+            given = getattr(self, name)
+            if given is not None and given < 1:
+                raise ValueError(f"--{name} must be at least 1, got {given}.")
+        for option, given in (("benchmark", self.benchmarks), ("reward", self.rewards)):
+            twice = [name for name in given if given.count(name) > 1]
+            if twice:
+                raise ValueError(f"each --{option} is named once, got {twice[0]} {given.count(twice[0])} times.")
+
+    def folder(self) -> Path:
+        """`out`, or the next free folder below runs/.
+
+        Raises:
+            FileExistsError: where results are there already.
+        """
+        if self.out is None:
+            return next(path for n in itertools.count(1) if not (path := Path("runs", f"evaluate-{n}")).exists())
+        if (self.out / "result.json").exists():
+            raise FileExistsError(f"{self.out} holds results already; name another folder.")
+        return self.out

@@ -156,6 +156,42 @@ class Generator(ABC):
     def decode(self, tokens: Tensor) -> list[Image.Image]:
         """Images of tokens [B, L]; row by row, no image depends on another."""
 
+    def decode_partial(self, tokens: Tensor) -> list[Image.Image]:
+        """Images of the first k tokens [B, k], of full size, what is not yet drawn left blank.
+
+        Raises:
+            ValueError: where the family has no such images.
+        """
+        raise ValueError(f"{self.spec.name} shows finished images only, got {tokens.shape[1]} tokens; draw them all.")
+
+    def continue_from(
+        self,
+        prompts: Sequence[str],
+        tokens: Tensor,
+        *,
+        places: Sequence[int],
+        seed: int,
+        until: int | None = None,
+        sampling: Sampling | None = None,
+    ) -> Tensor:
+        """Tokens [B, until] of rows whose first k tokens [B, k] are drawn; k may be 0.
+
+        A row ends as `sample` with this seed would end it: it is the image of its prompt at its place in the group,
+        if that begins with these tokens.
+
+        Args:
+            prompts: [B] of each row.
+            tokens: [B, k] long.
+            places: [B] which image of its prompt, from 0, each row is.
+            seed: as in `sample`.
+            until: how many tokens a row is to have; all by default.
+            sampling: as in `sample`.
+
+        Raises:
+            ValueError: where the family cannot be resumed, or the lengths do not fit.
+        """
+        raise ValueError(f"{self.spec.name} draws whole images only, got rows to continue; use `sample`.")
+
 
 GENERATORS: Registry[Generator] = Registry(
     "generator",

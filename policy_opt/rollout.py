@@ -107,12 +107,48 @@ class CausalGenerator(Generator):
         group = [place[prompt] for prompt in rows]
         noise = row_uniforms(rows, self.spec.tokens, seed).to(self.device)
         with torch.no_grad(), without_dropout(self.module):
-            prefix = self._prefill([self.prompt_ids(prompt) for prompt in place] + [self.null_ids()])
-            drawn = [
-                self._draw(prefix, group[part], noise[part], recipe) for part in self._parts(len(rows), recipe.guidance)
-            ]
+            prefixes = [self.prompt_ids(prompt) for prompt in place] + [self.null_ids()]
+            prefix = self._prefill(prefixes, torch.empty([len(prefixes), 0], dtype=torch.long, device=self.device))
+            copies = 1 if recipe.guidance == 1 else 2
+            drawn = []
+            for part in self._parts(len(rows), recipe.guidance):
+                source = group[part] + [len(place)] * len(group[part]) * (copies - 1)  # the last is that of no prompt
+                drawn.append(self._draw(prefix, source, noise[part], recipe))
         tokens, logprobs = (torch.cat(list(column)) for column in zip(*drawn, strict=True))
         return Rollout(rows, torch.tensor(group, device=self.device), tokens, logprobs, recipe)
+
+    def continue_from(
+        self,
+        prompts: Sequence[str],
+        tokens: Tensor,
+        *,
+        places: Sequence[int],
+        seed: int,
+        until: int | None = None,
+        sampling: Sampling | None = None,
+    ) -> Tensor:
+        """See `Generator.continue_from`; rows that begin alike are read once."""
+        begun, end = tokens.shape[1], self.spec.tokens if until is None else until
+        if not len(prompts) == len(tokens) == len(places) >= 1 or not begun < end <= self.spec.tokens:
+            raise ValueError(
+                f"{self.spec.name} continues rows of a prompt, a place and fewer than {end} tokens of at most "
+                f"{self.spec.tokens}, got {len(prompts)} prompts, {len(places)} places and tokens of shape "
+                f"{list(tokens.shape)}; give one of each and end later."
+            )
+        recipe, tokens = sampling or self.spec.sampling, tokens.to(self.device)
+        noise = _placed_uniforms(prompts, places, self.spec.tokens, seed)[:, begun:end].to(self.device)
+        drawn = []
+        with torch.no_grad(), without_dropout(self.module):
+            for part in self._parts(len(prompts), recipe.guidance):
+                codes = [tuple(row) for row in tokens[part].tolist()]
+                rows = [(tuple(self.prompt_ids(p)), row) for p, row in zip(prompts[part], codes, strict=True)]
+                if recipe.guidance != 1:
+                    rows += [(tuple(self.null_ids()), row) for row in codes]
+                index = {row: place for place, row in enumerate(dict.fromkeys(rows))}
+                read = torch.tensor([row for _, row in index], dtype=torch.long, device=self.device)
+                prefix = self._prefill([list(ids) for ids, _ in index], read.view(len(index), begun))
+                drawn.append(self._draw(prefix, [index[row] for row in rows], noise[part], recipe)[0])
+        return torch.cat([tokens, torch.cat(drawn)], 1)
 
     def statistics(self, rollout: Rollout) -> TokenStatistics:
         """See `Generator.statistics`. A token that the truncation would drop by now is kept, as `distribution` says."""
@@ -135,35 +171,38 @@ class CausalGenerator(Generator):
         size = max(1, self.max_rows // (1 if guidance == 1 else 2))
         return [slice(start, start + size) for start in range(0, rows, size)]
 
-    def _prefill(self, prefixes: list[list[int]]) -> Prefix:
-        """Keys, values and last states of every prefix, each computed once."""
+    def _prefill(self, prefixes: list[list[int]], codes: Tensor) -> Prefix:
+        """Keys, values and last states of every prefix and the codes [U, k] behind it, each computed once."""
         from transformers import DynamicCache
 
-        ids, lengths = right_padded(prefixes, self.device)
+        embeds, lengths = self._embedded(prefixes, codes)
+        lengths = [length + codes.shape[1] for length in lengths]
         parts = []
         for part in self._parts(len(prefixes), 1):
             cache: Any = DynamicCache()
             # No mask and no positions: padding lies to the right, where a causal model does not look.
-            hidden = self.backbone(self.embed_ids(ids[part]), cache=cache)
+            hidden = self.backbone(embeds[part], cache=cache)
             last = torch.tensor(lengths[part], device=self.device) - 1
             layers = [tensor for layer in cache.layers for tensor in (layer.keys, layer.values)]
             parts.append([hidden[torch.arange(len(last), device=self.device), last], *layers])
         hidden, *layers = (torch.cat(list(column)) for column in zip(*parts, strict=True))
         return Prefix(lengths, hidden, layers)
 
-    def _draw(self, prefix: Prefix, group: list[int], noise: Tensor, recipe: Sampling) -> tuple[Tensor, Tensor]:
-        """Tokens and log-probabilities, both [B, L], of rows that continue the prefixes `group`."""
-        copies = 1 if recipe.guidance == 1 else 2
-        source = group + [len(prefix.lengths) - 1] * len(group) * (copies - 1)  # the last prefix is that of no prompt
-        width, steps = max(prefix.lengths), self.spec.tokens
+    def _draw(self, prefix: Prefix, source: list[int], noise: Tensor, recipe: Sampling) -> tuple[Tensor, Tensor]:
+        """Tokens and log-probabilities, both [B, steps], of rows that continue the prefixes `source` [copies * B].
+
+        Where the recipe guides, the second half of `source` are the same rows without their prompt.
+        """
+        (count, steps), width = noise.shape, max(prefix.lengths)
+        copies = len(source) // count
         cache, mask = prefix.expand(source, steps), prefix.mask(source, steps)
         positions = torch.tensor([[prefix.lengths[row]] for row in source], device=self.device)
         hidden = prefix.hidden[torch.tensor(source, device=self.device)]  # [copies * B, D]
-        tokens = torch.empty([len(group), steps], dtype=torch.long, device=self.device)
-        logprobs = torch.empty([len(group), steps], device=self.device)
+        tokens = torch.empty([count, steps], dtype=torch.long, device=self.device)
+        logprobs = torch.empty([count, steps], device=self.device)
         for step in range(steps):
             logits = self.image_logits(hidden)  # [copies * B, K]
-            logp = distribution(logits[: len(group)], logits[len(group) :] if copies == 2 else None, recipe)
+            logp = distribution(logits[:count], logits[count:] if copies == 2 else None, recipe)
             code = draw(logp, noise[:, step])
             tokens[:, step] = code
             logprobs[:, step] = logp.gather(1, code[:, None])[:, 0]
@@ -175,18 +214,25 @@ class CausalGenerator(Generator):
 
     def _states(self, prefixes: list[list[int]], codes: Tensor) -> Tensor:
         """[B, L, D] states that predict each of the codes [B, L], teacher-forced, without a cache."""
+        embeds, lengths = self._embedded(prefixes, codes[:, :-1])
+        hidden = self.backbone(embeds)
+        if min(lengths) == max(lengths):
+            return hidden[:, lengths[0] - 1 :]
+        predicts = torch.tensor(lengths)[:, None] - 1 + torch.arange(codes.shape[1])  # [B, L]
+        return hidden.take_along_dim(predicts[..., None].to(self.device), 1)
+
+    def _embedded(self, prefixes: list[list[int]], codes: Tensor) -> tuple[Tensor, list[int]]:
+        """Embeddings [B, P + k, D] of prefixes with codes [B, k] right behind each, and the length of each prefix."""
         ids, lengths = right_padded(prefixes, self.device)
-        width, steps = ids.shape[1], codes.shape[1]
-        embeds = torch.cat([self.embed_ids(ids), self.embed_codes(codes[:, :-1])], 1)
-        if min(lengths) == width:
-            return self.backbone(embeds)[:, width - 1 :]
+        width, count = ids.shape[1], codes.shape[1]
+        embeds = torch.cat([self.embed_ids(ids), self.embed_codes(codes)], 1)
+        if min(lengths) == width or not count:
+            return embeds, lengths
         start = torch.tensor(lengths, device=self.device)[:, None]  # [B, 1]
         slot = torch.arange(embeds.shape[1], device=self.device)[None]
         # Row by row: the prefix, the codes right behind it, and the padding last, where nothing looks at it.
-        order = torch.where(slot < start, slot, torch.where(slot < start + steps - 1, slot - start + width, width - 1))
-        hidden = self.backbone(embeds.take_along_dim(order[..., None], 1))
-        predicts = start - 1 + torch.arange(steps, device=self.device)
-        return hidden.take_along_dim(predicts[..., None], 1)
+        order = torch.where(slot < start, slot, torch.where(slot < start + count, slot - start + width, width - 1))
+        return embeds.take_along_dim(order[..., None], 1), lengths
 
     def _token_statistics(self, states: list[Tensor], codes: Tensor, recipe: Sampling) -> tuple[Tensor, Tensor]:
         """Log-probabilities and entropies, both [B, L], without ever holding more than `max_logits` logits."""
@@ -206,6 +252,17 @@ class CausalGenerator(Generator):
         pieces = [run(*(tensor[start : start + size] for tensor in flat)) for start in starts]
         logprobs, entropy = (torch.cat(list(column)).view_as(codes) for column in zip(*pieces, strict=True))
         return logprobs, entropy
+
+
+def _placed_uniforms(prompts: Sequence[str], places: Sequence[int], steps: int, seed: int) -> Tensor:
+    """[B, steps] float64: the uniforms that `sample` takes for the image of each prompt at each place in its group."""
+    count: dict[str, int] = {}
+    for prompt, place in zip(prompts, places, strict=True):
+        count[prompt] = max(count.get(prompt, 0), place + 1)
+    rows = [(prompt, place) for prompt, most in count.items() for place in range(most)]
+    table = row_uniforms([prompt for prompt, _ in rows], steps, seed)
+    index = {row: number for number, row in enumerate(rows)}
+    return table[[index[row] for row in zip(prompts, places, strict=True)]]
 
 
 @contextmanager

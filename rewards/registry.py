@@ -20,9 +20,10 @@ T = TypeVar("T")
 class Registry(Generic[T]):
     """A table of names, each with the `module:Class` that it stands for.
 
-    A name is one of, in this order: a folder that `save` wrote, a registered name, a name kept in `$RWK_HOME`, a
-    registered name with the user's own weights as `NAME@PATH`, or `module:Class`. A class is built with
-    `cls(**options)`, a folder with `cls.from_folder(path, **options)`.
+    A name is one of, in this order: the address of a reward that `rwk serve` holds (http:// or https://), a folder that
+    `save` wrote, a registered name, a name kept in `$RWK_HOME`, a registered name with the user's own weights as
+    `NAME@PATH`, or `module:Class`. A class is built with `cls(**options)`, a folder with
+    `cls.from_folder(path, **options)`.
     """
 
     def __init__(self, kind: str, base: str, table: dict[str, str]) -> None:
@@ -82,6 +83,8 @@ class Registry(Generic[T]):
         Raises:
             ValueError: for an unknown name or a damaged folder, in one sentence.
         """
+        if self.kind == "reward" and name.startswith(("http://", "https://")):
+            name, options = "rwk.rewards.remote:RemoteReward", {"url": name, **options}
         folder = None if name in self._targets() else self._saved(name)
         if folder is not None:
             return self._from_folder(folder, options)
@@ -129,7 +132,7 @@ class Registry(Generic[T]):
     def _unknown(self, name: str) -> str:
         known = self.names() + self.kept()
         close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-        hint = f"did you mean {' or '.join(close)}?" if close else f"known are {', '.join(known)}."
+        hint = f"did you mean {' or '.join(close)}?" if close else f"`rwk list {self.kind}s` names what is known."
         return f"unknown {self.kind} {name!r}; {hint} A folder or module:Class is taken too."
 
 
@@ -137,22 +140,53 @@ REWARDS: Registry[Reward] = Registry(
     "reward",
     "rwk.rewards.base:Reward",
     {
+        "aesthetic.v1_b16": "rwk.adapters.aesthetic:AestheticV1Base16",
+        "aesthetic.v1_b32": "rwk.adapters.aesthetic:AestheticV1Base32",
+        "aesthetic.v1_l14": "rwk.adapters.aesthetic:AestheticV1",
+        "aesthetic.v2": "rwk.adapters.aesthetic:AestheticV2",
+        "blip_vqa.compbench": "rwk.adapters.blip_vqa:BlipVqa",
+        "clipscore.b32": "rwk.adapters.clipscore:ClipScore",
+        "clipscore.b32_cosine": "rwk.adapters.clipscore:ClipCosine",
+        "clipscore.b32_noprefix": "rwk.adapters.clipscore:ClipScoreNoPrefix",
+        "clipscore.l14": "rwk.adapters.clipscore:ClipScoreLarge",
+        "clipscore.l14_cosine": "rwk.adapters.clipscore:ClipCosineLarge",
+        "clipscore.l14_noprefix": "rwk.adapters.clipscore:ClipScoreLargeNoPrefix",
         "colorfulness": "rwk.adapters.pixels:Colorfulness",
         "compressibility.jpeg": "rwk.adapters.jpeg:Compressibility",
         "contrast": "rwk.adapters.pixels:Contrast",
+        "cyclereward.combo": "rwk.adapters.cyclereward:CycleCombo",
+        "cyclereward.i2t": "rwk.adapters.cyclereward:CycleI2T",
+        "cyclereward.t2i": "rwk.adapters.cyclereward:CycleT2I",
         "dual_encoder": "rwk.adapters.dual_encoder:DualEncoder",
         "exposure": "rwk.adapters.pixels:Exposure",
+        "hpsv2.v20": "rwk.adapters.hpsv2:Hpsv2",
+        "hpsv2.v20_legacy": "rwk.adapters.hpsv2:Hpsv2Legacy",
+        "hpsv2.v21": "rwk.adapters.hpsv2:Hpsv21",
+        "hpsv2.v21_legacy": "rwk.adapters.hpsv2:Hpsv21Legacy",
         "hpsv3.v3": "rwk.adapters.hpsv3:HpsV3",
+        "imagereward.v1": "rwk.adapters.imagereward:ImageReward",
         "incompressibility.jpeg": "rwk.adapters.jpeg:Incompressibility",
         "judge.aesthetics": "rwk.adapters.judge:Aesthetics",
         "judge.quality": "rwk.adapters.judge:Levels",
         "judge.yes": "rwk.adapters.judge:Yes",
         "judge.yes_no": "rwk.adapters.judge:YesNo",
+        "mps.overall": "rwk.adapters.mps:Mps",
+        "mps.overall_t001": "rwk.adapters.mps:MpsLoose",
         "noise": "rwk.adapters.pixels:Noise",
+        "orm.t2i_r1": "rwk.adapters.orm:Orm",
+        "pickscore.v1": "rwk.adapters.pickscore:PickScore",
         "shapes.clip": "rwk.adapters.shapes_clip:ShapesClip",
         "shapes.verifier": "rwk.adapters.shapes_verifier:Verifier",
         "sharpness": "rwk.adapters.pixels:Sharpness",
+        "siglip.b16_224": "rwk.adapters.siglip:Siglip",
+        "siglip.so400m_14_384": "rwk.adapters.siglip:SiglipLarge",
+        "siglip2.b16_224": "rwk.adapters.siglip:Siglip2",
+        "siglip2.so400m_14_384": "rwk.adapters.siglip:Siglip2Large",
         "timm_head": "rwk.adapters.timm_head:TimmHead",
+        "unifiedreward.alignment": "rwk.adapters.unified_reward:Alignment",
+        "unifiedreward.coherence": "rwk.adapters.unified_reward:Coherence",
+        "unifiedreward.pointwise": "rwk.adapters.unified_reward:UnifiedReward",
+        "unifiedreward.style": "rwk.adapters.unified_reward:Style",
         "vqascore.flant5": "rwk.adapters.vqascore:FlanT5",
         "vqascore.flant5_xl": "rwk.adapters.vqascore:FlanT5Xl",
         "vqascore.vlm": "rwk.adapters.judge:VqaScore",

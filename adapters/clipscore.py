@@ -1,0 +1,83 @@
+"""CLIPScore (Hessel et al., 2021): how near OpenAI's CLIP embeds a picture and its caption."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from torch import Tensor
+
+from rwk.adapters.clip_towers import OPENAI, OpenClipReward
+from rwk.adapters.preprocess import Preprocess
+from rwk.rewards.base import RewardSpec
+
+
+def _spec(variant: str, unit: str, low: float, high: float) -> RewardSpec:
+    return RewardSpec(f"clipscore.{variant}", unit, low, high, "MIT", "arXiv:2104.08718", differentiable=True)
+
+
+class ClipScore(OpenClipReward):
+    """CLIPScore as published: `2.5 * max(cos(image, "A photo depicts " + prompt), 0)`, by ViT-B/32.
+
+    Scores lie around 0.6 to 0.9. Where the cosine is below 0 the score is flat and has no gradient;
+    `clipscore.b32_cosine` goes on.
+
+    The published numbers were computed in half precision on a GPU; here all is float32, as the authors' code runs on a
+    CPU. OpenAI's networks were trained with an approximate GELU, which open_clip leaves out unless it is asked for.
+    The prefix counts among the 77 tokens. `score_pixels` stands from `score` as far as float32 bicubic from Pillow's on
+    8 bits.
+    """
+
+    spec = _spec("b32", "2.5 times cosine, 0 where negative", 0, 2.5)
+    architecture = "ViT-B-32-quickgelu"
+    origin = OPENAI[architecture]
+    preprocess = Preprocess(224)
+    tolerance = 0.0125
+    prefix: ClassVar[str] = "A photo depicts "
+    """Stands before every prompt."""
+
+    def score_prepared(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
+        return 2.5 * self.cosine(pixels, [self.prefix + prompt for prompt in prompts]).clamp(min=0)
+
+
+class ClipScoreNoPrefix(ClipScore):
+    """CLIPScore without the published prefix, as many ports compute it: `2.5 * max(cos(image, prompt), 0)`."""
+
+    spec = _spec("b32_noprefix", "2.5 times cosine, 0 where negative", 0, 2.5)
+    prefix = ""
+
+
+class ClipCosine(ClipScoreNoPrefix):
+    """`cos(image, prompt)` by ViT-B/32, neither prefixed, scaled nor cut off; torchmetrics' CLIPScore is 100 times it.
+
+    That one crops as transformers does, though, and of a prompt of more than 77 tokens it loses the end of text.
+    """
+
+    spec = _spec("b32_cosine", "cosine", -1, 1)
+    tolerance = 0.005
+
+    def score_prepared(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
+        return self.cosine(pixels, prompts)
+
+
+class ClipScoreLarge(ClipScore):
+    """CLIPScore's formula, prefix and all, by ViT-L/14; the paper has ViT-B/32."""
+
+    spec = _spec("l14", "2.5 times cosine, 0 where negative", 0, 2.5)
+    architecture = "ViT-L-14-quickgelu"
+    origin = OPENAI[architecture]
+
+
+class ClipScoreLargeNoPrefix(ClipScoreLarge):
+    """CLIPScore's formula without the prefix, by ViT-L/14: `2.5 * max(cos(image, prompt), 0)`."""
+
+    spec = _spec("l14_noprefix", "2.5 times cosine, 0 where negative", 0, 2.5)
+    prefix = ""
+
+
+class ClipCosineLarge(ClipCosine):
+    """`cos(image, prompt)` by ViT-L/14, neither prefixed, scaled nor cut off; torchmetrics' default model."""
+
+    spec = _spec("l14_cosine", "cosine", -1, 1)
+    architecture = "ViT-L-14-quickgelu"
+    origin = OPENAI[architecture]

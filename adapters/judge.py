@@ -1,0 +1,209 @@
+"""Vision-language models as judges: asked about an image, scored by the probabilities of their answers."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from rwk.adapters.questions import QUESTIONS, Question
+from rwk.adapters.vlm import Refused, Vlm, tiny_vlm
+from rwk.rewards.base import Reward, RewardSpec, Scores
+
+HUB = "Qwen/Qwen2.5-VL-7B-Instruct"
+
+
+class Judge(Reward):
+    """A function of the probabilities with which a vision-language model would give each of a question's answers.
+
+    They are read off the logits of a forward pass, never sampled and never taken from `generate`, whose scores have
+    been through temperature, top-k and repetition penalty. An answer of more than one token has the product of its
+    tokens' probabilities, each given the ones before (teacher forcing), from one forward pass for each answer. Answers
+    of one token share a single pass.
+
+    An image that the processor refuses gets NaN, and so does a prompt that spells out a control token of the model.
+    """
+
+    asks: ClassVar[str]
+    """The question asked where none is named, of `rwk.adapters.questions`."""
+    hub: ClassVar[str] = HUB
+    temperature: float = 1.0
+    """What logits are divided by before the softmax."""
+
+    def __init__(
+        self,
+        *,
+        weights: str | Path | None = None,
+        revision: str | None = None,
+        device: str = "cpu",
+        dtype: str = "auto",
+        question: str | Question | None = None,
+        temperature: float | None = None,
+    ) -> None:
+        """
+        Args:
+            weights: hub id or folder of any chat model that `AutoModelForImageTextToText` knows; by default `hub`.
+            revision: branch, tag or commit of the hub's repository.
+            device: where the network runs.
+            dtype: of the network; "auto" is that of the checkpoint. Scores of a batch and of one image alone agree
+                to the rounding of this type.
+            question: a name of `rwk.adapters.questions.QUESTIONS`, or one's own.
+            temperature: see the class.
+
+        Raises:
+            ValueError: for a question or a model that cannot be asked.
+            RunFailed: where the model cannot be had.
+        """
+        asked = self._question(question)
+        self._take(self.load(weights or self.hub, revision, device, dtype), asked, temperature)
+
+    def load(self, weights: str | Path, revision: str | None, device: str, dtype: str) -> Vlm:
+        """The model behind a hub id or folder."""
+        return Vlm.load(weights, name=self.spec.name, revision=revision, device=device, dtype=dtype)
+
+    def _take(self, vlm: Vlm, question: Question, temperature: float | None = None) -> Self:
+        super().__init__(device=str(vlm.device))
+        self.vlm, self.question = vlm, question
+        self.temperature = self.temperature if temperature is None else temperature
+        if not self.temperature > 0:
+            raise ValueError(f"{self.spec.name} needs a temperature above 0, got {self.temperature}; 1 leaves it out.")
+        text = self.text("")
+        if text.rstrip().endswith("<think>"):
+            raise ValueError(f"{self.spec.name} needs a model that answers at once, got one that thinks first.")
+        self.ids = [vlm.continuation(text, answer) for answer in question.answers]
+        return self
+
+    @classmethod
+    def of(cls, vlm: Vlm, *, question: str | Question | None = None, temperature: float | None = None) -> Self:
+        """The judge around a model that is loaded already."""
+        return cls.__new__(cls)._take(vlm, cls._question(question), temperature)
+
+    @classmethod
+    def tiny(cls) -> Self:
+        return cls.of(tiny_vlm(cls.spec.name, cls._question(None).answers))
+
+    @classmethod
+    def _question(cls, question: str | Question | None) -> Question:
+        if isinstance(question, str) and question not in QUESTIONS:
+            known = ", ".join(QUESTIONS)
+            raise ValueError(f"{cls.spec.name} needs a question by name, got {question!r}; known are {known}.")
+        asked = question if isinstance(question, Question) else QUESTIONS[question or cls.asks]
+        if asked.needs_prompt and not cls.spec.needs_prompt:
+            raise ValueError(f"{cls.spec.name} gets no prompt, got a question that asks for one; take another judge.")
+        return asked
+
+    @abstractmethod
+    def value(self, log_probs: Tensor) -> Tensor:
+        """[B] scores of the answers' log-probabilities [B, A]."""
+
+    def text(self, prompt: str) -> str:
+        """What the model reads before it answers, the image as a token of its own."""
+        return self.vlm.conversation(self.question.asked(prompt)) + self.question.opening
+
+    def log_probs(self, images: list[Image.Image], prompts: list[str]) -> Tensor:
+        """[B, A] float32 log-probability of each answer of the question, in their order.
+
+        Raises:
+            Refused: where the processor cannot take an image.
+        """
+        texts = [self.text(prompt) for prompt in prompts]
+        if all(len(ids) == 1 for ids in self.ids):
+            every = self._log_probs(images, texts, given=0, count=1)  # [B, 1, V]
+            return every[:, 0, [ids[0] for ids in self.ids]]
+        columns = []
+        for answer, ids in zip(self.question.answers, self.ids, strict=True):
+            every = self._log_probs(images, [text + answer for text in texts], given=len(ids), count=len(ids))
+            columns.append(every[:, range(len(ids)), ids].sum(1))
+        return torch.stack(columns, 1)
+
+    def _log_probs(self, images: list[Image.Image], texts: list[str], *, given: int, count: int) -> Tensor:
+        log_probs = self.vlm.log_probs(self.vlm.batch(images, texts), skip=given, count=count)
+        return (log_probs / self.temperature).log_softmax(2)
+
+    def _score(self, images: list[Image.Image], prompts: list[str]) -> Scores:
+        prompts = prompts or [""] * len(images)
+        notes = [self._refusal(prompt) for prompt in prompts]
+        values = torch.full([len(images)], math.nan)
+        taken = [i for i, note in enumerate(notes) if not note]
+        if taken:
+            scored = self._scored([images[i] for i in taken], [prompts[i] for i in taken])
+            values[taken] = scored.values
+            for i, note in zip(taken, scored.notes, strict=True):
+                notes[i] = note
+        return Scores(values, notes)
+
+    def _scored(self, images: list[Image.Image], prompts: list[str]) -> Scores:
+        """Scores of images some of which the processor may refuse; then each goes alone."""
+        try:
+            return Scores(self.value(self.log_probs(images, prompts)).cpu(), [""] * len(images))
+        except Refused as error:
+            if len(images) == 1:
+                return Scores(torch.tensor([math.nan]), [str(error)])
+        alone = [self._scored([image], [prompt]) for image, prompt in zip(images, prompts, strict=True)]
+        return Scores(torch.cat([one.values for one in alone]), [one.notes[0] for one in alone])
+
+    def _refusal(self, prompt: str) -> str:
+        token = self.vlm.control_in(prompt) if self.question.needs_prompt else ""
+        return f"the prompt holds {token}, which the model would take for a command" if token else ""
+
+
+def _spec(name: str, unit: str, source: str, high: float = 1, low: float = 0, **more: Any) -> RewardSpec:
+    return RewardSpec(name, unit, low, high, "Apache-2.0", source, **more)
+
+
+class YesNo(Judge):
+    """P(yes) / (P(yes) + P(no)): how sure the model is of yes rather than no, whatever else it might say."""
+
+    spec = _spec("judge.yes_no", "P(yes) among yes and no", "rwk.adapters.questions")
+    asks = "match"
+
+    def value(self, log_probs: Tensor) -> Tensor:
+        yes, no = log_probs.unbind(1)
+        return (yes - no).sigmoid()
+
+
+class Yes(Judge):
+    """P(yes) among all that the model might say; low, too, where it would answer in other words."""
+
+    spec = _spec("judge.yes", "P(yes)", "rwk.adapters.questions")
+    asks = "match"
+
+    def value(self, log_probs: Tensor) -> Tensor:
+        return log_probs[:, 0].exp()
+
+
+class VqaScore(Yes):
+    """P(Yes) in answer to VQAScore's question, for chat models as t2v_metrics 3.1 asks it (Lin et al., 2024).
+
+    The original with CLIP-FlanT5 is `vqascore.flant5`.
+    """
+
+    spec = _spec("vqascore.vlm", "P(Yes)", "arXiv:2404.01291")
+    asks = "vqascore"
+
+
+class Levels(Judge):
+    """Expected level, 5 for excellent to 1 for bad: the probabilities of the five words among themselves (Q-Align).
+
+    Wu et al. (2023) trained mPLUG-Owl2 to answer so, and use 1 to 5 in the paper and 0 to 1 in their code. Here it is
+    their question for any model; the word is the next after "The quality of the image is".
+    """
+
+    spec = _spec("judge.quality", "level, 1 to 5", "arXiv:2312.17090", 5, 1, needs_prompt=False)
+    asks = "qalign.quality"
+
+    def value(self, log_probs: Tensor) -> Tensor:
+        best = log_probs.shape[1]
+        return log_probs.softmax(1) @ torch.arange(best, 0, -1, dtype=log_probs.dtype, device=log_probs.device)
+
+
+class Aesthetics(Levels):
+    """`Levels` of how the picture pleases rather than of its quality."""
+
+    spec = _spec("judge.aesthetics", "level, 1 to 5", "arXiv:2312.17090", 5, 1, needs_prompt=False)
+    asks = "qalign.aesthetics"

@@ -1,0 +1,103 @@
+"""Models as transformers keeps them: weights in several files, networks filled whole, tokenizers beside them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from rwk.adapters.published import Origin, find, read
+from rwk.rewards.errors import RunFailed
+
+FILES = ("model.safetensors.index.json", "pytorch_model.bin.index.json", "model.safetensors", "pytorch_model.bin")
+"""What a folder of transformers holds: a list of the files, or the one file."""
+
+
+def read_shards(
+    name: str, origin: Origin, weights: str | Path | None = None, revision: str | None = None
+) -> dict[str, Tensor]:
+    """The tensors of every file of a checkpoint by key, on the CPU.
+
+    Args:
+        name: the reward that asks.
+        origin: its `file` is the one file, or the list of files that ends in `.index.json`.
+        weights: a folder that holds one of `FILES`, or the file itself; None takes the hub's.
+        revision: branch, tag or commit of the hub's repository.
+
+    Raises:
+        ValueError: where a file is not in the folder or is damaged.
+        RunFailed: where the hub cannot be reached and its cache lacks a file.
+    """
+    folder = Path(weights).expanduser() if weights is not None else None
+    if folder is not None:
+        origin = replace(origin, file=next((file for file in FILES if (folder / file).is_file()), origin.file))
+    path = find(name, origin, folder, revision)
+    if not path.name.endswith(".index.json"):
+        return read(path)
+    try:
+        files = sorted(set(json.loads(path.read_text())["weight_map"].values()))
+    except (ValueError, KeyError, AttributeError) as error:
+        raise ValueError(f"{path} must list files under weight_map, got none that can be read ({error!r}).") from error
+    tensors: dict[str, Tensor] = {}
+    for file in files:
+        tensors |= read(find(name, replace(origin, file=file), folder and path.parent, revision))
+    return tensors
+
+
+def load_whole(
+    name: str, kind: Any, where: str | None, *, faults: Sequence[str] = ("missing", "unexpected"), **options: Any
+) -> Any:
+    """What `kind.from_pretrained(where, **options)` gives, provided that the checkpoint fills it.
+
+    transformers only logs what is missing, and fills it with random numbers.
+
+    Args:
+        name: the reward that asks.
+        kind: a class of transformers that builds networks.
+        where: hub id or folder; None where `state_dict` is among the options.
+        faults: what is refused beside tensors of another shape.
+
+    Raises:
+        ValueError: that counts and names the keys at fault.
+    """
+    network, told = kind.from_pretrained(where, output_loading_info=True, ignore_mismatched_sizes=True, **options)
+    keys = sorted(
+        key if isinstance(key, str) else key[0] for fault in (*faults, "mismatched") for key in told[f"{fault}_keys"]
+    )
+    if keys:
+        raise ValueError(
+            f"{name} needs a checkpoint that fills its network, got {len(keys)} keys that are missing, not wanted or "
+            f"of another shape ({', '.join(keys[:3])}); give the published one."
+        )
+    return network
+
+
+def load_tokenizer(name: str, hub: str, weights: str | Path | None = None) -> Any:
+    """The tokenizer beside the weights where there is one, else that of the hub.
+
+    Args:
+        name: the reward that asks.
+        hub: the repository whose tokenizer it is.
+        weights: a folder, or a file in it.
+
+    Raises:
+        RunFailed: where the hub cannot be reached and its cache lacks the tokenizer.
+    """
+    from transformers import AutoTokenizer
+
+    folder = Path(weights).expanduser() if weights is not None else None
+    if folder is not None and folder.is_file():
+        folder = folder.parent
+    own = folder is not None and (folder / "tokenizer.json").is_file()
+    try:
+        return AutoTokenizer.from_pretrained(str(folder) if own else hub)
+    except OSError as error:
+        raise RunFailed(
+            f"{name} needs the tokenizer of {hub}, which is not in the cache and cannot be downloaded "
+            f"({type(error).__name__}); with a network, unset HF_HUB_OFFLINE and run again; without, copy its "
+            f"tokenizer.json and tokenizer_config.json beside the weights."
+        ) from error

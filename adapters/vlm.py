@@ -1,0 +1,209 @@
+"""Vision-language models of transformers: an image and a text in, log-probabilities of the next tokens out."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from rwk.adapters.pretrained import load_whole
+from rwk.rewards.errors import RunFailed
+
+CHAT = (
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n"
+    "{% for part in message.content %}"
+    "{% if part.type == 'image' %}<|vision_start|><|image_pad|><|vision_end|>{% else %}{{ part.text }}{% endif %}"
+    "{% endfor %}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+"""ChatML with one image slot, the chat template of `tiny_vlm`."""
+SPECIAL = (
+    *("<|endoftext|>", "<|im_start|>", "<|im_end|>"),
+    *("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"),
+)
+
+
+class Refused(ValueError):
+    """What a processor says of an image that it cannot take."""
+
+
+class Vlm:
+    """A decoder-only model that reads one image and a text, with its processor.
+
+    Rows of a batch are padded on the right, whatever side the processor would take. Attention is causal, so what
+    follows a token has no say in it, and no model needs to be told positions that start late.
+    """
+
+    def __init__(self, network: Any, processor: Any, *, name: str, device: str = "cpu") -> None:
+        """
+        Args:
+            network: what `AutoModelForImageTextToText` makes.
+            processor: what `AutoProcessor` makes, with a chat template.
+            name: the reward that asks, for messages.
+            device: where the network runs.
+
+        Raises:
+            ValueError: where the model is no decoder, or the processor has no chat template.
+        """
+        kind = type(network).__name__
+        if network.config.is_encoder_decoder or "logits_to_keep" not in inspect.signature(network.forward).parameters:
+            raise ValueError(f"{name} needs a decoder-only model of transformers, got {kind}; name another.")
+        if not processor.chat_template:
+            raise ValueError(f"{name} needs a model with a chat template, got none for {kind}; name an instruct model.")
+        self.network = network.eval().requires_grad_(False).to(device)
+        self.processor, self.tokenizer, self.device = processor, processor.tokenizer, torch.device(device)
+        self.tokenizer.padding_side = "right"
+        if self.tokenizer.pad_token is None:
+            self.tokenizer.pad_token = self.tokenizer.eos_token
+        slot = getattr(processor, "image_token", None)
+        self.control = sorted({*self.tokenizer.all_special_tokens, *([slot] if isinstance(slot, str) else [])})
+
+    @classmethod
+    def load(
+        cls, weights: str | Path, *, name: str, revision: str | None = None, device: str = "cpu", dtype: str = "auto"
+    ) -> Self:
+        """The model of a hub id or folder.
+
+        Args:
+            dtype: "auto" for that of the checkpoint, else "float32", "bfloat16" or "float16".
+
+        Raises:
+            RunFailed: where it cannot be had.
+            ValueError: where the checkpoint does not fill the network, or the network is of another kind.
+        """
+        from transformers import AutoModelForImageTextToText, AutoProcessor
+
+        where = str(Path(weights).expanduser()) if Path(weights).expanduser().is_dir() else str(weights)
+        try:
+            processor = AutoProcessor.from_pretrained(where, revision=revision)
+            network = load_whole(
+                name, AutoModelForImageTextToText, where, faults=["missing"], revision=revision, dtype=dtype
+            )
+        except OSError as error:
+            raise RunFailed(
+                f"{name} needs the vision-language model {where}, which is no folder here, is not in the cache and "
+                f"cannot be downloaded ({type(error).__name__}); with a network, unset HF_HUB_OFFLINE and run again; "
+                f"without, copy its folder here and name it as {name}@PATH."
+            ) from error
+        return cls(network, processor, name=name, device=device)
+
+    def conversation(self, turns: Sequence[str]) -> str:
+        """Text of a chat that begins with the image: turns of user, assistant, user and so on; the next is to come."""
+        messages = [
+            {"role": "assistant" if i % 2 else "user", "content": [{"type": "text", "text": turn}]}
+            for i, turn in enumerate(turns)
+        ]
+        messages[0]["content"] = [{"type": "image"}, {"type": "text", "text": turns[0]}]
+        # Where a model may think first, it is told to answer at once: the template then closes its thoughts itself.
+        options = {"enable_thinking": False} if "enable_thinking" in str(self.processor.chat_template) else {}
+        text: str = self.processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False, **options)
+        return text
+
+    def control_in(self, prompt: str) -> str:
+        """The first control token of the model that a prompt spells out, or ""."""
+        return next((token for token in self.control if token in prompt), "")
+
+    def continuation(self, text: str, answer: str) -> list[int]:
+        """Ids that the answer adds to a text.
+
+        Raises:
+            ValueError: where the answer melts with the end of the text, so that no ids are its own.
+        """
+        both, alone = (self.tokenizer(t, **self._options(t)).input_ids for t in (text + answer, text))
+        if both[: len(alone)] != alone or len(both) == len(alone):
+            raise ValueError(
+                f"an answer must be tokens of its own, got {answer!r} after {text[-20:]!r}; begin it with a space."
+            )
+        return list(both[len(alone) :])
+
+    def batch(self, images: Sequence[Image.Image], texts: Sequence[str]) -> Any:
+        """What the network takes, a row for each image and its text; raises Refused where an image cannot be taken."""
+        try:
+            made = self.processor(
+                text=list(texts),
+                images=[[image] for image in images],
+                padding=True,
+                return_tensors="pt",
+                **self._options(texts[0]),
+            )
+        except ValueError as error:
+            raise Refused(f"is refused by the model's processor: {error}") from error
+        return made.to(self.device, self.network.dtype)
+
+    def log_probs(self, inputs: Any, *, skip: int, count: int) -> Tensor:
+        """[B, count, V] float32 log-probabilities of tokens, from one forward pass.
+
+        Each row's text ends in `skip` tokens that are given; the first of the distributions is that of the token before
+        which they stand, the next that of the one after it, and so on.
+        """
+        ends = inputs["attention_mask"].sum(1) - skip - 1  # [B]
+        positions = ends[:, None] + torch.arange(count, device=self.device)  # [B, count]
+        kept, where = positions.unique(return_inverse=True)  # the head is as wide as the vocabulary: few positions
+        logits = self.network(**inputs, logits_to_keep=kept, use_cache=False).logits  # [B, K, V]
+        rows = torch.arange(len(ends), device=self.device)[:, None]
+        return logits[rows, where].float().log_softmax(2)  # type: ignore[no-any-return]
+
+    def _options(self, text: str) -> dict[str, Any]:
+        """Chat templates that write the first token themselves must not get a second one."""
+        first = self.tokenizer.bos_token
+        return {"add_special_tokens": False} if first and text.startswith(first) else {}
+
+
+def tiny_vlm(name: str, words: Sequence[str] = ("yes", "no", "Yes", "No"), added: Sequence[str] = ()) -> Vlm:
+    """A random Qwen2-VL of two layers with `tiny_processor`; built without a download."""
+    from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
+
+    processor = tiny_processor(words, added)
+    ids = processor.tokenizer.convert_tokens_to_ids
+    config = Qwen2VLConfig(
+        text_config={
+            **{"vocab_size": len(processor.tokenizer), "hidden_size": 32, "intermediate_size": 48},
+            **{"num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2},
+            **{"bos_token_id": None, "eos_token_id": ids("<|im_end|>")},
+            "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [1, 1, 2]},
+        },
+        vision_config={"depth": 1, "embed_dim": 32, "hidden_size": 32, "num_heads": 2, "mlp_ratio": 2},
+        image_token_id=ids("<|image_pad|>"),
+        video_token_id=ids("<|video_pad|>"),
+        vision_start_token_id=ids("<|vision_start|>"),
+        vision_end_token_id=ids("<|vision_end|>"),
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = Qwen2VLForConditionalGeneration(config)
+        for weight in network.parameters():  # the usual init is so small that every image would score the same
+            torch.nn.init.normal_(weight, std=1.5 * weight.shape[-1] ** -0.5)
+    return Vlm(network, processor, name=name)
+
+
+def tiny_processor(words: Sequence[str], added: Sequence[str] = ()) -> Any:
+    """A processor of Qwen2-VL whose tokenizer reads bytes, the first words and what is added as one token."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast, Qwen2VLImageProcessor, Qwen2VLProcessor, Qwen2VLVideoProcessor
+
+    vocabulary = {symbol: i for i, symbol in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    merges = []
+    for word in words:
+        symbols = word.replace(" ", "Ġ")  # how byte-level BPE writes a space
+        for end in range(2, len(symbols) + 1):
+            if symbols[:end] not in vocabulary:
+                vocabulary[symbols[:end]] = len(vocabulary)
+                merges.append((symbols[: end - 1], symbols[end - 1]))
+    tokenizer = Tokenizer(models.BPE(vocabulary, merges))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(list(SPECIAL))
+    tokenizer.add_tokens(list(added))
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        extra_special_tokens=list(SPECIAL),
+    )
+    images = Qwen2VLImageProcessor(size={"shortest_edge": 56 * 56, "longest_edge": 84 * 84})
+    return Qwen2VLProcessor(images, fast, Qwen2VLVideoProcessor(), chat_template=CHAT)

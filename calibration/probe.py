@@ -1,0 +1,277 @@
+"""What a probe is: a question about a reward with a gate, and its answer with an interval, a status and a reason."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from rwk.calibration.pairs import Floats, PairTable, Strings
+from rwk.calibration.statistics import Interval, bootstrap_interval, mean_interval, wilson
+from rwk.calibration.temperature import Temperature
+from rwk.rewards.base import Reward
+
+Status = Literal["pass", "warn", "fail", "skip"]
+FLOOR = 0.25
+"""Margin in units of the scale below which a preference is noise: 0.25 of a temperature is 56 to 44."""
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A question about a reward."""
+
+    name: str
+    """`family.question`."""
+    definition: str
+    """What is measured, in one sentence."""
+    gate: str
+    """When it warns and when it fails, in one sentence."""
+    unit: str
+    version: int = 1
+    """Goes up when the definition or the gate changes."""
+
+
+class Level(NamedTuple):
+    """What one severity, domain or slice came to."""
+
+    name: str
+    value: Interval
+    measures: dict[str, Interval] = {}
+    """What else was measured there, each with its interval."""
+
+
+class Finding(NamedTuple):
+    """An image whose score changed as it should not, or failed to change."""
+
+    before: Image.Image
+    after: Image.Image
+    prompt: str
+    prompt_after: str
+    score_before: float
+    score_after: float
+    what: str
+    """What was done between the two."""
+
+
+class Result(NamedTuple):
+    """The answer."""
+
+    probe: Probe
+    status: Status
+    reason: str
+    value: Interval | None = None
+    """The number that the gate looks at; None where the probe was skipped."""
+    levels: Sequence[Level] = ()
+    findings: Sequence[Finding] = ()
+    """The worst first."""
+
+
+@dataclass(frozen=True, eq=False)
+class Domain:
+    """Images of prompts from one source, row by row; rows of one prompt are a group."""
+
+    name: str
+    images: Sequence[Image.Image]
+    """[N]"""
+    prompts: Sequence[str]
+    """[N]"""
+    gold: Floats | None = None
+    """[N] the truth about each image, larger is better; NaN where nobody knows it."""
+    fits: Any = None
+    """[N] bool: whether an image is known to show what its prompt says; by default where gold is largest of all."""
+    categories: Sequence[str] = ()
+    """[N], or none."""
+    preferences: Callable[[Floats], PairTable] | None = None
+    """From scores [N] to the domain's pairs, where they are no pairs of gold."""
+
+    def __post_init__(self) -> None:
+        n = len(self.images)
+        for name in ("prompts", "gold", "fits", "categories"):
+            held = getattr(self, name)
+            if held is not None and len(held) not in ({0, n} if name == "categories" else {n}):
+                raise ValueError(f"a domain needs {name} of all its {n} images, got {len(held)}; give one an image.")
+
+    @cached_property
+    def groups(self) -> Any:
+        """[N] numbers 0.. of the prompts."""
+        return np.unique(np.asarray(self.prompts, dtype=np.str_), return_inverse=True)[1]
+
+    @cached_property
+    def fitting(self) -> Any:
+        """[N] bool, see `fits`."""
+        if self.fits is not None:
+            return np.asarray(self.fits, dtype=bool)
+        if self.gold is None or not np.isfinite(self.gold).any():
+            return np.zeros(len(self.images), dtype=bool)
+        return self.gold == np.nanmax(self.gold)
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much a probe looks at."""
+
+    edited: int = 96
+    """Images that are edited, as many of each prompt as there is room for."""
+    attacked: int = 16
+    """Images that are attacked by gradients."""
+    attack_steps: int = 20
+    draws: int = 500
+    """Bootstrap draws behind intervals of what is no mean."""
+    findings: int = 3
+    """Images that each probe shows."""
+
+
+class Scale(NamedTuple):
+    """How large a margin must be to mean something."""
+
+    value: float
+    """In the reward's unit; NaN where it tells no image of a prompt from another."""
+    name: str
+
+
+@dataclass(eq=False)
+class Subject:
+    """The reward that is probed, with the images that it is probed on; the first domain is its own."""
+
+    reward: Reward
+    domains: Sequence[Domain]
+    sizes: Sizes = field(default_factory=Sizes)
+    seed: int = 0
+    batch_size: int = 32
+    advance: Callable[[int], None] = lambda _: None
+    """Is told of every so many images scored."""
+
+    def __post_init__(self) -> None:
+        if not self.domains:
+            raise ValueError("a reward is probed on at least one domain, got none.")
+
+    def score(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> Floats:
+        """[N] scores, NaN where there is none."""
+        if not len(images):
+            return np.empty(0)
+        found = self.reward.score(list(images), list(prompts), batch_size=self.batch_size).values
+        self.advance(len(images))
+        return found.numpy().astype(np.float64)
+
+    @cached_property
+    def scores(self) -> list[Floats]:
+        """[N] scores of the images of each domain."""
+        return [self.score(domain.images, domain.prompts) for domain in self.domains]
+
+    @cached_property
+    def pairs(self) -> list[PairTable]:
+        """The pairs of each domain; none where neither gold nor preferences are known."""
+        return [
+            domain.preferences(scores) if domain.preferences else gold_pairs(domain, scores)
+            for domain, scores in zip(self.domains, self.scores, strict=True)
+        ]
+
+    @cached_property
+    def within_sd(self) -> float:
+        """Pooled standard deviation of the scores within a prompt, in the first domain."""
+        scores, groups = self.scores[0], self.domains[0].groups
+        held = np.isfinite(scores)
+        scores, groups = scores[held], np.unique(groups[held], return_inverse=True)[1]
+        free = len(scores) - groups.max(initial=-1) - 1
+        if free < 1:
+            return math.nan
+        means = np.bincount(groups, scores) / np.bincount(groups)
+        return float(np.sqrt(((scores - means[groups]) ** 2).sum() / free))
+
+    @cached_property
+    def scale(self) -> Scale:
+        """The temperature of the first domain's pairs where their fit is ok, else the spread within a prompt."""
+        table = self.pairs[0]
+        if table.decided.sum() > 0 and table.prompts > 1:
+            fitted = Temperature().fit(table)
+            if fitted.status_ == "ok" and fitted.temperature_ > 0:
+                return Scale(fitted.temperature_, "temperatures")
+        spread = self.within_sd
+        return Scale(spread if spread > 0 else math.nan, "standard deviations within a prompt")
+
+    def chosen(self, count: int, *, fitting: bool = False) -> Any:
+        """Rows of the first domain to work on: scored ones, one of each prompt in turn.
+
+        Args:
+            count: how many, at most.
+            fitting: only images that are known to fit their prompt, where there are any.
+        """
+        domain = self.domains[0]
+        good = np.isfinite(self.scores[0])
+        if fitting and (good & domain.fitting).any():
+            good &= domain.fitting
+        rows = np.flatnonzero(good)
+        seen: dict[int, int] = {}
+        rank = []
+        for row in rows:
+            group = int(domain.groups[row])
+            rank.append(seen.get(group, 0))
+            seen[group] = rank[-1] + 1
+        return np.sort(rows[np.lexsort((rows, np.asarray(rank)))][:count])
+
+
+def gold_pairs(domain: Domain, scores: Floats) -> PairTable:
+    """All pairs of a prompt whose gold differs, the better image first; the slice `category` where it is known."""
+    first: list[int] = []
+    second: list[int] = []
+    if domain.gold is not None:
+        for group in range(int(domain.groups.max(initial=-1)) + 1):
+            rows = np.flatnonzero((domain.groups == group) & np.isfinite(scores) & np.isfinite(domain.gold))
+            better, worse = np.nonzero(domain.gold[rows][:, None] > domain.gold[rows][None, :])
+            first += rows[better].tolist()
+            second += rows[worse].tolist()
+    prompts: Strings = np.asarray(domain.prompts, dtype=np.str_)[first]
+    slices = {"category": np.asarray(domain.categories, dtype=np.str_)[first]} if len(domain.categories) else None
+    return PairTable(scores[first] - scores[second], np.ones(len(first)), prompt=prompts, slices=slices)
+
+
+def mean_of(values: Floats, clusters: Any, *, tests: int = 1) -> Interval:
+    """The mean of the finite values, with an interval that covers with 95 % in all of so many tests at once."""
+    held = np.isfinite(values)
+    return mean_interval(values[held], np.asarray(clusters)[held], level=1 - 0.05 / tests) if held.any() else NONE
+
+
+def share_of(values: Floats, clusters: Any, *, tests: int = 1) -> Interval:
+    """As `mean_of`, of values in 0..1; where all are 0 or all 1, Wilson's interval of as many rows as clusters."""
+    found = mean_of(values, clusters, tests=tests)
+    if found.clusters > 1 and found.mean in (0, 1):
+        return wilson(found.mean * found.clusters, found.clusters, level=1 - 0.05 / tests)
+    return found._replace(low=max(found.low, 0.0), high=min(found.high, 1.0)) if known(found) else found
+
+
+NONE = Interval(math.nan, math.nan, math.nan, 0)
+
+
+def quantile_of(values: Floats, clusters: Any, share: float, sizes: Sizes, seed: int) -> Interval:
+    """A quantile of the finite values, with its 95 % interval under resampling of clusters."""
+    held = np.isfinite(values)
+    if not held.any():
+        return NONE
+    order = np.argsort(values[held], kind="stable")
+    x, codes = values[held][order], np.asarray(clusters)[held][order]
+
+    def statistic(weight: Floats) -> float:
+        mass = np.cumsum(weight)
+        return float(x[np.searchsorted(mass, share * mass[-1])])
+
+    return bootstrap_interval(statistic, codes, draws=sizes.draws, seed=seed)
+
+
+def known(interval: Interval) -> bool:
+    """Whether a value has an interval."""
+    return all(math.isfinite(number) for number in interval[:3])
+
+
+def told(interval: Interval, digits: int = 2) -> str:
+    """A value and its interval, such as "0.52 (0.48 to 0.56)"."""
+    return f"{interval.mean:.{digits}f} ({interval.low:.{digits}f} to {interval.high:.{digits}f})"
+
+
+def skipped(probe: Probe, reason: str) -> Result:
+    """A probe that could not be run, and why."""
+    return Result(probe, "skip", reason)

@@ -1,0 +1,172 @@
+"""`rwk probe`: how far to trust a reward, as a card, a page and a table."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from rwk.cli.console import note, progress, show, table
+from rwk.cli.options import Common, options
+
+if TYPE_CHECKING:
+    from rwk.calibration.probe import Domain
+
+WORLD = "shapes.long"
+"""Prompts that are taken where neither data nor prompts are named."""
+PAGE = "reward_card.html"
+
+
+@dataclass(frozen=True)
+class Probing:
+    """What `rwk probe` is told."""
+
+    reward: str = field(metadata={"argument": True, "help": "A name of a reward, its folder, or an expression."})
+    data: Path | None = field(
+        default=None,
+        metadata={"argument": True, "metavar": "[DATA]", "help": "Preferences: .jsonl, .csv or .parquet."},
+    )
+    out: Path | None = field(
+        default=None, metadata={"help": "Folder of the card and its page. [default: the reward's own]"}
+    )
+    other: tuple[Path, ...] = field(
+        default=(), metadata={"help": "Preferences of another domain, beside DATA; may be given many times."}
+    )
+    probes: tuple[str, ...] = field(
+        default=(),
+        metadata={
+            "option": "--probe",
+            "choices": ("accuracy", "optimisation", "edits", "prompts", "adversarial"),
+            "help": "Only this family of probes; may be given many times.",
+        },
+    )
+    prompts: str = field(default=WORLD, metadata={"help": "Without DATA: prompt family, or file of prompts."})
+    generator: str = field(default="shapes.llama", metadata={"help": "Without DATA: what draws the images."})
+    gold: str = field(
+        default="",
+        metadata={"help": "Reward that tells the truth. [default: that of the prompt family, if it has one]"},
+    )
+    prompt_count: int = field(default=36, metadata={"help": "Prompts of each domain."})
+    per_prompt: int = field(default=8, metadata={"help": "Images of each prompt."})
+    edited: int = field(default=96, metadata={"help": "Images that every edit is tried on."})
+    attacked: int = field(default=16, metadata={"help": "Images that are attacked by gradients."})
+    batch_size: int = field(default=32, metadata={"help": "Images that go through a network at once."})
+
+    def __post_init__(self) -> None:
+        for name, least in (("prompt_count", 2), ("per_prompt", 2), ("edited", 2), ("attacked", 2), ("batch_size", 1)):
+            if getattr(self, name) < least:
+                option = "--" + name.replace("_", "-")
+                raise ValueError(f"{option} must be at least {least}, got {getattr(self, name)}.")
+        if self.other and self.data is None:
+            raise ValueError("--other stands beside DATA, got it alone; name the first domain's preferences too.")
+
+
+@click.command()
+@options(Probing)
+def command(config: Probing, common: Common) -> dict[str, Any]:
+    """Probes a reward, and keeps what came out as reward_card.json and a page beside the reward.
+
+    REWARD is what `rwk list` names, a folder, or an expression. DATA is as in `rwk train-reward`; pairs that the reward
+    was trained on are left out. Without DATA a generator draws images of the prompts in domain, of another wording,
+    and of combinations that no prompt in domain holds. Every number has its 95 % interval, clustered by prompt.
+    """
+    begun = time.monotonic()
+    with progress("loading"):
+        from rwk.calibration.card import FILE, RewardCard, card_of
+        from rwk.calibration.card_page import write_page
+        from rwk.calibration.probe import Sizes, Subject
+        from rwk.calibration.probing import run_probes
+        from rwk.rewards.registry import load
+
+        reward = load(config.reward, device=common.device)
+    place = config.out / FILE if config.out else card_of(config.reward)
+    domains, sources = _preferences(config) if config.data else _drawn(config, common)
+    sizes = Sizes(edited=config.edited, attacked=config.attacked)
+    with progress("probing") as advance:
+        subject = Subject(reward, domains, sizes, common.seed, config.batch_size, advance)
+        results = run_probes(subject, config.probes)
+    card = RewardCard.build(subject, results, sources=sources)
+    card.save(place)
+    page = place.with_name(PAGE)
+    write_page(card, results, page)
+    _show(results)
+    show(f"{', '.join(f'{count} {status}' for status, count in card.counts.items())}")
+    note(f"the card is kept in {place}; open {page} to see it.")
+    return {
+        "reward": config.reward,
+        "card": place,
+        "page": page,
+        "counts": card.counts,
+        **card.document(),
+        "seconds": round(time.monotonic() - begun, 1),
+    }
+
+
+def _preferences(config: Probing) -> tuple[list[Domain], dict[str, str]]:
+    """The domains of the files that were named, without what the reward was trained on."""
+    from rwk.calibration.calibrate import unseen
+    from rwk.calibration.card import card_of
+    from rwk.calibration.preference_domain import preference_domain
+    from rwk.rewards.data import PreferenceDataset
+
+    domains, sources = [], {}
+    for number, path in enumerate(path for path in (config.data, *config.other) if path):
+        data = PreferenceDataset.read(path)
+        rest = unseen(data, card_of(config.reward))
+        if len(rest) < len(data):
+            note(f"the reward was trained on {len(data) - len(rest)} of the {len(data)} pairs of {path}, left out here")
+        name = path.stem if path.stem not in sources else f"{path.stem} {number + 1}"
+        domains.append(preference_domain(name, rest))
+        sources[name] = f"{path}, sha256 {rest.digest()}"
+    return domains, sources
+
+
+def _drawn(config: Probing, common: Common) -> tuple[list[Domain], dict[str, str]]:
+    """Images of the prompts' domains by the generator, with gold where it is known."""
+    import numpy as np
+
+    from rwk.calibration.probe import Domain
+    from rwk.policy_opt import generator as generators
+    from rwk.policy_opt.prompts import domains, gold_of
+    from rwk.rewards.registry import load
+
+    found = domains(config.prompts, train=1, test=config.prompt_count, seed=common.seed).test
+    name = config.gold or gold_of(config.prompts)
+    if config.data is None and not name:
+        note(f"nobody knows the truth about {config.prompts}: probes that need it are skipped; --gold names a reward")
+    generator, gold = generators.load(config.generator, device=common.device), load(name) if name else None
+    made, sources = [], {}
+    with progress("drawing", config.per_prompt * sum(map(len, found.values()))) as advance:
+        for domain, held in found.items():
+            images = []
+            for start in range(0, len(held), _AT_ONCE):
+                texts = [prompt.text for prompt in held[start : start + _AT_ONCE]]
+                rollout = generator.sample(texts, per_prompt=config.per_prompt, seed=common.seed)
+                images += generator.decode(rollout.tokens)
+                advance(len(texts) * config.per_prompt)
+            rows = [prompt for prompt in held for _ in range(config.per_prompt)]
+            texts = [prompt.text for prompt in rows]
+            truth = fits = None
+            if gold is not None:
+                truth = gold.score(images, texts).values.numpy().astype(np.float64)
+                fits = truth >= gold.spec.high
+            categories = [prompt.category for prompt in rows] if any(prompt.category for prompt in rows) else []
+            made.append(Domain(domain, images, texts, truth, fits, categories))
+            sources[domain] = f"{config.generator} on {config.prompts}, gold {name or 'unknown'}"
+    return made, sources
+
+
+_AT_ONCE = 16
+"""Prompts drawn for at once."""
+
+
+def _show(results: Any) -> None:
+    """The table of all probes, what is worst first."""
+    from rwk.calibration.card_page import rows
+
+    heads = ("probe", "status", "value", "95 % interval", "reason")
+    lines = [[line[0], line[1], line[2], line[3], line[5]] for line in rows(results)]
+    show(table(heads, lines, numbers=heads[2:4]))

@@ -1,0 +1,153 @@
+"""Preprocessing: pixel for pixel what torchvision, open_clip and transformers make of pictures of odd sizes."""
+
+from __future__ import annotations
+
+import runpy
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import torchvision.transforms.functional as F
+from PIL import Image
+from torch import Tensor
+from torchvision import transforms
+
+from rwk.adapters.preprocess import CLIP_MEAN, CLIP_STD, HALF, LONGEST, Preprocess
+
+CASE = runpy.run_path(str(Path(__file__).with_name("clip_case.py")))
+SIZES = [(64, 64), (65, 64), (67, 45), (45, 67), (101, 64), (64, 101), (333, 201), (31, 17), (200, 7), (1, 1), (1, 9)]
+"""Width and height: exact, odd margins either way, long, to enlarge, of one pixel."""
+
+
+def pictures() -> list[Image.Image]:
+    return [CASE["picture"](f"{width}x{height}", width, height) for width, height in SIZES]
+
+
+def same(preprocess: Preprocess, expected: list[Tensor]) -> None:
+    """Asserts that every picture becomes the expected pixels, up to the order of two float32 operations."""
+    assert min(pixels.std() for pixels in expected[:-2]) > 0.3  # they tell
+    torch.testing.assert_close(preprocess.exact(pictures()), torch.stack(expected), rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("size", [64, 63])
+def test_crop_is_that_of_torchvision(size: int) -> None:
+    """Resize of the shorter side with Pillow, centre crop and normalisation of torchvision, on every size."""
+    steps = [
+        transforms.Resize(size, transforms.InterpolationMode.BICUBIC),
+        transforms.CenterCrop(size),
+        transforms.ToTensor(),
+        transforms.Normalize(CLIP_MEAN, CLIP_STD),
+    ]
+    same(Preprocess(size), [transforms.Compose(steps)(image) for image in pictures()])
+
+
+@pytest.mark.parametrize(("fit", "mode"), [("crop", "shortest"), ("squash", "squash")])
+def test_crop_and_squash_are_those_of_open_clip(fit: str, mode: str) -> None:
+    """`image_transform` of open_clip, as its models' own preprocessing is made."""
+    import open_clip
+
+    transform = open_clip.image_transform(64, is_train=False, resize_mode=mode, interpolation="bicubic")
+    same(Preprocess(64, fit=fit), [transform(image) for image in pictures()])  # type: ignore[arg-type]
+
+
+def test_floor_crop_is_that_of_transformers() -> None:
+    """CLIP's image processor of transformers with Pillow, whose margin is rounded down."""
+    from transformers import CLIPImageProcessorPil
+
+    square = {"height": 64, "width": 64}
+    processor = CLIPImageProcessorPil(size={"shortest_edge": 64}, crop_size=square)
+    expected = [processor(image, return_tensors="pt")["pixel_values"][0] for image in pictures()]
+    same(Preprocess(64, rounding="floor"), expected)
+
+
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+def test_squash_is_that_of_transformers(interpolation: str) -> None:
+    """SigLIP's image processor of transformers with Pillow, with the filter of either version."""
+    from transformers import SiglipImageProcessorPil
+
+    filters = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+    processor = SiglipImageProcessorPil(size={"height": 64, "width": 64}, resample=filters[interpolation])
+    expected = [processor(image, return_tensors="pt")["pixel_values"][0] for image in pictures()]
+    same(Preprocess(64, fit="squash", interpolation=interpolation, mean=HALF, std=HALF), expected)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("antialias", [True, False])
+def test_letterbox_is_that_of_torchvision_on_floats(antialias: bool) -> None:
+    """Longer side to 64 by torchvision's resize of a float tensor, black around it, then normalised; sides round."""
+    expected = []
+    for image in pictures():
+        scale = 64 / max(image.size)
+        width, height = (max(round(side * scale), 1) for side in image.size)
+        bicubic = transforms.InterpolationMode.BICUBIC
+        pixels = F.resize(F.to_tensor(image), [height, width], bicubic, antialias=antialias)
+        left, top = (64 - width) // 2, (64 - height) // 2
+        pixels = F.pad(pixels, [left, top, 64 - width - left, 64 - height - top], fill=0)
+        expected.append(F.normalize(pixels, CLIP_MEAN, CLIP_STD))
+    same(Preprocess(64, fit="letterbox", backend="float", antialias=antialias), expected)
+
+
+def test_every_choice_shows() -> None:
+    """On these sizes each choice of preprocessing makes other pixels than the next, by far more than any rounding."""
+    base = Preprocess(64)
+    changes = [
+        {"rounding": "floor"},
+        {"fit": "squash"},
+        {"fit": "letterbox"},
+        {"interpolation": "bilinear"},
+        {"backend": "float"},
+        {"backend": "float", "antialias": False},
+        {"std": HALF},
+    ]
+    found = [base.exact(pictures()), *(replace(base, **change).exact(pictures()) for change in changes)]
+    for i, first in enumerate(found):
+        for second in found[:i]:
+            assert (first - second).abs().max() > 0.02
+
+
+@pytest.mark.parametrize("fit", ["crop", "squash", "letterbox"])
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+def test_differentiable_is_exact_up_to_8_bits(fit: str, interpolation: str) -> None:
+    """On floats a picture of low contrast comes out as from Pillow, to 2 levels in 255.
+
+    Low contrast, since bicubic overshoots at edges, where Pillow clips and floats do not.
+    """
+    preprocess = Preprocess(64, fit=fit, interpolation=interpolation, mean=(0, 0, 0), std=(1, 1, 1))  # type: ignore[arg-type]
+    for image in pictures():
+        faint = image.point(lambda level: level // 2 + 64)
+        found, exact = preprocess.differentiable(F.to_tensor(faint)[None]), preprocess.exact([faint])
+        torch.testing.assert_close(found, exact, rtol=0, atol=2 / 255)
+
+
+def test_differentiable_has_the_gradient_of_a_linear_map() -> None:
+    """Resize, crop and normalisation are affine, and the gradient is that map's."""
+    for preprocess in (Preprocess(8), Preprocess(8, fit="letterbox", backend="float"), Preprocess(8, fit="squash")):
+        pixels = torch.rand(1, 3, 11, 14, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+        assert torch.autograd.gradcheck(preprocess.differentiable, pixels.requires_grad_())
+
+
+def test_a_batch_is_its_pictures() -> None:
+    """Pictures of unequal size are prepared each as if it were alone."""
+    preprocess = Preprocess(64)
+    together = preprocess.exact(pictures())
+    for i, image in enumerate(pictures()):
+        assert torch.equal(together[i : i + 1], preprocess.exact([image]))
+
+
+def test_a_picture_too_long_to_be_cropped_is_refused() -> None:
+    """At 64 times as long as wide a picture is still cropped; beyond it is refused, unless it is not cropped at all."""
+    fits, longer = Image.new("RGB", (2 * LONGEST, 2)), Image.new("RGB", (2, 2 * LONGEST + 1))
+    assert Preprocess(64).refusal(fits) == ""
+    told = "is cropped to its centre, so it may be at most 64 times as long as wide, got 2x129"
+    assert Preprocess(64).refusal(longer) == told
+    for fit in ("squash", "letterbox"):
+        assert Preprocess(64, fit=fit).refusal(longer) == ""  # type: ignore[arg-type]
+        assert Preprocess(64, fit=fit).exact([longer]).shape == (1, 3, 64, 64)  # type: ignore[arg-type]
+
+
+def test_pillow_always_averages() -> None:
+    """Pillow without antialias is refused, since it would be quietly ignored."""
+    with pytest.raises(
+        ValueError, match="Pillow resizes with antialias only, got antialias=False; take backend='float'"
+    ):
+        Preprocess(64, antialias=False)
