@@ -155,7 +155,6 @@ def _metric_class() -> type[Any]:
         def __init__(self, reward: Reward, batch_size: int) -> None:
             super().__init__()
             self.reward, self.batch_size = reward, batch_size
-            self.plot_lower_bound, self.plot_upper_bound = reward.spec.low, reward.spec.high
             self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
             self.add_state("scored", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
             self.add_state("unscored", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
