@@ -148,6 +148,9 @@ def _metric_class() -> type[Any]:
     class RewardMetric(Metric):  # type: ignore[misc,unused-ignore]
         """The mean of a reward's scores."""
 
+        total: Tensor
+        scored: Tensor
+        unscored: Tensor
         is_differentiable = False
         higher_is_better = True
         full_state_update = False
