@@ -30,7 +30,7 @@ def write_page(comparison: Comparison, out: Path) -> Path:
     body = [
         section(
             "Gain",
-            [table(heads, lines, numbers=heads)],
+            [table(heads, lines, numbers=heads[1:])],
             lead="Mean of a score and its 95 % interval, clustered by prompt.",
         ),
         section("Course", [curves], lead="Of the images drawn while it learnt; one point an update or a round."),
@@ -126,19 +126,25 @@ def draw_curves(metrics: Sequence[dict[str, Any]], proxies: Sequence[str], gold:
     """SVG of the course of a run: rewards, distance to the reference, and entropy."""
     from matplotlib.figure import Figure as Plot
 
-    named = {f"reward/{name}/mean": name for name in [*proxies, *([gold] if gold else [])]}
-    panels = [named, {"kl": "KL to the reference, nats per image"}, {"entropy": "entropy, nats per token"}]
-    known = [lines for lines in panels if any(row.get(key) is not None for row in metrics for key in lines)]
+    panels = {
+        "mean reward": {f"reward/{name}/mean": name for name in proxies},
+        "mean truth": {f"reward/{gold}/mean": gold or ""} if gold not in proxies else {},
+        "KL to the reference, nats per image": {"kl": ""},
+        "entropy, nats per token": {"entropy": ""},
+    }
+    known = {
+        t: lines for t, lines in panels.items() if any(row.get(key) is not None for row in metrics for key in lines)
+    }
     plot = Plot(figsize=(3.7 * len(known), 3), layout="constrained")
-    for axes, lines in zip(plot.subplots(1, len(known), squeeze=False)[0], known, strict=True):
+    for axes, (title, lines) in zip(plot.subplots(1, len(known), squeeze=False)[0], known.items(), strict=True):
         for key, label in lines.items():
             points = [(row["step"], row[key]) for row in metrics if row.get(key) is not None]
             marker = "." if len(points) < 30 else ""
             axes.plot([x for x, _ in points], [y for _, y in points], marker=marker, label=label)
+            if label:
+                axes.legend(fontsize=8)
         axes.set_xlabel("update")
-        axes.set_title(next(iter(lines.values())) if len(lines) == 1 else "mean reward", fontsize=10)
-        if len(lines) > 1:
-            axes.legend(fontsize=8)
+        axes.set_title(title, fontsize=10)
         axes.grid(alpha=0.3)
     file = io.StringIO()
     plot.savefig(file, format="svg", metadata={"Date": None})

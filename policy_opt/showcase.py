@@ -36,7 +36,7 @@ def write_showcase(runs: Mapping[str, Path], out: Path, links: Mapping[str, str]
     items = "".join(f'<li><a href="{target}">{title}</a></li>' for title, target in links.items())
     lead = "Mean and 95 % interval, clustered by prompt. Gold accuracy is the share of images of which all is true."
     body = [
-        section("Results", [table(heads, lines, numbers=heads)], lead=lead),
+        section("Results", [table(heads, lines, numbers=heads[1:])], lead=lead),
         section("More", [f"<ul>{items}</ul>"]),
         *_draws(runs),
     ]
