@@ -18,7 +18,7 @@ from rwk.policy_opt.configs import Dpo, Grpo
 
 SMALL = ["--prompt-count", "16", "--eval-prompts", "3", "--eval-images", "2", "--group-size", "4"]
 GRPO = ["optimize", "--algo", "grpo", *SMALL, "--prompts-per-step", "4", "--save-every", "1", "--kl-every", "0"]
-DPO = ["optimize", "--algo", "dpo", *SMALL, "--batch-size", "4"]
+DPO = ["optimize", "--algo", "dpo", *SMALL, "--batch-size", "4", "--rounds", "2"]
 
 
 def call(words: list[str], home: Path, *, check: bool = True) -> subprocess.CompletedProcess[str]:
@@ -68,7 +68,7 @@ def test_run_leaves_its_record_a_page_and_a_generator_to_name(words: list[str], 
 
 @pytest.mark.parametrize(
     ("words", "mark"),
-    [([*GRPO, "--steps", "4"], "checkpoints"), ([*DPO, "--rounds", "2"], "round-1/checkpoints")],
+    [([*GRPO, "--steps", "4"], "checkpoints"), (DPO, "round-1/checkpoints")],
     ids=["grpo", "dpo"],
 )
 def test_killed_run_goes_on_where_it_was(words: list[str], mark: str, tmp_path: Path) -> None:
