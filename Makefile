@@ -13,8 +13,8 @@ export HF_HUB_OFFLINE ?= 1
 demo: .venv/ready
 	$(BIN)/rwk demo --out demo
 
-test: .venv/ready  # one thread: some tests start two processes, and threads that wait for each other cost far more
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+test: .venv/ready  # one thread each: threads that wait for each other cost far more
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 check: .venv/ready
 	$(BIN)/ruff check .
