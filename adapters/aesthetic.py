@@ -13,7 +13,7 @@ from torch.nn.functional import normalize
 
 from rwk.adapters.clip_towers import OPENAI, SMALL, architecture, open_clip_network, seeded, small
 from rwk.adapters.preprocess import Preprocess
-from rwk.adapters.published import Origin, PublishedReward, fill, find, read
+from rwk.adapters.published import Origin, PublishedReward, beside, fill, find, read
 from rwk.adapters.released import released
 from rwk.rewards.base import RewardSpec
 
@@ -80,18 +80,27 @@ class AestheticV2(PublishedReward):
         """
         Args:
             weights: the published head, or a folder that holds it; by default it comes from the authors' repository.
-            tower: CLIP's file in open_clip's layout, or a folder that holds it; by default it comes from the hub.
+            tower: CLIP's file in open_clip's layout, or a folder that holds it; by default it is looked for beside
+                `weights`, and then comes from the hub.
             revision: branch, tag or commit of the tower's repository on the hub.
             device: where the network runs.
         """
-        name, clip = self.spec.name, OPENAI[self.architecture]
-        network: Any = self.build()
+        name, (origin, clip) = self.spec.name, self.origins()
+        tower = tower or beside(weights, clip.file)
         if weights is None:
-            address = f"https://{self.origin.hub}/raw/main/{self.origin.file}"
-            weights = released(name, address, self.origin.megabytes)
-        fill(f"the head of {name}", network.head, read(find(name, self.origin, weights)))
-        fill(f"the tower of {name}", network.tower, self.converted(read(find(name, clip, tower, revision))))
+            weights = released(name, f"https://{origin.hub}/raw/main/{origin.file}", origin.megabytes)
+        by_hand = f"copy it into one folder with {origin.file} and name that as {{name}}@PATH"
+        head = find(name, origin, weights)
+        tower = find(name, clip, tower, revision, by_hand=by_hand)
+        network: Any = self.build()
+        fill(f"the head of {name}", network.head, read(head))
+        fill(f"the tower of {name}", network.tower, self.converted(read(tower)))
         self._take(network, device)
+
+    @classmethod
+    def origins(cls) -> tuple[Origin, Origin]:
+        """Where head and tower are published."""
+        return cls.origin, OPENAI[cls.architecture]
 
     @classmethod
     def build(cls) -> nn.Module:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from rwk.adapters.clip_towers import seeded
 from rwk.adapters.preprocess import Preprocess
-from rwk.adapters.published import PublishedReward
+from rwk.adapters.published import PublishedReward, beside
 from rwk.rewards.base import Reward
 from rwk.rewards.errors import RunFailed
 
@@ -77,6 +77,11 @@ def tower_keys(tensors: dict[str, Tensor], prefix: str = "") -> dict[str, Tensor
     return named
 
 
+def vocabulary(weights: str | Path | None) -> str | Path:
+    """Where BERT's uncased vocabulary is: beside the weights that were named, else in its repository on the hub."""
+    return beside(weights, "vocab.txt") or BERT
+
+
 def bert_tokenizer(name: str, source: str | Path) -> Any:
     """BERT's uncased word pieces from a hub repository or a folder, with [DEC] and [ENC] as BLIP adds them.
 
@@ -91,7 +96,8 @@ def bert_tokenizer(name: str, source: str | Path) -> Any:
         raise RunFailed(
             f"{name} needs the vocabulary of {source} (about 1 MB), which is neither a folder nor in the cache, and "
             f"cannot be downloaded ({type(error).__name__}); with a network, unset HF_HUB_OFFLINE and run again; "
-            f"without, copy its vocab.txt and tokenizer_config.json here and give their folder as tokenizer."
+            f"without, copy its vocab.txt and tokenizer_config.json beside the weights and name their folder as "
+            f"{name}@PATH."
         ) from error
     return with_blips_tokens(tokenizer)
 
@@ -181,18 +187,18 @@ class BlipReward(PublishedReward):
         *,
         weights: str | Path | None = None,
         revision: str | None = None,
-        tokenizer: str | Path = BERT,
+        tokenizer: str | Path | None = None,
         device: str = "cpu",
     ) -> None:
         """
         Args:
             weights: the published file, or a folder that holds it; by default it comes from the hub.
             revision: branch, tag or commit of the hub's repository.
-            tokenizer: hub repository or folder of BERT's uncased vocabulary.
+            tokenizer: hub repository or folder of BERT's uncased vocabulary; by default see `vocabulary`.
             device: where the network runs.
         """
         super().__init__(weights=weights, revision=revision, device=device)
-        self.vocabulary = tokenizer
+        self.vocabulary = tokenizer or vocabulary(weights)
 
     @cached_property
     def tokenizer(self) -> Any:

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from rwk.adapters.blip_towers import (
     BASE,
-    BERT,
     SMALL,
     bert_tokenizer,
     cut_tokens,
@@ -25,6 +24,7 @@ from rwk.adapters.blip_towers import (
     text_tower,
     tower_keys,
     vision_tower,
+    vocabulary,
 )
 from rwk.adapters.clip_towers import seeded
 from rwk.adapters.noun_phrases import noun_phrases
@@ -127,19 +127,19 @@ class BlipVqa(PublishedReward):
         *,
         weights: str | Path | None = None,
         phrases: Callable[[str], Sequence[str]] = noun_phrases,
-        tokenizer: str | Path = BERT,
+        tokenizer: str | Path | None = None,
         device: str = "cpu",
     ) -> None:
         """
         Args:
             weights: the published file, or a folder that holds it; by default it comes from Salesforce's address.
             phrases: the noun phrases of a prompt, in their order.
-            tokenizer: hub repository or folder of BERT's uncased vocabulary.
+            tokenizer: hub repository or folder of BERT's uncased vocabulary; by default see `vocabulary`.
             device: where the network runs.
         """
         super().__init__(weights=weights or released(self.spec.name, ADDRESS, self.origin.megabytes), device=device)
         self.phrases = phrases
-        self.vocabulary = tokenizer
+        self.vocabulary = tokenizer or vocabulary(weights)
 
     @cached_property
     def tokenizer(self) -> Any:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import nn
 
-from rwk.adapters.blip_towers import BERT, BlipReward, Head
+from rwk.adapters.blip_towers import BlipReward, Head
 from rwk.adapters.published import Origin
 from rwk.adapters.released import released
 from rwk.rewards.base import RewardSpec
@@ -41,11 +41,13 @@ class CycleCombo(BlipReward):
     origin = _origin("Combo")
     context = 128
 
-    def __init__(self, *, weights: str | Path | None = None, tokenizer: str | Path = BERT, device: str = "cpu") -> None:
+    def __init__(
+        self, *, weights: str | Path | None = None, tokenizer: str | Path | None = None, device: str = "cpu"
+    ) -> None:
         """
         Args:
             weights: the published file, or a folder that holds it; by default it comes from the authors' release.
-            tokenizer: hub repository or folder of BERT's uncased vocabulary.
+            tokenizer: hub repository or folder of BERT's uncased vocabulary; by default see `vocabulary`.
             device: where the network runs.
         """
         if weights is None:

@@ -35,7 +35,8 @@ def read_shards(
     folder = Path(weights).expanduser() if weights is not None else None
     if folder is not None:
         origin = replace(origin, file=next((file for file in FILES if (folder / file).is_file()), origin.file))
-    path = find(name, origin, folder, revision)
+    by_hand = f"copy the folder of {origin.hub} here and name it as {{name}}@PATH"
+    path = find(name, origin, folder, revision, by_hand=by_hand)
     if not path.name.endswith(".index.json"):
         return read(path)
     try:
@@ -44,7 +45,7 @@ def read_shards(
         raise ValueError(f"{path} must list files under weight_map, got none that can be read ({error!r}).") from error
     tensors: dict[str, Tensor] = {}
     for file in files:
-        tensors |= read(find(name, replace(origin, file=file), folder and path.parent, revision))
+        tensors |= read(find(name, replace(origin, file=file), folder and path.parent, revision, by_hand=by_hand))
     return tensors
 
 
@@ -99,5 +100,5 @@ def load_tokenizer(name: str, hub: str, weights: str | Path | None = None) -> An
         raise RunFailed(
             f"{name} needs the tokenizer of {hub}, which is not in the cache and cannot be downloaded "
             f"({type(error).__name__}); with a network, unset HF_HUB_OFFLINE and run again; without, copy its "
-            f"tokenizer.json and tokenizer_config.json beside the weights."
+            f"tokenizer.json and tokenizer_config.json beside the weights and name their folder as {name}@PATH."
         ) from error

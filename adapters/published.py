@@ -34,13 +34,21 @@ class Origin:
     """Size of the file, about."""
 
 
-def find(name: str, origin: Origin, weights: str | Path | None = None, revision: str | None = None) -> Path:
+def find(
+    name: str,
+    origin: Origin,
+    weights: str | Path | None = None,
+    revision: str | None = None,
+    *,
+    by_hand: str = "copy the file here and name it as {name}@PATH",
+) -> Path:
     """The checkpoint file on this machine, downloaded where it has to be.
 
     Args:
         name: the reward that asks.
         weights: the file, or a folder that holds `origin.file` under that name; None takes the hub's.
         revision: branch, tag or commit of the hub's repository.
+        by_hand: what to do on a machine without a network, `{name}` standing for the name.
 
     Raises:
         ValueError: where `weights` is not there.
@@ -60,8 +68,17 @@ def find(name: str, origin: Origin, weights: str | Path | None = None, revision:
         raise RunFailed(
             f"{name} needs {origin.file} of {origin.hub} (about {origin.megabytes} MB), which is not in the cache and "
             f"cannot be downloaded ({type(error).__name__}); with a network, unset HF_HUB_OFFLINE and run again; "
-            f"without, copy the file here and name it as {name}@PATH."
+            f"without, {by_hand.format(name=name)}."
         ) from error
+
+
+def beside(weights: str | Path | None, file: str) -> Path | None:
+    """The folder of the weights that were named, or that they are, where it holds the file too; else None."""
+    if weights is None:
+        return None
+    path = Path(weights).expanduser()
+    folder = path if path.is_dir() else path.parent
+    return folder if (folder / file).is_file() else None
 
 
 def read(path: Path) -> dict[str, Tensor]:
@@ -151,8 +168,8 @@ class PublishedReward(PixelReward):
             revision: branch, tag or commit of the hub's repository.
             device: where the network runs.
         """
+        path = find(self.spec.name, self.origin, weights, revision)  # first, as a large network takes its time
         network = self.build()
-        path = find(self.spec.name, self.origin, weights, revision)
         fill(self.spec.name, network, self.converted(read(path)))
         self._take(network, device)
 

@@ -38,6 +38,7 @@ class ShapesClip(DualEncoder):
     """The shipped dual encoder: does a picture of coloured shapes fit its prompt?"""
 
     spec = replace(DualEncoder.spec, name="shapes.clip", licence="Apache-2.0", source="rwk.adapters.shapes_clip")
+    shipped = WEIGHTS
 
     def __init__(self, *, device: str = "cpu") -> None:
         shipped = DualEncoder.from_folder(WEIGHTS, device=device)

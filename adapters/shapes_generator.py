@@ -52,6 +52,8 @@ SPEC = GeneratorSpec(
 class ShapesLlama(CausalGenerator):
     """`transformers.LlamaForCausalLM` over 512 image codes and the words of the built-in world."""
 
+    shipped = SHIPPED
+
     def __init__(self, *, device: str = "cpu", weights: str | Path | None = None) -> None:
         """
         Args:

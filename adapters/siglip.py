@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from rwk.adapters.clip_towers import TowersReward, seeded
 from rwk.adapters.preprocess import HALF, Preprocess
-from rwk.adapters.published import Origin
+from rwk.adapters.published import Origin, beside
 from rwk.rewards.base import Reward, RewardSpec
 from rwk.rewards.errors import RunFailed
 
@@ -89,12 +89,13 @@ class Siglip(TowersReward):
         """
         Args:
             weights: the published file, or a folder that holds it; by default it comes from the hub.
-            tokenizer: folder or hub repository of the vocabulary; by default that of the published weights.
+            tokenizer: folder or hub repository of the vocabulary; by default it is looked for beside
+                `weights`, and then comes from the published repository.
             revision: branch, tag or commit of the hub's repository.
             device: where the network runs.
         """
         super().__init__(weights=weights, revision=revision, device=device)
-        self.vocabulary = tokenizer, revision
+        self.vocabulary = tokenizer or beside(weights, "tokenizer_config.json"), revision
 
     @cached_property
     def tokenizer(self) -> Any:
@@ -110,7 +111,8 @@ class Siglip(TowersReward):
             raise RunFailed(
                 f"{self.spec.name} needs the tokenizer of {source or self.origin.hub}, which cannot be loaded "
                 f"({type(error).__name__}: {str(error).strip().partition(chr(10))[0]:.100}); install sentencepiece and "
-                f"protobuf, and with a network unset HF_HUB_OFFLINE; without, give its folder as tokenizer."
+                f"protobuf, and with a network unset HF_HUB_OFFLINE; without, copy its files beside the weights and "
+                f"name their folder as {self.spec.name}@PATH."
             ) from error
 
     @classmethod

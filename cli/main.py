@@ -13,7 +13,19 @@ import click
 
 from rwk.rewards.errors import RunFailed
 
-COMMANDS = ("score", "train-reward", "calibrate", "probe", "sample", "evaluate", "optimize", "demo", "serve", "list")
+COMMANDS = (
+    "score",
+    "train-reward",
+    "calibrate",
+    "probe",
+    "sample",
+    "evaluate",
+    "optimize",
+    "demo",
+    "serve",
+    "list",
+    "info",
+)
 """Each is `command` in the module of that name below rwk.cli, with underscores for dashes."""
 
 WRONG_CALL = (

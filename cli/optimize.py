@@ -1,4 +1,4 @@
-"""`rwk optimize`: a generator learns from rewards by DPO or GRPO."""
+"""`rwk optimize`: a generator learns from rewards by DPO, GRPO or REBEL."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import click
 
 from rwk.cli.console import is_main, note, progress, show, table
 from rwk.cli.options import Common, options
-from rwk.policy_opt.configs import Dpo, Grpo
+from rwk.policy_opt.configs import Dpo, Grpo, Rebel
 from rwk.policy_opt.experiment import Algorithm, Experiment, Recipe, Run
 
-ALGORITHMS: dict[Algorithm, type[Grpo] | type[Dpo]] = {"dpo": Dpo, "grpo": Grpo}
+ALGORITHMS: dict[Algorithm, type[Dpo | Grpo | Rebel]] = {"dpo": Dpo, "grpo": Grpo, "rebel": Rebel}
 
 
 def _settings() -> type[Any]:
@@ -32,7 +32,7 @@ def _settings() -> type[Any]:
 Settings = _settings()
 
 
-def algorithm(algo: Algorithm, settings: Any, seed: int) -> Grpo | Dpo:
+def algorithm(algo: Algorithm, settings: Any, seed: int) -> Dpo | Grpo | Rebel:
     """The algorithm with the settings that were given; raises ValueError for one that belongs to another algorithm."""
     given = {item.name: getattr(settings, item.name) for item in fields(settings)}
     given = {name: value for name, value in given.items() if value is not None}
@@ -46,7 +46,7 @@ def algorithm(algo: Algorithm, settings: Any, seed: int) -> Grpo | Dpo:
 @click.command("optimize")
 @options(Run, Experiment, Recipe, Settings)
 def command(run: Run, experiment: Experiment, recipe: Recipe, settings: Any, common: Common) -> dict[str, Any]:
-    """Let a generator learn from rewards by DPO or GRPO.
+    """Let a generator learn from rewards by DPO, GRPO or REBEL.
 
     The run folder gets config.json, metrics.jsonl, result.json, page.html with images before and after, and the
     tuned generator, which is also kept by name.

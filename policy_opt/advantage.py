@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from rwk.policy_opt.configs import Aggregation, Scale
+from rwk.policy_opt.configs import Aggregation, Baseline, Scale
 from rwk.rewards.base import Reward
 
 
@@ -74,7 +74,9 @@ def combine(
     return chosen @ weight
 
 
-def group_advantage(reward: Tensor, group: Tensor, *, scale: Scale = "group", min_std: float = 1e-4) -> Tensor:
+def group_advantage(
+    reward: Tensor, group: Tensor, *, baseline: Baseline = "group", scale: Scale = "group", min_std: float = 1e-4
+) -> Tensor:
     """[B] float32: by how much each row beat the mean of its group, in standard deviations.
 
     A row without a reward has advantage 0 and does not count for its group, nor does a group of one.
@@ -82,12 +84,15 @@ def group_advantage(reward: Tensor, group: Tensor, *, scale: Scale = "group", mi
     Args:
         reward: [B], NaN where there is none.
         group: [B] long: rows of one prompt have the same number.
-        scale: divide by the deviation within the group (GRPO), within all groups together (`batch`), or not at all
-            (Dr. GRPO, and RLOO up to a factor).
+        baseline: the mean of the whole group, or of the others in it, which the row itself cannot raise. Not scaled,
+            that is Dr. GRPO (arXiv:2503.20783) and RLOO (arXiv:2402.14740); they differ by the factor n / (n - 1).
+        scale: divide by the deviation within the group (GRPO), within all groups together (`batch`), or not at all.
         min_std: a smaller deviation counts as this one; an exact tie gives 0 whatever it is.
 
     >>> group_advantage(torch.tensor([1.0, 3.0, 7.0, 7.0]), torch.tensor([0, 0, 1, 1]), scale="none")
     tensor([-1.,  1.,  0.,  0.])
+    >>> group_advantage(torch.tensor([1.0, 3.0, 8.0]), torch.tensor([0, 0, 0]), baseline="others", scale="none")
+    tensor([-4.5000, -1.5000,  6.0000])
     """
     scored = ~reward.isnan()
     value = reward.double().masked_fill(~scored, 0)
@@ -96,11 +101,12 @@ def group_advantage(reward: Tensor, group: Tensor, *, scale: Scale = "group", mi
     count = torch.zeros(groups, dtype=torch.double).index_add(0, index, scored.double())
     mean = torch.zeros_like(count).index_add(0, index, value) / count.clamp(min=1)
     centred = (value - mean[index]).masked_fill(~scored, 0)
-    if scale == "none":
-        return centred.float()
-    squares = torch.zeros_like(count).index_add(0, index, centred**2)
     freedom = (count - 1).clamp(min=0)
+    gain = centred * (count / freedom.clamp(min=1))[index] if baseline == "others" else centred
+    if scale == "none":
+        return gain.float()
+    squares = torch.zeros_like(count).index_add(0, index, centred**2)
     if scale == "batch":
         squares, freedom = squares.sum().expand(groups), freedom.sum().expand(groups)
     std = (squares / freedom.clamp(min=1)).sqrt().clamp(min=max(min_std, 1e-12))
-    return (centred / std[index]).float()
+    return (gain / std[index]).float()

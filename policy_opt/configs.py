@@ -1,4 +1,4 @@
-"""What can be chosen about an optimisation by DPO or GRPO; loads no torch."""
+"""What can be chosen about an optimisation by GRPO, DPO or REBEL; loads no torch."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Any, Literal, get_args
 Schedule = Literal["constant", "linear", "cosine"]
 GrpoLoss = Literal["grpo", "gspo", "dapo", "dr_grpo", "bnpo", "cispo", "sapo"]
 Scale = Literal["group", "batch", "none"]
+Baseline = Literal["group", "others"]
+Resampling = Literal["none", "history", "dynamic"]
 Aggregation = Literal["normalise", "sum"]
 DpoLoss = Literal["sigmoid", "ipo", "hinge", "robust", "apo_zero", "apo_down", "nca_pair", "bco_pair", "sppo_hard"]
 PairRule = Literal["best_worst", "all"]
@@ -20,14 +22,13 @@ def _field(default: Any, text: str) -> Any:
 
 @dataclass(frozen=True)
 class Optimisation:
-    """What DPO and GRPO have in common."""
+    """What all algorithms have in common."""
 
     learning_rate: float = _field(2e-4, "Peak learning rate of AdamW.")
     schedule: Schedule = _field("constant", "How the learning rate falls after the warm-up.")
     warmup: int = _field(0, "Updates over which the learning rate rises from 0.")
     weight_decay: float = _field(0.0, "Weight decay of AdamW.")
     max_grad_norm: float = _field(1.0, "Gradients longer than this are shortened to it.")
-    beta: float = _field(0.0, "Weight of the pull towards the reference.")
     group_size: int = _field(8, "Images drawn for one prompt.")
     aggregation: Aggregation = _field(
         "normalise",
@@ -40,8 +41,8 @@ class Optimisation:
     lora_alpha: float = _field(0.0, "Scale of the adapters is lora_alpha / lora_rank; 0 takes twice the rank.")
     kl_every: int = _field(
         10,
-        "Steps of GRPO, or rounds of DPO, between two measurements of the distance to the generator as it began; "
-        "0 measures none.",
+        "Steps of GRPO, or rounds of the others, between two measurements of the distance to the generator as it "
+        "began; 0 measures none.",
     )
     save_every: int = _field(50, "Updates between two checkpoints; 0 writes none.")
     seed: int = _field(0, "Seed of the draws, of the order of the data and of the adapters.")
@@ -52,7 +53,6 @@ class Optimisation:
         for name in (
             "warmup",
             "weight_decay",
-            "beta",
             "micro_batch",
             "lora_rank",
             "lora_alpha",
@@ -73,9 +73,15 @@ class Grpo(Optimisation):
     steps: int = _field(150, "Updates of the weights.")
     prompts_per_step: int = _field(16, "Prompts, over all processes, that are drawn for at once.")
     num_iterations: int = _field(1, "Updates made from one draw.")
+    beta: float = _field(0.0, "Weight of the pull towards the reference.")
     loss_type: GrpoLoss = _field("grpo", "Form of the loss, by TRL's name; gspo weighs by the ratio of whole images.")
     epsilon: float = _field(0.2, "The ratio of new to old probability counts down to 1 - epsilon.")
     epsilon_high: float | None = _field(None, "The ratio counts up to 1 + epsilon_high; none takes epsilon.")
+    baseline: Baseline = _field(
+        "group",
+        "What a reward is held against: the mean of its group, or of the others in it; others with scale_rewards none "
+        "is RLOO.",
+    )
     scale_rewards: Scale = _field(
         "group", "What advantages are divided by: the deviation of the group, the batch, or none."
     )
@@ -83,18 +89,25 @@ class Grpo(Optimisation):
         1e-4, "A deviation below this, in reward units, counts as this, so that noise is not blown up."
     )
     entropy_bonus: float = _field(0.0, "Weight of the entropy that is added to the objective.")
+    resampling: Resampling = _field(
+        "none",
+        "Which prompts a new pass leaves out, by the last group of each: none; history, those whose images all reached "
+        "the top of the reward; dynamic, those whose images were all alike.",
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("steps", "prompts_per_step", "num_iterations"):
             _check(getattr(self, name) >= 1, name, "be at least 1", getattr(self, name))
-        for name in ("min_std", "entropy_bonus"):
+        for name in ("beta", "min_std", "entropy_bonus"):
             _check(getattr(self, name) >= 0, name, "be at least 0", getattr(self, name))
         _check(self.epsilon > 0, "epsilon", "be above 0", self.epsilon)
         if self.epsilon_high is not None:
             _check(self.epsilon_high > 0, "epsilon_high", "be above 0", self.epsilon_high)
         _choice("loss_type", self.loss_type, GrpoLoss)
+        _choice("baseline", self.baseline, Baseline)
         _choice("scale_rewards", self.scale_rewards, Scale)
+        _choice("resampling", self.resampling, Resampling)
         if self.save_every % self.num_iterations:
             raise ValueError(
                 f"save_every must be a multiple of num_iterations, got {self.save_every} and {self.num_iterations}; "
@@ -113,12 +126,9 @@ class Grpo(Optimisation):
 
 
 @dataclass(frozen=True)
-class Dpo(Optimisation):
-    """Direct preference optimisation: draw, score, pair, and learn to prefer the better of each pair."""
+class Rounds(Optimisation):
+    """What the algorithms have in common that draw, score, pair, learn from the pairs, and begin again."""
 
-    learning_rate: float = _field(2e-4, "Peak learning rate of AdamW.")
-    group_size: int = _field(8, "Images drawn for one prompt.")
-    beta: float = _field(0.1, "How dearly a step away from the reference must be paid; larger stays closer.")
     rounds: int = _field(16, "Times that the current policy draws new pairs and becomes the reference.")
     prompts_per_round: int = _field(128, "Prompts drawn for in a round, a new choice each; 0 takes all.")
     prompts_per_draw: int = _field(64, "Prompts that are drawn for at once in one process.")
@@ -129,20 +139,44 @@ class Dpo(Optimisation):
     kl_every: int = _field(
         1, "Rounds between two measurements of the distance to the generator as it began; 0 measures none."
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("rounds", "prompts_per_draw", "epochs", "batch_size"):
+            _check(getattr(self, name) >= 1, name, "be at least 1", getattr(self, name))
+        for name in ("prompts_per_round", "min_margin"):
+            _check(getattr(self, name) >= 0, name, "be at least 0", getattr(self, name))
+        _choice("pairs", self.pairs, PairRule)
+
+
+@dataclass(frozen=True)
+class Dpo(Rounds):
+    """Direct preference optimisation: draw, score, pair, and learn to prefer the better of each pair."""
+
+    beta: float = _field(0.1, "How dearly a step away from the reference must be paid; larger stays closer.")
     loss_type: DpoLoss = _field("sigmoid", "Form of the loss, by TRL's name.")
     label_smoothing: float = _field(0.0, "Share of labels that loss robust takes to be wrong.")
     sft_weight: float = _field(0.0, "Weight of the likelihood of the winners that is added to the loss.")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("rounds", "prompts_per_draw", "epochs", "batch_size"):
-            _check(getattr(self, name) >= 1, name, "be at least 1", getattr(self, name))
-        for name in ("prompts_per_round", "min_margin", "sft_weight"):
-            _check(getattr(self, name) >= 0, name, "be at least 0", getattr(self, name))
         _check(self.beta > 0, "beta", "be above 0", self.beta, "at 0 the preferences have no weight")
+        _check(self.sft_weight >= 0, "sft_weight", "be at least 0", self.sft_weight)
         _check(0 <= self.label_smoothing < 0.5, "label_smoothing", "lie in 0..0.5", self.label_smoothing)
         _choice("loss_type", self.loss_type, DpoLoss)
-        _choice("pairs", self.pairs, PairRule)
+
+
+@dataclass(frozen=True)
+class Rebel(Rounds):
+    """Regression to relative rewards: draw, score, pair, and learn by how much the better of each pair is better."""
+
+    eta: float = _field(
+        20.0, "Nats by which a round is to make an image likelier for each unit of reward; smaller stays closer."
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check(self.eta > 0, "eta", "be above 0", self.eta, "at 0 the rewards have no weight")
 
 
 def _check(holds: bool, name: str, rule: str, value: object, why: str = "") -> None:

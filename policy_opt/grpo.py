@@ -2,7 +2,7 @@
 
 For image i with reward R_i, and its token t with ratio rho_t of the probability now to that when it was drawn:
 
-    A_i  = (R_i - mean R) / std R, both over the group of i                                      `group_advantage`
+    A_i  = (R_i - mean R) / std R, both over the group of i, or by `baseline` and `scale_rewards`  `group_advantage`
     loss = - mean_i mean_t [min(rho_t A_i, clip(rho_t, 1 - eps, 1 + eps_high) A_i) - beta KL_t]  TRL's, by `loss_type`
 
 Shao et al. (2024), arXiv:2402.03300.
@@ -23,6 +23,7 @@ from rwk.policy_opt.advantage import combine, group_advantage, score_all, summar
 from rwk.policy_opt.configs import Grpo
 from rwk.policy_opt.generator import Generator, Rollout, Sampling
 from rwk.policy_opt.journal import Journal, Progress, Trained, derived_seed, last_checkpoint, publish, start, step_of
+from rwk.policy_opt.ledger import Ledger, prompts_of_pass
 from rwk.policy_opt.policy import Policy, Statistics, World, trainable, world
 
 
@@ -37,7 +38,7 @@ def grpo(
     resume: bool = False,
     progress: Progress | None = None,
 ) -> Trained:
-    """Tunes the generator, in place and as `out/generator`, and writes `out/metrics.jsonl`.
+    """Tunes the generator, in place and as `out/generator`, and writes `out/metrics.jsonl` and `out/ledger.jsonl`.
 
     In several processes each draws for its share of the prompts; the images do not depend on their number.
 
@@ -59,14 +60,16 @@ def grpo(
     table = list(dict.fromkeys(prompts))
     _check(config, len(table), place.size)
     recipe = sampling or generator.spec.sampling
+    ledger = Ledger(out / "ledger.jsonl", config, table, rewards, main=place.rank == 0)
     journal = start(out, place, resume=resume, progress=progress)
     journal.total = config.steps
     checkpoint = last_checkpoint(out / "checkpoints") if resume else None
     journal.forget_after(step_of(checkpoint))
+    ledger.restore(step_of(checkpoint))
     with trainable(generator, config, keep=config.beta > 0 or config.kl_every > 0) as reference:
         policy = Policy(generator.module, generator.statistics, table, recipe)
         fixed = Policy(nn.Identity(), reference, table, recipe) if reference and config.beta else None
-        draw = _Draw(config, generator, rewards, table, recipe, reference, journal, place)
+        draw = _Draw(config, generator, rewards, table, recipe, reference, journal, ledger, place)
         schedule = prompt_schedule(config, len(table))
         length = generator.spec.tokens
         trainer = trl.grpo_trainer(config, policy, fixed, draw, schedule, length, journal, out / "checkpoints", place)
@@ -88,12 +91,21 @@ class _Draw:
     sampling: Sampling
     reference: Statistics | None
     journal: Journal
+    ledger: Ledger
     place: World
 
     def __call__(self, handles: list[int], step: int) -> tuple[Rollout, Tensor]:
-        """The rollout of this process's prompts after `step` updates, and the advantage [B] of its rows."""
+        """The rollout of this process's prompts after `step` updates, and the advantage [B] of its rows.
+
+        Args:
+            handles: of the prompts that come next, where the ledger does not choose others.
+        """
         began = time.perf_counter()
         config, gather = self.config, self.place.gather
+        if config.resampling != "none":
+            first = self.place.rank * len(handles)
+            handles = self.ledger.next()[first : first + len(handles)]
+            self.journal.note(left_out=len(self.ledger.left_out))
         rollout = self.generator.sample(
             [self.table[handle] for handle in handles],
             per_prompt=config.group_size,
@@ -109,7 +121,9 @@ class _Draw:
         reward = combine(scores, weights, group, how=config.aggregation, min_std=config.min_std)
         several = config.aggregation == "normalise" and sum(weight != 0 for weight in weights) > 1
         scale = "batch" if several else config.scale_rewards  # what was standardised by group is not once more
-        advantage = group_advantage(reward, group, scale=scale, min_std=config.min_std)
+        advantage = group_advantage(reward, group, baseline=config.baseline, scale=scale, min_std=config.min_std)
+        drawn_for = gather(torch.tensor(handles)).tolist()
+        self.ledger.record(step, [self.table[handle] for handle in drawn_for], scores)
         self.journal.note(
             **summary(self.rewards, scores, reward, group),
             seconds_sample=sampled - began,
@@ -136,10 +150,9 @@ def kl_per_image(generator: Generator, reference: Statistics, rollout: Rollout) 
 def prompt_schedule(config: Grpo, prompts: int) -> list[int]:
     """Handles of the prompts of all draws in a row: all, in a new order each time round, and none twice in a draw."""
     order = torch.Generator().manual_seed(config.seed)
-    whole = prompts // config.prompts_per_step * config.prompts_per_step
     schedule: list[int] = []
     while len(schedule) < config.draws * config.prompts_per_step:
-        schedule += torch.randperm(prompts, generator=order)[:whole].tolist()
+        schedule += prompts_of_pass(order, prompts, config.prompts_per_step)
     return schedule[: config.draws * config.prompts_per_step]
 
 

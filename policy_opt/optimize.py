@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -14,7 +14,7 @@ import torch
 
 from rwk.calibration.statistics import Interval
 from rwk.policy_opt import generator as generators
-from rwk.policy_opt.configs import Dpo, Grpo
+from rwk.policy_opt.configs import Dpo, Grpo, Optimisation, Rebel
 from rwk.policy_opt.dpo import dpo
 from rwk.policy_opt.evaluate import Drawn, accuracy, draw
 from rwk.policy_opt.experiment import Experiment, Recipe
@@ -23,6 +23,7 @@ from rwk.policy_opt.grpo import Weighted, grpo
 from rwk.policy_opt.journal import Progress, Trained, start
 from rwk.policy_opt.policy import world
 from rwk.policy_opt.prompts import Domains, domains, gold_of
+from rwk.policy_opt.rebel import rebel
 from rwk.rewards import registry
 from rwk.rewards.base import Reward
 from rwk.rewards.sinks import finished
@@ -48,11 +49,13 @@ Results = Mapping[str, Mapping[str, Mapping[str, Mapping[str, float]]]]
 """Row -> domain -> score -> the fields of its `Interval`."""
 GOLD = "gold accuracy"
 """Share of images of which every fact holds."""
+ALGORITHMS: dict[type[Optimisation], Callable[..., Trained]] = {Dpo: dpo, Grpo: grpo, Rebel: rebel}
+"""The algorithms by their settings."""
 
 
 def optimize(
     experiment: Experiment,
-    algorithm: Grpo | Dpo,
+    algorithm: Dpo | Grpo | Rebel,
     recipe: Recipe = Recipe(),  # noqa: B008 (frozen)
     *,
     out: Path,
@@ -67,7 +70,7 @@ def optimize(
 
     Args:
         experiment: what learns from what.
-        algorithm: `Grpo` or `Dpo`; its type chooses the algorithm.
+        algorithm: settings of one of `ALGORITHMS`; their type chooses it.
         recipe: how images are drawn, in training and in judging.
         out: the folder of the run.
         resume: go on with the run that is in the folder, which must have the same settings but for how long it is.
@@ -100,14 +103,8 @@ def optimize(
         write_json(out / "config.json", settings | {"versions": versions()})
     before = judge(generator, prompts, rewards, gold, experiment, sampling)
     texts = [prompt.text for prompt in prompts.train]
-    if isinstance(algorithm, Grpo):
-        trained = grpo(
-            algorithm, generator, weighted, texts, out=out, sampling=sampling, resume=resume, progress=progress
-        )
-    else:
-        trained = dpo(
-            algorithm, generator, weighted, texts, out=out, sampling=sampling, resume=resume, progress=progress
-        )
+    learn = ALGORITHMS[type(algorithm)]
+    trained = learn(algorithm, generator, weighted, texts, out=out, sampling=sampling, resume=resume, progress=progress)
     after = judge(generator, prompts, rewards, gold, experiment, sampling)
 
     comparison = Comparison(before, after, trained, list(experiment.rewards), gold)

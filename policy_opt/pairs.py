@@ -26,7 +26,7 @@ class Pairs:
 
 
 class PreferencePairs(NamedTuple):
-    """What DPO learns from."""
+    """What DPO and REBEL learn from."""
 
     handles: Tensor
     """[P] long: index of the prompt in the policy's table."""
@@ -38,6 +38,8 @@ class PreferencePairs(NamedTuple):
     """[P] float32: log-probability of the better image in the reference."""
     reference_lost: Tensor
     """[P] float32."""
+    margin: Tensor
+    """[P] float32: by how much the reward differs."""
 
 
 def best_worst(reward: Tensor, group: Tensor, *, min_margin: float = 0.0) -> Pairs:

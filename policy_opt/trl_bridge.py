@@ -14,17 +14,20 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from rwk.policy_opt.configs import Dpo, Grpo, Optimisation
+from rwk.policy_opt.configs import Dpo, Grpo, Optimisation, Rebel, Rounds
 from rwk.policy_opt.generator import Rollout
 from rwk.policy_opt.journal import Journal
 from rwk.policy_opt.pairs import PreferencePairs
 from rwk.policy_opt.policy import Policy, World, quiet
+from rwk.policy_opt.rebel import rebel_loss
+from rwk.policy_opt.recorder import recorder
 
 Draw = Callable[[list[int], int], tuple[Rollout, Tensor]]
-"""From the handles of a draw's prompts in this process, each once, and the updates done so far, to the rollout and the
-advantage [B] of its every row."""
+"""From the handles of the prompts that are next in this process, each once, and the updates done so far, to a rollout
+of as many prompts, these or others of the table, and the advantage [B] of its every row."""
 
 
 def grpo_trainer(
@@ -65,7 +68,7 @@ def grpo_trainer(
                 beta=0.0,  # else TRL would load a reference from the hub
             ),
             reward_funcs=_advantage_as_reward,
-            rollout_func=_rollout_func(config, draw),
+            rollout_func=_rollout_func(config, draw, policy.prompts),
             train_dataset=Dataset.from_dict({"prompt": list(schedule)}),
             processing_class=_tokenizer(),
         )
@@ -73,8 +76,9 @@ def grpo_trainer(
     return _finished(trainer, policy, journal)
 
 
-def _rollout_func(config: Grpo, draw: Draw) -> Callable[[list[int], Any], dict[str, Any]]:
+def _rollout_func(config: Grpo, draw: Draw, table: list[str]) -> Callable[[list[int], Any], dict[str, Any]]:
     """`draw` as TRL calls it: with every prompt group_size times in a row, and lists for an answer."""
+    ids = {prompt: [handle] for handle, prompt in enumerate(table)}
 
     def rollout(handles: list[int], trainer: Any) -> dict[str, Any]:
         prompts = handles[:: config.group_size]
@@ -82,7 +86,7 @@ def _rollout_func(config: Grpo, draw: Draw) -> Callable[[list[int], Any], dict[s
             raise RuntimeError("TRL must repeat a prompt group_size times in a row; see tests/test_trl_bridge.py.")
         drawn, advantage = draw(prompts, trainer.state.global_step)
         columns = {"completion_ids": drawn.tokens, "logprobs": drawn.logprobs, "advantage": advantage}
-        return {"prompt_ids": [[handle] for handle in handles]} | {key: x.tolist() for key, x in columns.items()}
+        return {"prompt_ids": [ids[prompt] for prompt in drawn.prompts]} | {k: x.tolist() for k, x in columns.items()}
 
     return rollout
 
@@ -99,6 +103,35 @@ def dpo_trainer(
     Args:
         before: updates of the rounds before, for the count in the journal.
     """
+    trainer = _pair_trainer(
+        _dpo_class(),
+        config,
+        policy,
+        pairs,
+        folder,
+        place,
+        beta=config.beta,
+        loss_type=[config.loss_type, "sft"] if config.sft_weight else [config.loss_type],
+        loss_weights=[1.0, config.sft_weight] if config.sft_weight else None,
+        label_smoothing=config.label_smoothing,
+    )
+    return _finished(trainer, policy, journal, before=before)
+
+
+def rebel_trainer(
+    config: Rebel, policy: Policy, pairs: PreferencePairs, journal: Journal, folder: Path, place: World, *, before: int
+) -> Any:
+    """TRL's trainer for DPO with the loss of REBEL; arguments as for `dpo_trainer`."""
+    trainer = _pair_trainer(_rebel_class(), config, policy, pairs, folder, place, beta=1 / config.eta)
+    collate, trainer.eta = trainer.data_collator, config.eta
+    trainer.data_collator = lambda rows: collate(rows) | {"margin": torch.tensor([row["margin"] for row in rows])}
+    return _finished(trainer, policy, journal, before=before)
+
+
+def _pair_trainer(
+    kind: Any, config: Rounds, policy: Policy, pairs: PreferencePairs, folder: Path, place: World, **loss: Any
+) -> Any:
+    """A trainer of that class; `loss` is what TRL is told of the loss."""
     from datasets import Dataset
 
     columns = {
@@ -107,17 +140,15 @@ def dpo_trainer(
         "rejected_ids": pairs.lost.tolist(),
         "ref_chosen_logps": pairs.reference_won.tolist(),
         "ref_rejected_logps": pairs.reference_lost.tolist(),
+        "margin": pairs.margin.tolist(),
     }
     with quiet():
-        trainer = _dpo_class()(
+        return kind(
             model=policy,
             args=_trl().DPOConfig(
                 **_arguments(config, folder, place, rows=config.batch_size),
+                **loss,
                 num_train_epochs=config.epochs,
-                beta=config.beta,
-                loss_type=[config.loss_type, "sft"] if config.sft_weight else [config.loss_type],
-                loss_weights=[1.0, config.sft_weight] if config.sft_weight else None,
-                label_smoothing=config.label_smoothing,
                 precompute_ref_log_probs=True,
                 max_length=None,
                 disable_dropout=False,
@@ -125,7 +156,6 @@ def dpo_trainer(
             train_dataset=Dataset.from_dict(columns),
             processing_class=_tokenizer(),
         )
-    return _finished(trainer, policy, journal, before=before)
 
 
 def train(trainer: Any, checkpoint: Path | None) -> None:
@@ -140,7 +170,7 @@ def train(trainer: Any, checkpoint: Path | None) -> None:
 
 
 def _arguments(config: Optimisation, folder: Path, place: World, *, rows: int) -> dict[str, Any]:
-    """TRL's arguments that both algorithms share.
+    """TRL's arguments that all algorithms share.
 
     Args:
         rows: images, or pairs, of one update over all processes.
@@ -184,7 +214,7 @@ def _finished(trainer: Any, policy: Policy, journal: Journal, *, before: int = 0
 
     policy.__dict__.pop("forward", None)  # TRL's fused head, which would ask for hidden states
     trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(_recorder()(journal, before))
+    trainer.add_callback(recorder(journal, before))
     return trainer
 
 
@@ -228,6 +258,26 @@ def _dpo_class() -> Any:
 
 
 @functools.cache
+def _rebel_class() -> Any:
+    class ImageRebelTrainer(_dpo_class()):  # type: ignore[misc]
+        eta: float
+
+        def _compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool) -> Any:
+            margin, answers = inputs.pop("margin"), []
+
+            def overheard(**asked: Any) -> Any:
+                answers.append(model(**asked))
+                return answers[-1]
+
+            super()._compute_loss(overheard, inputs, return_outputs)  # for what it logs; its loss is dropped
+            now = answers[0].log_probs.sum(dim=1).chunk(2)
+            won, lost = now[0] - inputs["ref_chosen_logps"], now[1] - inputs["ref_rejected_logps"]
+            return rebel_loss(won, lost, margin, eta=self.eta)
+
+    return ImageRebelTrainer
+
+
+@functools.cache
 def _tokenizer() -> Any:
     """A tokenizer without text: TRL wants one for its padding ids, and to decode what it need not read."""
     from tokenizers import Tokenizer
@@ -245,40 +295,3 @@ def _tokenizer() -> Any:
     return NoText(  # type: ignore[no-untyped-call]
         tokenizer_object=table, pad_token="<pad>", eos_token="<eos>"
     )
-
-
-TRL_NAMES = {
-    "loss": "loss",
-    "grad_norm": "grad_norm",
-    "learning_rate": "learning_rate",
-    "entropy": "entropy",
-    "kl": "kl_penalty",
-    "clip_ratio/region_mean": "clip_fraction",
-    "drift": "drift",
-    "rewards/margins": "implicit_margin",
-    "rewards/accuracies": "accuracy",
-    "logps/chosen": "logprob_won",
-    "logps/rejected": "logprob_lost",
-}
-"""What is kept of TRL's log, and our names for it."""
-
-
-@functools.cache
-def _recorder() -> Any:
-    from transformers import TrainerCallback
-
-    class Recorder(TrainerCallback):
-        def __init__(self, journal: Journal, before: int) -> None:
-            self.journal, self.before = journal, before
-
-        def on_log(self, args: Any, state: Any, control: Any, **extra: Any) -> None:
-            logs = extra["logs"]
-            if "loss" in logs:  # else it is the summary at the end
-                values = {ours: float(logs[name]) for name, ours in TRL_NAMES.items() if logs.get(name) is not None}
-                self.journal.write(self.before + state.global_step, values)
-
-        def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            if state.is_world_process_zero:
-                (Path(args.output_dir) / f"checkpoint-{state.global_step}" / "complete").touch()
-
-    return Recorder

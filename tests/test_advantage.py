@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from rwk.policy_opt.advantage import combine, group_advantage
+from rwk.policy_opt.configs import Scale
 
 NAN = float("nan")
 
@@ -20,6 +21,28 @@ def test_batch() -> None:
     """One deviation for all groups, about their own means: (2 + 450) / 2 here."""
     advantage = group_advantage(torch.tensor([1.0, 10.0, 3.0, 40.0]), torch.tensor([5, 2, 5, 2]), scale="batch")
     assert advantage.tolist() == pytest.approx([value / 226**0.5 for value in (-1, -15, 1, 15)])
+
+
+def test_against_the_others() -> None:
+    """RLOO: each reward less the mean of the others of its group, by a loop; a row without a reward counts nowhere."""
+    reward = torch.tensor([1.0, 10.0, 3.0, 40.0, NAN, 8.0, 7.0])
+    group = torch.tensor([5, 2, 5, 2, 5, 5, 9])
+    expected = []
+    for row, value in enumerate(reward.tolist()):
+        others = [reward[j].item() for j in range(7) if j != row and group[j] == group[row] and not reward[j].isnan()]
+        expected.append(value - sum(others) / len(others) if others and value == value else 0.0)
+    advantage = group_advantage(reward, group, baseline="others", scale="none")
+    assert advantage.tolist() == pytest.approx(expected)
+    assert expected[:4] == [-4.5, -30.0, -1.5, 30.0]
+
+
+@pytest.mark.parametrize("scale", ["group", "batch", "none"])
+def test_the_others_are_further_away(scale: Scale) -> None:
+    """Against the others an advantage is n / (n - 1) of that against the whole group, however it is scaled."""
+    reward, group = torch.tensor([0.1, 0.9, 0.4, 0.2, 0.8]), torch.tensor([0, 0, 0, 1, 1])
+    whole = group_advantage(reward, group, scale=scale)
+    others = group_advantage(reward, group, baseline="others", scale=scale)
+    assert torch.allclose(others, whole * torch.tensor([1.5, 1.5, 1.5, 2.0, 2.0]))
 
 
 def test_gaps() -> None:

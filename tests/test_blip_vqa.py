@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from rwk.adapters.noun_phrases import noun_phrases
 from rwk.rewards.errors import RunFailed
 
 CASE = runpy.run_path(str(Path(__file__).with_name("blip_case.py")))
+AGREE = runpy.run_path(str(Path(__file__).with_name("parity_case.py")))["agree"]
 PARITY = Path(__file__).with_name("parity")
 RECORDED = json.loads((PARITY / "blip_vqa.json").read_text())
 CHUNKS = json.loads((PARITY / "noun_chunks.json").read_text())
@@ -59,7 +61,7 @@ def scores(reward: BlipVqa, prompt: str) -> Tensor:
 
 
 @pytest.mark.filterwarnings("ignore:blip_vqa.compbench reads 35 tokens")
-def test_answers_are_those_of_the_benchmark(loaded: BlipVqa) -> None:
+def test_answers_are_those_of_the_benchmark(loaded: BlipVqa, record_property: Any) -> None:
     """With one file of weights, the benchmark's network and the adapter give the same p(yes) for every question.
 
     The file has the official layout and small random weights. The questions are cut, accented and marked; the pictures
@@ -68,7 +70,7 @@ def test_answers_are_those_of_the_benchmark(loaded: BlipVqa) -> None:
     assert RECORDED["package"] == "blip_vqa"
     assert official().std(1).min() > 0.08  # pictures tell
     found = torch.stack([scores(loaded, phrase) for phrase in CASE["PHRASES"]])
-    torch.testing.assert_close(found, official(), rtol=0, atol=TOLERANCE)
+    AGREE(record_property, loaded.spec.name, RECORDED, found, official(), atol=TOLERANCE)
 
 
 @pytest.mark.filterwarnings("ignore:blip_vqa.compbench reads 35 tokens")

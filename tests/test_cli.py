@@ -218,10 +218,75 @@ def test_list_shows_what_is_registered_and_kept(rwk: Rwk, rwk_home: Path) -> Non
     assert found["colorfulness"]["unit"] == "M3, in 8-bit steps"
     assert found["colorfulness"]["kept"] is False
     assert (found["mine"]["unit"], found["mine"]["high"], found["mine"]["kept"]) == ("my unit", 0.5, True)
-    assert found["odd"]["fault"] == "KeyError: 'rwk_reward'"
+    assert "odd is not a saved reward: its config.json holds no readable rwk_reward" in found["odd"]["fault"]
     shown = rwk("list")
     assert shown.code == 0
     assert all(word in shown.out for word in ("mine (kept)", "my unit", "shapes.llama", "doi:10.1117/12.477378"))
+
+
+def listed(rwk: Rwk, *arguments: str) -> list[str]:
+    """Names that `rwk list rewards` gives."""
+    ended = rwk("list", "rewards", *arguments, "--json")
+    assert ended.code == 0, ended.err
+    return [each["name"] for each in json.loads(ended.out)["rewards"]]
+
+
+def test_list_filters(rwk: Rwk) -> None:
+    """Each filter takes some and leaves some, and two filters take what both take."""
+    every = set(listed(rwk))
+    asked, free = set(listed(rwk, "--needs-prompt")), set(listed(rwk, "--no-prompt"))
+    assert asked | free == every
+    assert not asked & free
+    assert "hpsv2.v21" in asked
+    assert "aesthetic.v2" in free
+    steep = set(listed(rwk, "--differentiable"))
+    assert "hpsv2.v21" in steep
+    assert not {"compressibility.jpeg", "judge.yes"} & steep
+    assert set(listed(rwk, "--differentiable", "--no-prompt")) == steep & free
+    assert "pickscore.v1" in listed(rwk, "--licence", "mit")
+    assert "hpsv2.v21" not in listed(rwk, "--licence", "mit")
+    shown = rwk("list", "--differentiable").out
+    assert "hpsv2.v21" in shown
+    assert "shapes.llama" not in shown
+
+
+def test_list_by_size(rwk: Rwk) -> None:
+    """Weights up to a size, those that need none among them; what has no known size is left out."""
+    assert {"contrast", "shapes.clip"} <= set(listed(rwk, "--max-megabytes", "3"))
+    small = set(listed(rwk, "--max-megabytes", "1715"))
+    assert "clipscore.l14" in small
+    assert "aesthetic.v2" in small  # 4 for the head, 1711 for the tower
+    assert "aesthetic.v2" not in listed(rwk, "--max-megabytes", "1714")
+    assert not {"hpsv2.v21", "judge.yes", "dual_encoder"} & small
+    names = rwk("list", "--names", "--max-megabytes", "8").out.split()
+    assert {"contrast", "shapes.llama"} <= set(names)
+    assert "hpsv2.v21" not in names
+
+
+def test_list_filters_leave_out_what_is_broken(rwk: Rwk, rwk_home: Path) -> None:
+    """A broken name does not hide the others: it is left out with a note."""
+    (rwk_home / "rewards" / "odd").mkdir(parents=True)
+    (rwk_home / "rewards" / "odd" / "config.json").write_text("{")
+    ended = rwk("list", "rewards", "--no-prompt", "--names")
+    assert ended.code == 0
+    assert "contrast" in ended.out.split()
+    assert "odd" not in ended.out.split()
+    assert "rwk: odd is left out, as nothing is known of it: ValueError: " in ended.err
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (["--needs-prompt", "--no-prompt"], "leave nothing over"),
+        (["generators", "--differentiable"], "are of rewards"),
+        (["--max-megabytes", "-1"], "must be at least 0, got -1"),
+    ],
+)
+def test_list_filters_that_make_no_sense(rwk: Rwk, wrong: list[str], said: str) -> None:
+    """Filters that exclude each other, do not apply, or are negative are usage errors."""
+    ended = rwk("list", *wrong)
+    assert ended.code == 2
+    assert said in ended.err
 
 
 def test_list_of_names_imports_no_adapter() -> None:

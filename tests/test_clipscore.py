@@ -8,6 +8,7 @@ import warnings
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -24,6 +25,7 @@ from rwk.adapters.clipscore import (
 )
 
 CASE = runpy.run_path(str(Path(__file__).with_name("clip_case.py")))
+AGREE = runpy.run_path(str(Path(__file__).with_name("parity_case.py")))["agree"]
 RECORDED = json.loads(Path(__file__).with_name("parity").joinpath("clipscore.json").read_text())
 TOLERANCE = 5e-6
 """Of scores that differ by 0.1 from picture to picture."""
@@ -78,7 +80,9 @@ def scores(reward: ClipScore) -> Tensor:
         (ClipScoreLargeNoPrefix, "noprefix"),
     ],
 )
-def test_scores_are_those_of_the_authors_code(file: Path, kind: type[ClipScore], variant: str) -> None:
+def test_scores_are_those_of_the_authors_code(
+    file: Path, kind: type[ClipScore], variant: str, record_property: Any
+) -> None:
     """With one file of weights, `get_clip_score` on OpenAI's package and the adapter agree.
 
     The weights are small and random, and the same for either size of network. The prompts are empty, cut, accented,
@@ -89,15 +93,16 @@ def test_scores_are_those_of_the_authors_code(file: Path, kind: type[ClipScore],
     assert expected.std(1).min() > 0.005  # pictures tell
     assert expected.std(0).min() > 0.05  # so do prompts
     assert 0 < (expected == 0).sum() < expected.numel() / 2
-    torch.testing.assert_close(scores(kind(weights=file)), expected, rtol=0, atol=TOLERANCE)
+    AGREE(record_property, kind.spec.name, RECORDED, scores(kind(weights=file)), expected, atol=TOLERANCE)
 
 
 @pytest.mark.parametrize("kind", [ClipCosine, ClipCosineLarge])
-def test_cosine_is_the_score_before_it_is_cut_off(file: Path, kind: type[ClipScore]) -> None:
+def test_cosine_is_the_score_before_it_is_cut_off(file: Path, kind: type[ClipScore], record_property: Any) -> None:
     """2.5 times the cosine, with 0 for negative ones, is the authors' score without prefix; it goes below 0."""
     cosine = scores(kind(weights=file))
     assert cosine.min() < -0.01
-    torch.testing.assert_close(2.5 * cosine.clamp(min=0), official("noprefix"), rtol=0, atol=TOLERANCE)
+    found = 2.5 * cosine.clamp(min=0)
+    AGREE(record_property, kind.spec.name, RECORDED, found, official("noprefix"), atol=TOLERANCE)
 
 
 @pytest.mark.parametrize("change", ["floor", "no antialias", "squash", "gelu", "no prefix", "prefix without blank"])

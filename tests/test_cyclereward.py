@@ -7,6 +7,7 @@ import runpy
 import warnings
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from rwk.adapters.released import released
 from rwk.rewards.errors import RunFailed
 
 CASE = runpy.run_path(str(Path(__file__).with_name("blip_case.py")))
+AGREE = runpy.run_path(str(Path(__file__).with_name("parity_case.py")))["agree"]
 RECORDED = json.loads(Path(__file__).with_name("parity").joinpath("cyclereward.json").read_text())
 TOLERANCE = 1e-5
 """Of scores that differ by 0.1 from picture to picture."""
@@ -58,7 +60,9 @@ def scores(reward: CycleCombo) -> Tensor:
 
 
 @pytest.mark.parametrize("variant", [CycleCombo, CycleT2I, CycleI2T])
-def test_scores_are_those_of_the_official_package(variant: type[CycleCombo], folder: Path) -> None:
+def test_scores_are_those_of_the_official_package(
+    variant: type[CycleCombo], folder: Path, record_property: Any
+) -> None:
     """With one file of weights, the package's `score` and the adapter agree on every prompt and picture.
 
     The file has the official layout and small random weights, and the same ones for each variant: the variants differ
@@ -66,7 +70,8 @@ def test_scores_are_those_of_the_official_package(variant: type[CycleCombo], fol
     """
     assert RECORDED["package"] == "cyclereward"
     assert official().std(1).min() > 0.1  # pictures tell
-    torch.testing.assert_close(scores(variant(weights=folder, tokenizer=folder)), official(), rtol=0, atol=TOLERANCE)
+    found = scores(variant(weights=folder, tokenizer=folder))
+    AGREE(record_property, variant.spec.name, RECORDED, found, official(), atol=TOLERANCE)
 
 
 @pytest.mark.parametrize("change", ["tokens of ImageReward", "no activation", "ReLU", "tanh GELU"])

@@ -8,6 +8,7 @@ import warnings
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from rwk.adapters.clip_towers import open_clip_network
 from rwk.adapters.hpsv2 import Hpsv2, Hpsv2Legacy, Hpsv21, Hpsv21Legacy
 
 CASE = runpy.run_path(str(Path(__file__).with_name("clip_case.py")))
+AGREE = runpy.run_path(str(Path(__file__).with_name("parity_case.py")))["agree"]
 RECORDED = json.loads(Path(__file__).with_name("parity").joinpath("hpsv2.json").read_text())
 TOLERANCE = 2e-6
 """Of scores that differ by 0.03 from picture to picture."""
@@ -67,7 +69,9 @@ def scores(reward: Hpsv2) -> Tensor:
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_scores_are_those_of_the_official_package(load: type[Hpsv2], folder: Path, variant: type[Hpsv2]) -> None:
+def test_scores_are_those_of_the_official_package(
+    load: type[Hpsv2], folder: Path, variant: type[Hpsv2], record_property: Any
+) -> None:
     """With one file of weights, `hpsv2.score` and the adapter agree on every prompt and picture.
 
     The file has the official layout and small random weights. The prompts are empty, cut, accented, quoted, escaped and
@@ -78,7 +82,8 @@ def test_scores_are_those_of_the_official_package(load: type[Hpsv2], folder: Pat
     expected = official("legacy" if variant in (Hpsv2Legacy, Hpsv21Legacy) else "antialias")
     assert expected.std(1).min() > 0.015  # pictures tell
     assert expected.std(0).min() > 0.015  # so do prompts
-    torch.testing.assert_close(scores(variant(weights=folder)), expected, rtol=0, atol=TOLERANCE)
+    found = scores(variant(weights=folder))
+    AGREE(record_property, variant.spec.name, RECORDED, found, expected, atol=TOLERANCE)
 
 
 @pytest.mark.parametrize("change", ["legacy", "pillow", "crop", "squash", "HF's tokens", "scale", "quick gelu"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import runpy
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -22,6 +23,7 @@ from rwk.adapters.vlm import tiny_processor
 from rwk.rewards.errors import RunFailed
 from rwk.rewards.registry import load
 
+AGREE = runpy.run_path(str(Path(__file__).with_name("parity_case.py")))["agree"]
 RECORDED = json.loads((Path(__file__).parent / "parity" / "hpsv3.json").read_text())
 PROMPTS = ["a red cube on a green ball", "", 'a "naïve" cat, {text_prompt} & co. — 猫', "two birds " * 40, "a dog"]
 
@@ -98,14 +100,14 @@ def scores(reward: HpsV3) -> Tensor:
     return reward.score(pictures(), PROMPTS).values
 
 
-def test_scores_are_those_of_the_package(folder: Path) -> None:
+def test_scores_are_those_of_the_package(folder: Path, record_property: Any) -> None:
     """On five images and prompts mu is that of hpsv3 1.0.0 with transformers 4.45.2, one by one and in a batch."""
     expected = torch.tensor(RECORDED["scores"])
     assert expected.std() > 0.02
     reward = load(f"hpsv3.v3@{folder}", dtype="float32")
     for size in (1, 5):
         values = reward.score(pictures(), PROMPTS, batch_size=size).values
-        torch.testing.assert_close(values, expected, rtol=0, atol=2e-6)
+        AGREE(record_property, reward.spec.name, RECORDED, values, expected, atol=2e-6)
 
 
 def native_positions(reward: HpsV3) -> None:

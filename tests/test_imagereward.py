@@ -9,6 +9,7 @@ import warnings
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -24,6 +25,7 @@ from rwk.adapters.published import PublishedReward
 from rwk.rewards.errors import RunFailed
 
 CASE = runpy.run_path(str(Path(__file__).with_name("blip_case.py")))
+AGREE = runpy.run_path(str(Path(__file__).with_name("parity_case.py")))["agree"]
 RECORDED = json.loads(Path(__file__).with_name("parity").joinpath("imagereward.json").read_text())
 TOLERANCE = 1e-4
 """Of scores that differ by 3 from picture to picture."""
@@ -61,7 +63,7 @@ def scores(reward: ImageReward) -> Tensor:
         return torch.stack([reward.score(images, [prompt] * len(images)).values for prompt in CASE["PROMPTS"]])
 
 
-def test_scores_are_those_of_the_official_package(loaded: ImageReward) -> None:
+def test_scores_are_those_of_the_official_package(loaded: ImageReward, record_property: Any) -> None:
     """With one file of weights, image-reward's `score` and the adapter agree on every prompt and picture.
 
     The file has the official layout and small random weights. The prompts are empty, cut, accented and quoted; the
@@ -69,7 +71,7 @@ def test_scores_are_those_of_the_official_package(loaded: ImageReward) -> None:
     """
     assert RECORDED["package"] == "imagereward"
     assert official().std(1).min() > 1  # pictures tell
-    torch.testing.assert_close(scores(loaded), official(), rtol=0, atol=TOLERANCE)
+    AGREE(record_property, loaded.spec.name, RECORDED, scores(loaded), official(), atol=TOLERANCE)
 
 
 @pytest.mark.parametrize("change", ["floor", "no antialias", "squash", "tokens", "head", "encoder token"])
@@ -156,7 +158,9 @@ def test_letters_and_accents(loaded: ImageReward) -> None:
 def test_no_vocabulary_is_one_sentence(tmp_path: Path) -> None:
     """Where BERT's vocabulary is neither in the cache nor at hand, the error says what to do."""
     reward = ImageReward.of(ImageReward.tiny().network, vocabulary=tmp_path)
-    with pytest.raises(RunFailed, match="imagereward.v1 needs the vocabulary of .* give their folder as tokenizer"):
+    with pytest.raises(
+        RunFailed, match="imagereward.v1 needs the vocabulary of .* beside the weights .* imagereward.v1@PATH"
+    ):
         reward.score(CASE["pictures"]()[:1], ["a dog"])
 
 

@@ -14,11 +14,12 @@ from typing import Any
 import pytest
 
 from rwk.cli.optimize import Settings, algorithm
-from rwk.policy_opt.configs import Dpo, Grpo
+from rwk.policy_opt.configs import Dpo, Grpo, Rebel
 
 SMALL = ["--prompt-count", "16", "--eval-prompts", "3", "--eval-images", "2", "--group-size", "4"]
 GRPO = ["optimize", "--algo", "grpo", *SMALL, "--prompts-per-step", "4", "--save-every", "1", "--kl-every", "0"]
 DPO = ["optimize", "--algo", "dpo", *SMALL, "--batch-size", "4", "--rounds", "2"]
+REBEL = ["optimize", "--algo", "rebel", *SMALL, "--batch-size", "4", "--rounds", "2"]
 
 
 def call(words: list[str], home: Path, *, check: bool = True) -> subprocess.CompletedProcess[str]:
@@ -37,7 +38,7 @@ def metrics(run: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.parametrize("words", [[*GRPO, "--steps", "2"], DPO], ids=["grpo", "dpo"])
+@pytest.mark.parametrize("words", [[*GRPO, "--steps", "2"], DPO, REBEL], ids=["grpo", "dpo", "rebel"])
 def test_run_leaves_its_record_a_page_and_a_generator_to_name(words: list[str], tmp_path: Path) -> None:
     """One JSON document on stdout; base, best of n and tuned, in three domains, with the truth; the name draws."""
     out = tmp_path / "run"
@@ -127,6 +128,7 @@ def test_folder_that_is_taken_is_refused_before_anything_is_drawn(tmp_path: Path
     ("words", "error"),
     [
         (["--algo", "grpo", "--rounds", "2"], "--rounds is no setting of grpo"),
+        (["--algo", "rebel", "--beta", "1"], "--beta is no setting of rebel"),
         (["--algo", "ppo"], "'ppo' is not one of"),
         (["--algo", "dpo", "--reward", "custon"], "unknown reward 'custon'"),
         (["--algo", "dpo", "--generator", "shapes.lama"], "did you mean shapes.llama"),
@@ -148,3 +150,4 @@ def test_settings_of_an_algorithm_keep_its_defaults() -> None:
     given = Settings(learning_rate=0.5)
     assert algorithm("grpo", given, seed=3) == Grpo(learning_rate=0.5, seed=3)
     assert algorithm("dpo", given, seed=3) == Dpo(learning_rate=0.5, seed=3)
+    assert algorithm("rebel", given, seed=3) == Rebel(learning_rate=0.5, seed=3)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import runpy
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -21,6 +22,7 @@ from rwk.adapters.preprocess import CLIP_MEAN, CLIP_STD, HALF, Preprocess
 from rwk.adapters.vlm import tiny_processor
 from rwk.rewards.registry import load
 
+AGREE = runpy.run_path(str(Path(__file__).with_name("parity_case.py")))["agree"]
 RECORDED = json.loads((Path(__file__).parent / "parity" / "orm.json").read_text())
 PROMPTS = ["a red cube on a green ball", "", 'a "na\u00efve" cat, {prompt} & {} \u2014 \u732b', "two birds, " * 30]
 
@@ -100,13 +102,13 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_margins_are_those_of_the_authors_code(folder: Path) -> None:
+def test_margins_are_those_of_the_authors_code(folder: Path, record_property: Any) -> None:
     """l_yes - l_no is that of one forward pass of LLaVA's own code, in a batch and alone; the score is its sigmoid."""
     expected = torch.tensor(RECORDED["margins"])
     assert expected.std() > 1e-3
     reward = load(f"orm.t2i_r1@{folder}", dtype="float32")
     values = reward.score(pictures(), PROMPTS).values
-    torch.testing.assert_close(values, (expected / 0.3).sigmoid(), rtol=1e-5, atol=0)
+    AGREE(record_property, reward.spec.name, RECORDED, values, (expected / 0.3).sigmoid(), rtol=1e-5)
     torch.testing.assert_close(reward.score(pictures(), PROMPTS, batch_size=1).values, values, rtol=1e-5, atol=0)
 
 

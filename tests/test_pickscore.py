@@ -9,6 +9,7 @@ import warnings
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from rwk.adapters import clip_towers, pickscore
 from rwk.adapters.pickscore import PickScore
 
 CASE = runpy.run_path(str(Path(__file__).with_name("clip_case.py")))
+AGREE = runpy.run_path(str(Path(__file__).with_name("parity_case.py")))["agree"]
 RECORDED = json.loads(Path(__file__).with_name("parity").joinpath("pickscore.json").read_text())
 TOLERANCE = 1e-4
 """Of scores that differ by 5 from picture to picture."""
@@ -62,7 +64,7 @@ def scores(reward: PickScore) -> Tensor:
         return torch.stack([reward.score(images, [prompt] * len(images)).values for prompt in CASE["PROMPTS"]])
 
 
-def test_scores_are_those_of_the_authors_snippet(loaded: PickScore) -> None:
+def test_scores_are_those_of_the_authors_snippet(loaded: PickScore, record_property: Any) -> None:
     """With one file of weights, the code of PickScore's README under transformers 4.36 and the adapter agree.
 
     The file has the official layout, position numbers and all, and small random weights. The prompts are empty, cut,
@@ -72,7 +74,7 @@ def test_scores_are_those_of_the_authors_snippet(loaded: PickScore) -> None:
     assert RECORDED["versions"]["transformers"] == "4.36.2"
     assert official().std(1).min() > 2  # pictures tell
     assert official().std(0).min() > 2  # so do prompts
-    torch.testing.assert_close(scores(loaded), official(), rtol=0, atol=TOLERANCE)
+    AGREE(record_property, loaded.spec.name, RECORDED, scores(loaded), official(), atol=TOLERANCE)
 
 
 @pytest.mark.parametrize("change", ["round", "no antialias", "squash", "open_clip's tokens", "no scale", "quick gelu"])

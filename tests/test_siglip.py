@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import runpy
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from rwk.adapters.siglip import TINY, Siglip, Siglip2, Siglip2Large, SiglipLarge
 from rwk.rewards.errors import RunFailed
 
 CASE = runpy.run_path(str(Path(__file__).with_name("clip_case.py")))
+AGREE = runpy.run_path(str(Path(__file__).with_name("parity_case.py")))["agree"]
 PROMPTS = ["a red cat", "", "the blue cat on a wooden table", "a red cat " * 30]
 SIZE = 64
 TOLERANCE = 1e-5
@@ -74,7 +76,7 @@ def scores(reward: Siglip, images: list[Image.Image]) -> Tensor:
 
 
 @pytest.mark.filterwarnings("ignore:siglip:UserWarning")  # one prompt is too long
-def test_scores_are_transformers_logits(loaded: Siglip) -> None:
+def test_scores_are_transformers_logits(loaded: Siglip, record_property: Any) -> None:
     """On one file of weights the adapter gives `logits_per_image` of transformers' model and image processor.
 
     That is the release's own implementation, run here, with ids that are written out by hand: the vocabularies are on
@@ -84,7 +86,8 @@ def test_scores_are_transformers_logits(loaded: Siglip) -> None:
     logits = expected(type(loaded), images)
     assert logits.std(1).min() > 0.1  # pictures tell
     assert logits.std(0).min() > 0.1  # so do prompts
-    torch.testing.assert_close(scores(loaded, images), logits, rtol=0, atol=TOLERANCE)
+    recorded = {"package": "transformers", "versions": {"transformers": version("transformers")}}
+    AGREE(record_property, loaded.spec.name, recorded, scores(loaded, images), logits, atol=TOLERANCE)
 
 
 @pytest.mark.filterwarnings("ignore:siglip:UserWarning")
@@ -145,10 +148,11 @@ def test_a_prompt_that_is_cut_is_named_once(kind: type[Siglip]) -> None:
 
 
 def test_no_tokenizer_is_one_sentence(tmp_path: Path) -> None:
-    """Where the vocabulary is not at hand, the error says what to install, unset or give."""
+    """Where the vocabulary is not at hand, the error says what to install, unset or copy."""
     tiny = Siglip.tiny()
     reward = Siglip.of(tiny.network, preprocess=tiny.preprocess, vocabulary=(tmp_path / "none", None))
-    with pytest.raises(RunFailed, match=r"siglip.b16_224 needs the tokenizer of .*none.* give its folder as tokenizer"):
+    told = r"siglip.b16_224 needs the tokenizer of .*none.* beside the weights .* siglip.b16_224@PATH"
+    with pytest.raises(RunFailed, match=told):
         reward.score(CASE["pictures"]()[:1], ["a dog"])
 
 

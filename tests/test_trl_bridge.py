@@ -26,11 +26,13 @@ from rwk.policy_opt.grpo import grpo
 from rwk.policy_opt.journal import Journal, read
 from rwk.policy_opt.pairs import PreferencePairs
 from rwk.policy_opt.policy import Policy, world
+from rwk.policy_opt.rebel import rebel
 from rwk.rewards.registry import load
 
 SCRIPT = Path(__file__).with_name("toy_generator.py")
 toy = runpy.run_path(str(SCRIPT))
-Toy, Brightness, PROMPTS, GRPO, DPO = (toy[name] for name in ("Toy", "Brightness", "PROMPTS", "GRPO", "DPO"))
+Toy, Brightness, PROMPTS = (toy[name] for name in ("Toy", "Brightness", "PROMPTS"))
+GRPO, DPO, REBEL = (toy[name] for name in ("GRPO", "DPO", "REBEL"))
 GUIDED = Sampling(guidance=2.0, temperature=0.8)
 HINT = "TRL changed what policy_opt/trl_bridge.py leans on; adapt it, then this test and the bound in pyproject.toml."
 
@@ -50,8 +52,9 @@ def trainer_of(algorithm: str, tmp_path: Path, draw: Any = None) -> Any:
         return trl_bridge.grpo_trainer(
             config, policy, None, draw, list(range(6)), 8, journal, tmp_path / "checkpoints", place
         )
-    config = replace(DPO, batch_size=3, epochs=1, max_grad_norm=100.0)
-    return trl_bridge.dpo_trainer(config, policy, draw, journal, tmp_path / "checkpoints", place, before=0)
+    begin, given = (trl_bridge.dpo_trainer, DPO) if algorithm == "dpo" else (trl_bridge.rebel_trainer, REBEL)
+    config = replace(given, batch_size=3, epochs=1, max_grad_norm=1e4)
+    return begin(config, policy, draw, journal, tmp_path / "checkpoints", place, before=0)
 
 
 def test_version() -> None:
@@ -66,6 +69,7 @@ def test_private_signatures() -> None:
 
     expected = {
         trl.GRPOTrainer._compute_loss: ["self", "model", "inputs"],
+        trl.DPOTrainer._compute_loss: ["self", "model", "inputs", "return_outputs"],
         trl.DPOTrainer._prepare_dataset: ["self", "dataset", "processing_class", "args", "dataset_name"],
         trl.DPOTrainer._precompute_ref_logps: ["self", "dataset", "name", "batch_size"],
         base_trainer._BaseTrainer._send_telemetry: ["self"],
@@ -83,7 +87,12 @@ def test_private_signatures() -> None:
 def test_private_attributes(tmp_path: Path, algorithm: str) -> None:
     """A trainer has the attributes that are set or read, and TRL's head is off the policy."""
     pairs = PreferencePairs(
-        torch.arange(3), torch.ones(3, 8).long(), torch.zeros(3, 8).long(), torch.zeros(3), torch.zeros(3)
+        torch.arange(3),
+        torch.ones(3, 8).long(),
+        torch.zeros(3, 8).long(),
+        torch.zeros(3),
+        torch.zeros(3),
+        torch.ones(3),
     )
     trainer = trainer_of(algorithm, tmp_path, pairs if algorithm == "dpo" else lambda handles, step: None)
     names = {"grpo": ["_step", "_metrics", "beta", "ref_model", "num_iterations"], "dpo": ["precompute_ref_logps"]}
@@ -133,19 +142,26 @@ def test_grpo_gradient(tmp_path: Path) -> None:
     assert row["drift"] < 1e-5
 
 
-def test_dpo_gradient(tmp_path: Path) -> None:
-    """The first update follows - log sigmoid of the margin to the reference that we gave."""
+@pytest.mark.parametrize("algorithm", ["dpo", "rebel"])
+def test_pair_gradient(tmp_path: Path, algorithm: str) -> None:
+    """The first update follows - log sigmoid, or the squared error, of the ratios to the reference that we gave."""
     rollout = Toy().sample(PROMPTS[:3], per_prompt=2, seed=5, sampling=GUIDED)
     won, lost = rollout[torch.arange(0, 6, 2)], rollout[torch.arange(1, 6, 2)]
     reference_won, reference_lost = torch.tensor([-20.0, -22.0, -24.0]), torch.tensor([-21.0, -30.0, -15.0])
-    pairs = PreferencePairs(torch.arange(3), won.tokens, lost.tokens, reference_won, reference_lost)
-    trl_bridge.train(trainer_of("dpo", tmp_path, pairs), None)
+    better = torch.tensor([0.5, 2.0, 0.125])
+    pairs = PreferencePairs(torch.arange(3), won.tokens, lost.tokens, reference_won, reference_lost, better)
+    trl_bridge.train(trainer_of(algorithm, tmp_path, pairs), None)
     generator = Toy()
-    margin = generator.logprobs(won).sum(1) - reference_won - generator.logprobs(lost).sum(1) + reference_lost
-    loss = -torch.nn.functional.logsigmoid(DPO.beta * margin).mean()
+    ratio = generator.logprobs(won).sum(1) - reference_won - generator.logprobs(lost).sum(1) + reference_lost
+    if algorithm == "dpo":
+        loss = -torch.nn.functional.logsigmoid(DPO.beta * ratio).mean()
+    else:
+        loss = ((ratio / REBEL.eta - better) ** 2).mean()
     row = read(tmp_path / "metrics.jsonl")[0]
     assert row["loss"] == pytest.approx(loss.item(), rel=1e-4)
     assert row["grad_norm"] == pytest.approx(gradient_norm(loss, generator), rel=1e-4)
+    if algorithm == "rebel":
+        assert row["implicit_margin"] == pytest.approx((ratio / REBEL.eta).mean().item(), rel=1e-4)
 
 
 def test_silent(tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,6 +176,7 @@ def test_silent(tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: 
     capfd.readouterr()
     grpo(replace(GRPO, steps=2), Toy(), rewards, PROMPTS, out=tmp_path / "grpo")
     dpo(replace(DPO, rounds=1), Toy(), rewards, PROMPTS, out=tmp_path / "dpo")
+    rebel(replace(REBEL, rounds=1), Toy(), rewards, PROMPTS, out=tmp_path / "rebel")
     assert capfd.readouterr() == ("", "")
     assert not list(tmp_path.rglob("README.md"))
 
@@ -179,11 +196,12 @@ def test_a_transformers_model(tmp_path: Path, rank: int) -> None:
 
 
 def test_two_processes(tmp_path: Path) -> None:
-    """Two processes draw, score and train half each, and end with what one makes of it alone, by GRPO and by DPO."""
+    """Two processes draw, score and train half each, and end with what one makes of it alone, by each algorithm."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(SCRIPT)]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
-    done = subprocess.run([*command, str(tmp_path), "grpo", "dpo"], env=environment, capture_output=True, timeout=200)
-    for name, run, config in (("grpo", grpo, GRPO), ("dpo", dpo, DPO)):
+    words = [*command, str(tmp_path), "grpo", "dpo", "rebel"]
+    done = subprocess.run(words, env=environment, capture_output=True, timeout=200)
+    for name, run, config in (("grpo", grpo, GRPO), ("dpo", dpo, DPO), ("rebel", rebel, REBEL)):
         # Judged by what was written: a process may abort in native code after all is done (gloo, on CPU).
         assert (tmp_path / name / "generator").exists(), done.stderr.decode()[-2000:]
         alone: Any = run

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import runpy
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -21,6 +22,7 @@ from rwk.adapters.vqascore import FlanT5, FlanT5Xl, tiny_tokenizer
 from rwk.rewards.errors import RunFailed
 from rwk.rewards.registry import load
 
+AGREE = runpy.run_path(str(Path(__file__).with_name("parity_case.py")))["agree"]
 RECORDED = json.loads((Path(__file__).parent / "parity" / "vqascore.json").read_text())
 PROMPTS = [
     "a red cube on a green ball",
@@ -104,14 +106,14 @@ def expected() -> Tensor:
     return torch.tensor(RECORDED["scores"])[[0, 1, 2, 4]]
 
 
-def test_scores_are_those_of_the_authors_code(folder: Path) -> None:
+def test_scores_are_those_of_the_authors_code(folder: Path, record_property: Any) -> None:
     """In a batch scores are those of t2v_metrics before version 3.1, and so is that of a prompt which is cut off."""
     assert expected().std() > 0.02 * expected().mean()
     reward = load(f"vqascore.flant5@{folder}", dtype="float32")
-    torch.testing.assert_close(scores(reward), expected(), rtol=2e-5, atol=0)
+    AGREE(record_property, reward.spec.name, RECORDED, scores(reward), expected(), rtol=2e-5)
     with pytest.warns(UserWarning, match="vqascore.flant5 reads 2048 tokens of a prompt, got 2598 in 'two birds,"):
         cut = reward.score(pictures()[3:], PROMPTS[3:]).values
-    torch.testing.assert_close(cut, torch.tensor(RECORDED["scores"])[3:], rtol=1e-4, atol=0)
+    AGREE(record_property, reward.spec.name, RECORDED, cut, torch.tensor(RECORDED["scores"])[3:], rtol=1e-4)
 
 
 def tied_head(reward: FlanT5, monkeypatch: pytest.MonkeyPatch) -> None:

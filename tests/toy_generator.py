@@ -1,6 +1,6 @@
 """A generator small enough to be tuned in a second: 8 grey pixels of 16 levels, and a reward for bright images.
 
-Run as a script it is one process of runs in OUT/grpo and OUT/dpo: toy_generator.py OUT grpo|dpo... [--kill-at UPDATE].
+Run as a script it is one process of runs in folders of OUT: toy_generator.py OUT grpo|dpo|rebel... [--kill-at UPDATE].
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from rwk.policy_opt.configs import Dpo, Grpo
+from rwk.policy_opt.configs import Dpo, Grpo, Rebel
 from rwk.policy_opt.dpo import dpo
 from rwk.policy_opt.generator import Generator, GeneratorSpec, Rollout, Sampling, TokenStatistics
 from rwk.policy_opt.grpo import Weighted, grpo
+from rwk.policy_opt.rebel import rebel
 from rwk.rewards.base import Reward, RewardSpec, Scores
 
 CODES, TOKENS, BUCKETS, WIDTH = 16, 8, 64, 32
@@ -141,6 +142,17 @@ DPO = Dpo(
     save_every=2,
     seed=3,
 )
+REBEL = Rebel(
+    group_size=4,
+    batch_size=8,
+    eta=20.0,
+    prompts_per_draw=5,
+    epochs=2,
+    rounds=2,
+    learning_rate=1e-2,
+    save_every=2,
+    seed=3,
+)
 
 
 def main(out: str, *options: str) -> None:
@@ -157,6 +169,8 @@ def main(out: str, *options: str) -> None:
         grpo(GRPO, Toy(), rewards, PROMPTS, out=Path(out, "grpo"), progress=progress)
     if "dpo" in options:
         dpo(DPO, Toy(), rewards, PROMPTS, out=Path(out, "dpo"), progress=progress)
+    if "rebel" in options:
+        rebel(REBEL, Toy(), rewards, PROMPTS, out=Path(out, "rebel"), progress=progress)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,67 @@
+"""REBEL: draw images for each prompt, score and pair them, and learn by how much the better is better; then again.
+
+For two images i and j of one prompt, with rewards R, and log-probabilities l now and r under the policy that drew them:
+
+    loss = ([(l_i - r_i) - (l_j - r_j)] / eta - [R_i - R_j])^2                                         `rebel_loss`
+
+Where it is 0 for every pair, the policy is the one that drew, reweighted by exp(eta R): a step of mirror descent. DPO
+learns from which image is better, this from by how much as well, so `eta` depends on the unit of the reward.
+
+Gao et al. (2024), arXiv:2404.16767; their code minimises eta^2 times this.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from torch import Tensor
+
+from rwk.policy_opt.advantage import Weighted
+from rwk.policy_opt.configs import Rebel
+from rwk.policy_opt.generator import Generator, Sampling
+from rwk.policy_opt.journal import Progress, Trained
+from rwk.policy_opt.rounds import learn_in_rounds
+
+
+def rebel(
+    config: Rebel,
+    generator: Generator,
+    rewards: Sequence[Weighted],
+    prompts: Sequence[str],
+    *,
+    out: Path,
+    sampling: Sampling | None = None,
+    resume: bool = False,
+    progress: Progress | None = None,
+) -> Trained:
+    """Tunes the generator, in place and as `out/generator`; arguments and errors are those of `learn_in_rounds`."""
+    from rwk.policy_opt.trl_bridge import rebel_trainer
+
+    return learn_in_rounds(
+        config,
+        rebel_trainer,
+        generator,
+        rewards,
+        prompts,
+        out=out,
+        sampling=sampling,
+        resume=resume,
+        progress=progress,
+    )
+
+
+def rebel_loss(won: Tensor, lost: Tensor, margin: Tensor, *, eta: float) -> Tensor:
+    """[] mean squared error of the rewards' differences, as the policy implies them.
+
+    Args:
+        won: [P] nats: log-probability of the better image of a pair less that under the policy that drew it.
+        lost: [P] nats: the same of the worse image.
+        margin: [P] by how much the reward of the better image is larger.
+        eta: nats for each unit of reward.
+
+    >>> import torch
+    >>> rebel_loss(torch.tensor([3.0]), torch.tensor([-1.0]), torch.tensor([0.5]), eta=2.0)
+    tensor(2.2500)
+    """
+    return ((won - lost) / eta - margin).square().mean()

@@ -1,0 +1,252 @@
+"""Rounds of learning from pairs: the policy draws, its images are scored and paired, and it learns from the pairs.
+
+The reference of a round is the policy that drew in it. It is not kept as a model: all that a loss needs of it are two
+log-probabilities a pair, and they lie with the draws.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from rwk.policy_opt.advantage import Weighted, combine, score_all, summary
+from rwk.policy_opt.configs import Rounds
+from rwk.policy_opt.generator import Generator, Rollout, Sampling
+from rwk.policy_opt.journal import Journal, Progress, Trained, derived_seed, last_checkpoint, publish, start, step_of
+from rwk.policy_opt.pairs import RULES, PreferencePairs
+from rwk.policy_opt.policy import Policy, Statistics, World, trainable, world
+from rwk.rewards.errors import RunFailed
+
+KL_IMAGES = 128
+"""Images of a round by which the distance to the beginning is measured."""
+PairTrainer = Callable[..., Any]
+"""A trainer of `trl_bridge` for pairs, such as `dpo_trainer`."""
+
+
+def learn_in_rounds(
+    config: Rounds,
+    trainer_of: PairTrainer,
+    generator: Generator,
+    rewards: Sequence[Weighted],
+    prompts: Sequence[str],
+    *,
+    out: Path,
+    sampling: Sampling | None = None,
+    resume: bool = False,
+    progress: Progress | None = None,
+) -> Trained:
+    """Tunes the generator, in place and as `out/generator`, and writes `out/metrics.jsonl`.
+
+    What was drawn stays in `out/round-*/draws`, so that a resumed run draws nothing twice. Several processes share the
+    draws, and the folder.
+
+    Args:
+        trainer_of: makes the trainer of each round.
+        rewards: combined by their weights; those of weight 0 are only measured.
+        out: the run's folder.
+        sampling: what is drawn from and trained; by default the generator's own recipe.
+        resume: go on with what is in `out`, from the generator that the run began with.
+        progress: is called after each update.
+
+    Raises:
+        ValueError: for numbers that do not fit together.
+        RunFailed: when no pair is found, nothing is learnt from the start on, or the gradient is not a number.
+    """
+    place = world(next(generator.module.parameters()).device)
+    table = list(dict.fromkeys(prompts))
+    if not table:
+        raise ValueError(f"{_name(config)} needs at least one prompt, got none.")
+    journal = start(out, place, resume=resume, progress=progress)
+    artist = _Artist(config, generator, rewards, table, sampling or generator.spec.sampling, place)
+    updates = images = pairs = 0
+    with trainable(generator, config, keep=config.kl_every > 0) as began:
+        policy = Policy(generator.module, generator.statistics, table, artist.sampling)
+        for number in range(config.rounds):
+            folder = out / f"round-{number + 1}"
+            drawn = artist.draw(folder / "draws", number)
+            journal.total = updates + (config.rounds - number) * drawn.updates(config)
+            if not (folder / "policy.safetensors").exists():
+                if not _resumable(folder):
+                    journal.note(round=number + 1, **artist.summary(drawn))
+                    if began and number % config.kl_every == 0:
+                        journal.note(kl=artist.distance(drawn, began))
+                _train(config, trainer_of, policy, drawn, journal, folder, place, before=updates)
+            policy.load_state_dict(load_file(folder / "policy.safetensors"), strict=False)
+            updates, images, pairs = updates + drawn.updates(config), images + len(drawn.tokens), pairs + len(drawn.won)
+    tuned = publish(generator, out / "generator", place)
+    tokens = config.epochs * pairs * 2 * generator.spec.tokens
+    seconds = time.perf_counter() - journal.started
+    return Trained(tuned, journal.path, updates, images, images * len(rewards), tokens, seconds, place.size)
+
+
+def _train(
+    config: Rounds,
+    trainer_of: PairTrainer,
+    policy: Policy,
+    drawn: Draws,
+    journal: Journal,
+    folder: Path,
+    place: World,
+    *,
+    before: int,
+) -> None:
+    """Trains on the pairs of one round, from its last checkpoint on, and keeps the policy that comes of it."""
+    from rwk.policy_opt import trl_bridge as trl
+
+    checkpoint = last_checkpoint(folder / "checkpoints")
+    journal.forget_after(before + step_of(checkpoint))
+    # The last update is filled up with the first pairs, so that it has the same number in each of several processes.
+    taken = torch.arange(-(-len(drawn.won) // config.batch_size) * config.batch_size) % len(drawn.won)
+    trainer = trainer_of(
+        config, policy, drawn.preferences(taken), journal, folder / "checkpoints", place, before=before
+    )
+    trl.train(trainer, checkpoint)
+    if place.rank == 0:
+        _save(dict(policy.state_dict()), folder / "policy.safetensors")
+        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    place.wait()
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Scored images of a round, row by row in whole groups, and the pairs made of them; as it lies on disk."""
+
+    handles: Tensor
+    """[B] long: index of the prompt."""
+    tokens: Tensor
+    """[B, L] long."""
+    scores: Tensor
+    """[B, R] float32."""
+    reward: Tensor
+    """[B] float32, what the pairs were made by."""
+    won: Tensor
+    """[P] long: row of the better image."""
+    lost: Tensor
+    """[P] long."""
+    reference_won: Tensor
+    """[P] float32: log-probability of the better image under the policy that drew it, by teacher forcing."""
+    reference_lost: Tensor
+    """[P] float32."""
+    drift: Tensor
+    """[P] float32: mean distance of the pair's token log-probabilities from the sampler's own."""
+
+    def updates(self, config: Rounds) -> int:
+        """Updates that one round makes of these pairs."""
+        return config.epochs * -(-len(self.won) // config.batch_size)
+
+    def preferences(self, pairs: Tensor) -> PreferencePairs:
+        """The pairs of these numbers, as a trainer takes them."""
+        won, lost = self.won[pairs], self.lost[pairs]
+        return PreferencePairs(
+            handles=self.handles[won],
+            won=self.tokens[won],
+            lost=self.tokens[lost],
+            reference_won=self.reference_won[pairs],
+            reference_lost=self.reference_lost[pairs],
+            margin=self.reward[won] - self.reward[lost],
+        )
+
+
+@dataclass(frozen=True)
+class _Artist:
+    """Draws, scores and pairs the images of a round."""
+
+    config: Rounds
+    generator: Generator
+    rewards: Sequence[Weighted]
+    table: list[str]
+    sampling: Sampling
+    place: World
+
+    def draw(self, folder: Path, number: int) -> Draws:
+        """All draws of a round; those that lie in the folder already are not made again."""
+        order = torch.Generator().manual_seed(derived_seed(self.config.seed, number))
+        chosen = torch.randperm(len(self.table), generator=order)[: self.config.prompts_per_round or None]
+        folder.mkdir(parents=True, exist_ok=True)
+        parts = torch.split(chosen, self.config.prompts_per_draw)
+        files = [folder / f"{index:05d}.safetensors" for index in range(len(parts))]
+        for index in range(self.place.rank, len(parts), self.place.size):
+            if not files[index].exists():
+                drawn = self._draw_part(parts[index], derived_seed(self.config.seed, number, index))
+                _save({name: value.contiguous() for name, value in vars(drawn).items()}, files[index])
+        self.place.wait()
+        draws = _joined([Draws(**load_file(file)) for file in files])
+        if not len(draws.won):
+            raise RunFailed(
+                f"{_name(self.config)} found no pair among {len(draws.tokens)} images in groups of "
+                f"{self.config.group_size}: {int(draws.reward.isnan().sum())} have no reward, and the others differ by "
+                f"no more than min_margin, "
+                f"which is {self.config.min_margin}; take a finer reward, a larger group_size or a smaller min_margin."
+            )
+        return draws
+
+    def _draw_part(self, handles: Tensor, seed: int) -> Draws:
+        """Images for some prompts, their pairs, and the reference's log-probabilities of what is in a pair."""
+        config = self.config
+        rollout = self.generator.sample(
+            [self.table[handle] for handle in handles.tolist()],
+            per_prompt=config.group_size,
+            seed=seed,
+            sampling=self.sampling,
+        )
+        scores = score_all(self.rewards, self.generator.decode(rollout.tokens), rollout.prompts)
+        group = torch.arange(len(handles)).repeat_interleave(config.group_size)
+        reward = combine(scores, [part.weight for part in self.rewards], group, how=config.aggregation)
+        pairs = RULES[config.pairs](reward, group, min_margin=config.min_margin)
+
+        rows, place = torch.unique(torch.cat([pairs.won, pairs.lost]), return_inverse=True)
+        with torch.no_grad():
+            logprobs = self.generator.logprobs(rollout[rows]) if len(rows) else rollout.logprobs[:0]
+        won, lost = logprobs.sum(1).cpu()[place].chunk(2)
+        drift = (logprobs - rollout.logprobs[rows]).abs().mean(1).cpu()[place].view(2, -1).mean(0)
+        drawn = handles.repeat_interleave(config.group_size)
+        return Draws(drawn, rollout.tokens.cpu(), scores, reward, pairs.won, pairs.lost, won, lost, drift)
+
+    def summary(self, draws: Draws) -> dict[str, Any]:
+        """What the journal keeps of a round's draws."""
+        group = torch.arange(len(draws.tokens)) // self.config.group_size
+        values = summary(self.rewards, draws.scores, draws.reward, group)
+        return values | {"pairs": len(draws.won), "drift": draws.drift.mean().item()}
+
+    def distance(self, draws: Draws, reference: Statistics) -> float:
+        """Nats per image between the policy that drew and the reference, by `KL_IMAGES` of the draws."""
+        handles, tokens = draws.handles[:KL_IMAGES], draws.tokens[:KL_IMAGES].to(self.place.device)
+        prompts = [self.table[handle] for handle in handles.tolist()]
+        rollout = Rollout(prompts, handles, tokens, torch.zeros_like(tokens, dtype=torch.float32), self.sampling)
+        with torch.no_grad():
+            return (self.generator.logprobs(rollout) - reference(rollout).logprobs).sum(1).mean().item()
+
+
+def _joined(parts: list[Draws]) -> Draws:
+    """Draws in one, rows of pairs counted on."""
+    columns = {name: [getattr(part, name) for part in parts] for name in vars(parts[0])}
+    before = 0
+    for index, part in enumerate(parts):
+        for name in ("won", "lost"):
+            columns[name][index] = columns[name][index] + before
+        before += len(part.tokens)
+    return Draws(**{name: torch.cat(column) for name, column in columns.items()})
+
+
+def _save(tensors: dict[str, Tensor], path: Path) -> None:
+    """Writes a file that is there either whole or not at all."""
+    partial = path.with_suffix(".tmp")
+    save_file(tensors, partial)
+    os.replace(partial, path)
+
+
+def _resumable(folder: Path) -> bool:
+    return last_checkpoint(folder / "checkpoints") is not None
+
+
+def _name(config: Rounds) -> str:
+    return type(config).__name__.lower()
