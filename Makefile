@@ -14,7 +14,7 @@ demo: .venv/ready
 	$(BIN)/rwk demo --out demo
 
 test: .venv/ready  # one thread each: threads that wait for each other cost far more
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 check: .venv/ready
 	$(BIN)/ruff check .
