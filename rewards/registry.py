@@ -178,6 +178,7 @@ REWARDS: Registry[Reward] = Registry(
         "mps.overall": "rwk.adapters.mps:Mps",
         "mps.overall_t001": "rwk.adapters.mps:MpsLoose",
         "noise": "rwk.adapters.pixels:Noise",
+        "ocr.got": "rwk.adapters.ocr:GotOcr",
         "orm.t2i_r1": "rwk.adapters.orm:Orm",
         "pickscore.v1": "rwk.adapters.pickscore:PickScore",
         "shapes.clip": "rwk.adapters.shapes_clip:ShapesClip",

@@ -126,9 +126,7 @@ def test_scores_are_transformers_logits(loaded: Naflex, folder: Path, record_pro
 
 @pytest.mark.filterwarnings("ignore:siglip2:UserWarning")
 @pytest.mark.parametrize("change", ["square", "bicubic", "fewer patches", "capitals", "no end of text", "order"])
-def test_other_variants_do_not_pass(
-    loaded: Naflex, folder: Path, change: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_other_variants_do_not_pass(loaded: Naflex, folder: Path, change: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """What ports get wrong shifts some score by 100 times the tolerance of the comparison, or more."""
     read = loaded.ids
     if change == "square":
