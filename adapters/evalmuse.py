@@ -178,9 +178,9 @@ class FgaBlip2(PublishedReward):
 
 
 class FgaBlip2Whole(FgaBlip2):
-    """`evalmuse.fga_blip2`, reading 50 words of a prompt whatever their pieces, as the authors' evaluation does.
+    """`evalmuse.fga_blip2`, reading 50 words of a prompt whatever their pieces, as the authors' `eval.py` does.
 
-    Their scripts `forward` and `eval` differ so; the score is the same where a prompt has at most 32 word pieces.
+    Where a prompt has at most 32 word pieces the two scores are one.
     """
 
     spec = RewardSpec(
@@ -233,7 +233,7 @@ class FgaElement(FgaBlip2Whole):
         self.elements = elements
 
     def _score(self, images: list[Image.Image], prompts: list[str]) -> Scores:
-        values, notes = super()._score(images, prompts)
+        values = super()._score(images, prompts).values
         absent = "the prompt has no element in the text that is read"
         return Scores(values, [absent if missing else "" for missing in values.isnan().tolist()])
 

@@ -169,6 +169,12 @@ def test_a_file_in_the_published_layout(saved: Path, tiny: GotOcr) -> None:
     save_file(older, path, {"format": "pt"})
     reward = GotOcr(weights=saved, longest=6)
     assert [reward.read(image) for image in IMAGES] == [tiny.read(image) for image in IMAGES]
+    config = (saved / "config.json").read_text().replace('"tie_word_embeddings": false', '"tie_word_embeddings": true')
+    (saved / "config.json").write_text(config)
+    del older["language_model.lm_head.weight"]  # the published file has one table for both ends
+    save_file(older, path, {"format": "pt"})
+    network = GotOcr(weights=saved).network
+    assert torch.equal(network.lm_head.weight, older["language_model.model.embed_tokens.weight"])
     del older["multi_modal_projector.conv_upsampler1.weight"]
     save_file(older, path, {"format": "pt"})
     with pytest.raises(ValueError, match=r"ocr.got needs a checkpoint .* 1 keys .*conv_upsampler1"):
