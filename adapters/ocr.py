@@ -159,8 +159,6 @@ class GotOcr(Reward):
         rules = GenerationConfig(
             max_new_tokens=self.longest,
             do_sample=False,
-            num_beams=1,
-            repetition_penalty=1.0,
             eos_token_id=self.tokenizer.convert_tokens_to_ids(END),
             pad_token_id=self.tokenizer.pad_token_id,
         )

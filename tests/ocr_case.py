@@ -7,6 +7,7 @@ CASES = (
     ("HELLO WORL", 'a card that says "Hello World!"'),
     ("", 'a sign that says "Stop"'),
     ("nothing of the kind, and much more of it than was asked for", 'a "No" on a door'),
+    ("nothing of the kind, and much more of it than was asked for", 'an "Exit" on a door'),
     ("l0rem 1psum", 'a page with "lorem ipsum", and "dolor"'),
     ("café", 'a menu that reads "CAFÉ au lait"'),
     ("abc", 'the letters "c b a"'),

@@ -162,6 +162,8 @@ def test_the_published_size() -> None:
     sizes = {name: sum(value.numel() for value in part.parameters()) for name, part in network.named_children()}
     assert sizes["vision"] == pytest.approx(986e6, rel=0.001)
     assert sizes["qformer"] + sizes["embeddings"] == pytest.approx(188e6, rel=0.02)
+    assert network.vision.post_layernorm.eps == 1e-5  # of torch, where the layers inside have timm's
+    assert network.vision.encoder.layers[0].layer_norm1.eps == 1e-6
     assert network.vision.embeddings.position_embedding.shape[1] == 26 * 26 + 1
     assert FgaBlip2.origin.megabytes == pytest.approx(4 * (sum(sizes.values()) + 1_200_000) / 1e6, abs=1)
 
@@ -191,8 +193,17 @@ def test_prompts_that_are_cut_are_named_once() -> None:
 
 def test_a_prompt_of_endless_pieces_is_scored() -> None:
     """50 words of more pieces than the network has places for are read as far as it has."""
-    with torch.no_grad():
-        assert FgaBlip2Whole.tiny().score(IMAGES[:1], ["qzvxw" * 4 + " " + "xqzvw" * 900]).values.isfinite().all()
+    reward, prompt = FgaBlip2Whole.tiny(), " ".join(["qzvxw" * 15] * 12)
+    assert len(reward.tokenizer(prompt)["input_ids"]) > evalmuse.PLACES
+    assert reward.score(IMAGES[:1], [prompt]).values.isfinite().all()
+
+
+def test_an_element_is_read_as_the_prompt_is() -> None:
+    """Capitals and marks around an element do not keep it from being found, and blanks alone are none."""
+    reward = FgaElement.tiny()
+    ids = reward.tokens(["a red cube, a dog"])[0][0].tolist()
+    reward.elements = lambda prompt: ['"Red cube!"', "a dog", "a", "...", "a cat"]
+    assert reward.spans("", ids) == [(2, 4), (5, 7), (1, 2)]
 
 
 def test_no_element_is_no_score() -> None:
