@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -122,11 +123,10 @@ class GotOcr(Reward):
         name, hub = self.spec.name, self.origin.hub
         by_hand = f"copy the folder of {hub} here and name it as {{name}}@PATH"
         path = find(name, self.origin, weights, revision, by_hand=by_hand)
+        config = replace(self.origin, file="config.json", megabytes=1)
+        find(name, config, weights and path.parent, revision, by_hand=by_hand)  # comes to lie beside the weights
         tokenizer = load_tokenizer(name, hub, weights)
-        where = hub if weights is None else str(path.parent)
-        network = load_whole(
-            name, GotOcr2ForConditionalGeneration, where, faults=["missing"], revision=revision, dtype=dtype
-        )
+        network = load_whole(name, GotOcr2ForConditionalGeneration, str(path.parent), faults=["missing"], dtype=dtype)
         self._take(network, tokenizer, device, longest)
 
     def _take(self, network: Any, tokenizer: Any, device: str, longest: int) -> Self:

@@ -191,3 +191,13 @@ def test_the_published_size(tiny: GotOcr) -> None:
     assert GotOcr.origin.megabytes == pytest.approx(2 * numbers / 1e6, abs=1)
     reward = GotOcr.of(tiny.network, tiny.tokenizer, longest=1, preprocess=Preprocess(1024, fit="squash"))
     assert (reward.ids == tiny.tokenizer.convert_tokens_to_ids("<imgpad>")).sum() == 256
+
+
+def test_weights_without_their_configuration(saved: Path) -> None:
+    """A file that was copied alone is answered with the name of the one that lacks."""
+    (saved / "config.json").unlink()
+    for given in (saved, saved / "model.safetensors"):
+        with pytest.raises(
+            ValueError, match=r"ocr.got needs the file config.json of stepfun-ai/GOT-OCR-2.0-hf, got no"
+        ):
+            GotOcr(weights=given)
