@@ -12,7 +12,7 @@ import numpy as np
 
 from rwk.calibration import metrics
 from rwk.calibration.evaluate import TIES, Measure, cross_fitted
-from rwk.calibration.pairs import Floats, PairTable
+from rwk.calibration.pairs import Floats, PairTable, vector
 from rwk.calibration.statistics import (
     Interval,
     PairedTest,
@@ -203,13 +203,22 @@ def _rankings(data: PreferenceDataset, table: PairTable, first: Floats, second: 
 
 def _agreement(one: list[dict[str, float]], two: list[dict[str, float]]) -> Interval:
     """Mean tau-b; a prompt to whose images either reward gives one score has none."""
-    from scipy.stats import kendalltau
-
-    found = [kendalltau(list(a.values()), list(b.values())).statistic for a, b in zip(one, two, strict=True)]
+    found = [tau_b(list(a.values()), list(b.values())) for a, b in zip(one, two, strict=True)]
     taus = np.array([tau for tau in found if not math.isnan(tau)])
     if not len(taus):
         return Interval(math.nan, math.nan, math.nan, 0)
     return mean_interval(taus, np.arange(len(taus)))
+
+
+def tau_b(one: Any, two: Any) -> float:
+    """Kendall's tau-b of two scores [K] of the same images; NaN where either gives all the same score.
+
+    >>> tau_b([1, 2, 3], [5, 6, 4])
+    -0.3333333333333333
+    """
+    x, y = (np.sign(np.subtract.outer(of, of)) for of in (vector("one", one), vector("two", two, len(one))))
+    spread = math.sqrt((x * x).sum() * (y * y).sum())
+    return float((x * y).sum()) / spread if spread else math.nan
 
 
 def _interval(interval: Interval) -> dict[str, Any]:

@@ -30,10 +30,10 @@ SHOWN = {
 OF_REWARDS = ("reward", "measure", "value", "95 % interval", "prompts", "19 in 20 perfect below")
 OF_PAIRS = ("rewards", "measure", "value", "95 % interval", "prompts", "p", "Holm", "differ", "detectable")
 EXPLAINED = (
-    "Of every two rewards the first less the second, and Kendall's tau-b between their rankings of a prompt's images. p: "
-    "sign flips of whole prompts; Holm: p adjusted for all pairs of rewards; differ: pairs where just one is right; "
-    "detectable: the true difference that so many prompts find 4 times in 5. Likelihood and calibration are those of one "
-    "temperature a reward, fitted on other prompts."
+    "Of every two rewards: the first less the second, and Kendall's tau-b between their rankings of a prompt's images. "
+    "p: sign flips of whole prompts; Holm: p adjusted for all pairs of rewards; differ: pairs where just one is right; "
+    "detectable: the true difference that so many prompts find 4 times in 5. Likelihood and calibration are those of "
+    "one temperature a reward, fitted on other prompts."
 )
 
 
