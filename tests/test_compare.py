@@ -12,9 +12,12 @@ import pytest
 from PIL import Image
 from scipy.stats import kendalltau
 
+from rwk.calibration import metrics
 from rwk.calibration.compare import Comparison, compare, tau_b
-from rwk.calibration.pairs import Floats
-from rwk.calibration.statistics import holm
+from rwk.calibration.evaluate import cross_fitted
+from rwk.calibration.pairs import Floats, PairTable
+from rwk.calibration.statistics import bootstrap_interval, holm
+from rwk.calibration.temperature import Temperature
 from rwk.rewards.data import Preference, PreferenceDataset
 
 Rwk = Callable[..., Any]
@@ -68,6 +71,18 @@ def test_differences_are_those_of_the_rewards(case: Any) -> None:
     assert found.differences[0].accuracy.p < 0.001
     assert standing["a"]["nll"].interval.high < standing["b"]["nll"].interval.low
     assert (found.pairs, found.prompts, found.ties, found.unscored) == (240, 40, 0, 0)
+
+
+def test_the_interval_of_the_likelihood_is_that_of_its_bootstrap(case: Any) -> None:
+    """It is the bootstrap of prompts of the paired losses, the first less the second."""
+    data, rewards, found = case
+    losses = []
+    for _, first, second in rewards[:2]:
+        table = PairTable.from_preferences(data, first, second)
+        losses.append(metrics.losses(cross_fitted(Temperature(), table), table.label))
+    apart, prompts = losses[0] - losses[1], [row.prompt for row in data]
+    expected = bootstrap_interval(lambda w: np.average(apart, weights=w), prompts, draws=100)
+    assert found.differences[0].nll == pytest.approx(expected, abs=1e-12)
 
 
 def test_a_reward_does_not_differ_from_itself(case: Any) -> None:

@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from rwk.rewards import pictures
 from rwk.rewards.formats import FORMATS, is_data, read
+from rwk.rewards.picture_store import PictureStore
 from rwk.rewards.pictures import Stored
+from rwk.rewards.trainable import Preprocessing
 
 CASE = runpy.run_path(str(Path(__file__).with_name("formats_case.py")))
 SHADES, encoded, held, parquet, pick, told, left_out = (
@@ -293,3 +296,29 @@ def test_stored_pictures_are_read_by_row_group(tmp_path: Path) -> None:
     assert read(path).digest() == digest
     assert read(parquet(path, rows[::-1])).digest() != digest
     assert told(read(path))[0][1:3] == ("g", "h")
+
+
+def test_training_reads_stored_pictures(tmp_path: Path) -> None:
+    """What a network is shown of a picture inside Parquet is what it is shown of the same picture's file."""
+    for name in "ab":
+        (tmp_path / f"u-{name}.png").write_bytes(encoded(name))
+    inside, outside = pick("a", "b", 1.0), pick("a", "b", 1.0)
+    del outside["jpg_0"], outside["jpg_1"]
+    shown = []
+    for name, row in (("inside", inside), ("outside", outside)):
+        data = read(parquet(tmp_path / f"{name}.parquet", [row]))
+        store = PictureStore([data], Preprocessing(4), tmp_path)
+        store.fill()
+        shown.append(store.read(data, [0]))
+    assert isinstance(data[0].first, Path)
+    assert shown[0].shape == (2, 3, 4, 4)
+    assert torch.equal(*shown)
+
+
+@pytest.mark.parametrize("command", [["train-reward"], ["calibrate", "noise"], ["probe", "noise"]])
+def test_commands_take_a_format(rwk: Any, command: list[str]) -> None:
+    """Every command that reads preferences knows FORMAT:FILE, and names the formats where one is unknown."""
+    done = rwk(*command, "hpdv2.votes:none.json")
+    assert (done.code, "none.json must be a file of preferences, got none" in done.err) == (2, True)
+    done = rwk(*command, "hpdv9:none.json")
+    assert (done.code, "unknown format 'hpdv9'" in done.err) == (2, True)
