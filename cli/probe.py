@@ -11,6 +11,7 @@ import click
 
 from rwk.cli.console import note, progress, show, table
 from rwk.cli.options import Common, options
+from rwk.cli.preferences import preferences
 
 if TYPE_CHECKING:
     from rwk.calibration.probe import Domain
@@ -27,7 +28,7 @@ class Probing:
     reward: str = field(metadata={"argument": True, "help": "A name of a reward, its folder, or an expression."})
     data: Path | None = field(
         default=None,
-        metadata={"argument": True, "metavar": "[DATA]", "help": "Preferences: .jsonl, .csv or .parquet."},
+        metadata={"argument": True, "metavar": "[DATA]", "help": "Preferences: a file, or FORMAT:FILE."},
     )
     out: Path | None = field(
         default=None, metadata={"help": "Folder of the card and its page. [default: the reward's own]"}
@@ -83,7 +84,7 @@ def command(config: Probing, common: Common) -> dict[str, Any]:
 
         reward = load(config.reward, device=common.device)
     place = config.out / FILE if config.out else card_of(config.reward)
-    domains, sources = _preferences(config) if config.data else _drawn(config, common)
+    domains, sources = _preferences(config, common) if config.data else _drawn(config, common)
     sizes = Sizes(edited=config.edited, attacked=config.attacked)
     with progress("probing") as advance:
         subject = Subject(reward, domains, sizes, common.seed, config.batch_size, advance)
@@ -105,16 +106,15 @@ def command(config: Probing, common: Common) -> dict[str, Any]:
     }
 
 
-def _preferences(config: Probing) -> tuple[list[Domain], dict[str, str]]:
+def _preferences(config: Probing, common: Common) -> tuple[list[Domain], dict[str, str]]:
     """The domains of the files that were named, without what the reward was trained on."""
     from rwk.calibration.calibrate import unseen
     from rwk.calibration.card import card_of
     from rwk.calibration.preference_domain import preference_domain
-    from rwk.rewards.data import PreferenceDataset
 
     domains, sources = [], {}
     for number, path in enumerate(path for path in (config.data, *config.other) if path):
-        data = PreferenceDataset.read(path)
+        data = preferences(path, common.seed)
         rest = unseen(data, card_of(config.reward))
         if len(rest) < len(data):
             note(f"the reward was trained on {len(data) - len(rest)} of the {len(data)} pairs of {path}, left out here")
