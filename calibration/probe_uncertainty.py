@@ -174,9 +174,7 @@ def _area(values: Floats, pooled: Pooled, tests: int, subject: Subject) -> Inter
         total = bad.sum() * good.sum()
         return float((bad * below).sum() / total) if total > 0 else math.nan
 
-    return bootstrap_interval(
-        statistic, prompt, draws=subject.sizes.draws, seed=subject.seed, level=1 - 0.05 / tests
-    )
+    return bootstrap_interval(statistic, prompt, draws=subject.sizes.draws, seed=subject.seed, level=1 - 0.05 / tests)
 
 
 def _risk(values: Floats, pooled: Pooled, part: float) -> Interval:

@@ -149,8 +149,7 @@ def test_a_style_that_is_liked_too_much_is_found() -> None:
         return 10 * pixels.mean((1, 2, 3))
 
     sound, broken = (
-        probed(structure, subject(reward, domain(repeat=3)))["structure.style"]
-        for reward in (Fits(), Fits(light))
+        probed(structure, subject(reward, domain(repeat=3)))["structure.style"] for reward in (Fits(), Fits(light))
     )
     assert sound.status == "pass"
     assert broken.status == "fail"
