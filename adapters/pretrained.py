@@ -102,3 +102,28 @@ def load_tokenizer(name: str, hub: str, weights: str | Path | None = None) -> An
             f"({type(error).__name__}); with a network, unset HF_HUB_OFFLINE and run again; without, copy its "
             f"tokenizer.json and tokenizer_config.json beside the weights and name their folder as {name}@PATH."
         ) from error
+
+
+def load_folder(
+    name: str, kind: Any, origin: Origin, weights: str | Path | None = None, revision: str | None = None
+) -> Any:
+    """The network of a repository or folder in the layout of transformers, of the size that its config.json states.
+
+    Args:
+        name: the reward that asks.
+        kind: a class of transformers that builds networks.
+        origin: the repository, and its file of weights.
+        weights: a folder that holds config.json and one of `FILES`; None takes the hub's.
+        revision: branch, tag or commit of the hub's repository.
+
+    Raises:
+        ValueError: where a file is not in the folder, or the checkpoint does not fill the network.
+        RunFailed: where the hub cannot be reached and its cache lacks a file.
+    """
+    folder = Path(weights).expanduser() if weights is not None else None
+    if folder is not None:
+        origin = replace(origin, file=next((file for file in FILES if (folder / file).is_file()), origin.file))
+    by_hand = f"copy the folder of {origin.hub} here and name it as {{name}}@PATH"
+    found = find(name, origin, folder, revision, by_hand=by_hand)
+    find(name, replace(origin, file="config.json", megabytes=0), folder, revision, by_hand=by_hand)
+    return load_whole(name, kind, str(found.parent), dtype="float32", local_files_only=True)
