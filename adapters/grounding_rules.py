@@ -56,12 +56,12 @@ class Rules:
     near and a picture that is not square is measured as if it were."""
     corners: bool = True
     """Whether boxes are compared as corners; the code hands centres and sizes to a function that takes corners."""
-    whole: bool = True
-    """Whether every word of a noun counts for its score, or the first and the last alone."""
+    long: bool = True
+    """Whether nouns of three words or more are found; the code looks for them by their first and last word alone."""
 
 
 INTENDED = Rules()
-PUBLISHED = Rules(above=("top of", "on the top of"), side=None, corners=False, whole=False)
+PUBLISHED = Rules(above=("top of", "on the top of"), side=None, corners=False, long=False)
 
 
 def read_wanted(record: Mapping[str, Any]) -> Wanted:
