@@ -15,7 +15,7 @@ from torchvision.transforms.functional import pil_to_tensor
 from rwk.adapters.blip_towers import randomised, small_tokenizer
 from rwk.adapters.blip_vqa import PLACES
 from rwk.adapters.clip_towers import seeded
-from rwk.adapters.grounding_rules import PUBLISHED, Boxes, Rules, Wanted, read_wanted, score
+from rwk.adapters.grounding_rules import INTENDED, PUBLISHED, Boxes, Rules, Wanted, read_wanted, score
 from rwk.adapters.metadata import by_prompt
 from rwk.adapters.noun_phrases import DETERMINERS, noun_phrases
 from rwk.adapters.preprocess import IMAGENET_MEAN, IMAGENET_STD
@@ -66,7 +66,7 @@ class GroundingDino(Reward):
 
     spec = RewardSpec("grounding_dino.t2i_r1", "share of what is asked for", 0, 1, "Apache-2.0", "arXiv:2505.00703")
     origin: ClassVar[Origin] = Origin("IDEA-Research/grounding-dino-tiny", "model.safetensors", "Apache-2.0", 689)
-    rules: ClassVar[Rules] = Rules()
+    rules: ClassVar[Rules] = INTENDED
     short: int = 800
     longest: int = 1333
     example_prompts = (*(prompt for prompt in Reward.example_prompts if prompt), "a green bench and a blue bowl")

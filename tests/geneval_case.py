@@ -5,6 +5,8 @@ from __future__ import annotations
 import random
 from typing import Any, NamedTuple, TypeVar
 
+import numpy as np
+
 T = TypeVar("T")
 THINGS = ("dog", "cat", "wine glass")
 COLOURS = ("red", "blue", "green")
@@ -83,3 +85,21 @@ def pairs() -> list[tuple[Thing, Thing]]:
     draw = random.Random(21)
     apart = [(found(draw, "dog"), found(draw, "cat")) for _ in range(150)]
     return apart + [(first, first) for first, _ in apart[:5]]
+
+
+QUERIES, STRIDE = 12, 4
+PICTURE, FITTED, FILLED = (50, 40), (80, 64), (96, 64)
+"""Width and height of a picture, of the same resized, and filled up to multiples of 32."""
+
+
+def answer() -> tuple[np.ndarray, np.ndarray]:
+    """Logits of 81 classes [12, 81], and of masks [12, 16, 24] like blots, that a Mask2Former might give."""
+    draw = np.random.RandomState(22)
+    classes = draw.randn(QUERIES, 81)
+    for query in range(QUERIES):
+        classes[query, draw.randint(0, 80, 2)] += 6
+    across, down = np.meshgrid(np.arange(FILLED[0] // STRIDE), np.arange(FILLED[1] // STRIDE))
+    middle, reach = draw.rand(QUERIES, 2) * (24, 16), 2 + 4 * draw.rand(QUERIES)
+    away = np.hypot(across - middle[:, 0, None, None], down - middle[:, 1, None, None])
+    masks = reach[:, None, None] - away + 0.5 * draw.randn(*away.shape)
+    return classes.astype(np.float32), masks.astype(np.float32)
