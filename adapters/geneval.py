@@ -15,7 +15,7 @@ from torch.nn.functional import normalize
 from rwk.adapters.clip_towers import OPENAI, SMALL, architecture, open_clip_network, seeded, small, tokenizer
 from rwk.adapters.geneval_prompts import parse
 from rwk.adapters.geneval_rules import COLOURS, Clause, Facts, Found, failures, partial, read_facts, sure
-from rwk.adapters.mask2former import ORIGIN, Mask2Former, tiny
+from rwk.adapters.mask2former import ORIGIN, UNUSED, Mask2Former, tiny
 from rwk.adapters.metadata import by_prompt
 from rwk.adapters.preprocess import LONGEST, Preprocess
 from rwk.adapters.pretrained import load_folder
@@ -89,7 +89,7 @@ class Geneval(Reward):
 
         facts = by_prompt(metadata, read_facts) if metadata is not None else {}
         name, (origin, origin_of_clip) = self.spec.name, self.origins()
-        network = load_folder(name, Mask2FormerForUniversalSegmentation, origin, weights, revision)
+        network = load_folder(name, Mask2FormerForUniversalSegmentation, origin, weights, revision, unused=UNUSED)
         by_hand = f"copy it into one folder with the files of {origin.hub} and name that as {{name}}@PATH"
         file = find(name, origin_of_clip, clip or beside(weights, origin_of_clip.file), by_hand=by_hand)
         tower = open_clip_network(architecture(self.architecture))

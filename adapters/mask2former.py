@@ -17,6 +17,9 @@ from rwk.adapters.preprocess import IMAGENET_MEAN, IMAGENET_STD
 from rwk.adapters.published import Origin
 
 ORIGIN = Origin("facebook/mask2former-swin-small-coco-instance", "pytorch_model.bin", "CC-BY-NC-4.0", 275)
+UNUSED = ("relative_position_index", "swin.layernorm.", "criterion.")
+"""Parts of keys of Swin's constants, of a normalisation behind the states that are read, and of the loss: the published
+file has the first and not the second."""
 MOST = 100
 """Pairs of a query and a class that are looked at, the likeliest ones."""
 STRIDE = 32

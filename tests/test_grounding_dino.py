@@ -229,6 +229,8 @@ def test_a_published_folder_is_loaded_whole(folder: Path) -> None:
         expected, found = tiny.found(image, ["dog"])["dog"], loaded.found(image, ["dog"])["dog"]
     torch.testing.assert_close(found, expected)
     tensors = load_file(folder / "model.safetensors")
+    assert tensors.pop("model.backbone.conv_encoder.model.swin.layernorm.weight").numel() == 64  # not in the published
+    assert tensors.pop("model.backbone.conv_encoder.model.swin.layernorm.bias").numel() == 64
     key = next(key for key in tensors if "attention.self.query.weight" in key)  # as in transformers of its time
     value = tensors.pop(key)
     (folder / "broken").mkdir()
