@@ -181,7 +181,7 @@ class GroundingDino(Reward):
             if not self.rules.long and len(noun.split(" ")) > 2:
                 continue
             inside = (offsets[:, 0] < end) & (offsets[:, 1] > start)
-            scores = likely[:, : len(offsets)][:, inside].sum(1) / (inside.sum() + 1e-6)
+            scores = likely[:, : len(offsets)][:, inside].mean(1)
             found[noun] = Boxes(boxes[scores > LEAST], scores[scores > LEAST])
         return found
 

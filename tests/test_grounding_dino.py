@@ -137,6 +137,9 @@ def test_numbers() -> None:
     found = Boxes(torch.cat([one, two, one + 0.01]), torch.tensor([0.9, 0.8, 0.7]))
     for count, expected in ((2, 1.0), (3, 0.2), (1, 0.2)):
         assert score({"dog": found}, Wanted(("dog",), (("dog", count),)), size=(9, 9)) == expected
+    for shift, count in ((0.031, 1), (0.036, 2)):  # 0.53 and 0.47 of overlap
+        pair = Boxes(torch.cat([one, one + torch.tensor([shift, 0, 0, 0])]), torch.tensor([0.9, 0.8]))
+        assert score({"dog": pair}, Wanted(("dog",), (("dog", count),)), size=(9, 9)) == 1.0
     both = Wanted(("dog", "cat"), (("dog", 2), ("cat", 1)))
     assert score({"dog": found}, both, size=(9, 9)) == 0.5
 
