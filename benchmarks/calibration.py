@@ -24,7 +24,6 @@ from rwk.calibration.pairs import Floats, PairTable
 from rwk.calibration.statistics import Interval
 from rwk.calibration.temperature import Temperature
 
-
 ENDS = (0.025, 0.975)
 
 
@@ -74,6 +73,7 @@ def main() -> None:
     parser.add_argument("--naive", type=int, default=100, help="draws of the loop, which is scaled to all")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
+    cores = len(os.sched_getaffinity(0))
     table = drawn(options.pairs, options.prompts, options.seed)
     begun = time.perf_counter()
     found = calibrate(table, Temperature(), draws=options.draws, seed=options.seed).evaluation
@@ -86,13 +86,9 @@ def main() -> None:
     apart = max(
         abs(_width(same.measures[name].interval) - float(np.ptp(np.quantile(of, ENDS)))) for name, of in loop.items()
     )
-    print(
-        f"{options.pairs} pairs of {options.prompts} prompts, {len(found.measures)} measures, {len(loop)} of them by {options.draws} draws"
-    )
-    print(f"on {len(os.sched_getaffinity(0))} cores: rwk's calibrate {whole:.1f} s")
-    print(
-        f"the loop over the draws, {options.naive} run and scaled: {scaled:.1f} s, {scaled / whole:.1f} times as long"
-    )
+    print(f"{options.pairs} pairs of {options.prompts} prompts, {len(found.measures)} measures, {cores} cores")
+    print(f"rwk's calibrate, {options.draws} draws behind {len(loop)} of them: {whole:.1f} s")
+    print(f"the loop over the draws, {options.naive} run and scaled: {scaled:.1f} s, {scaled / whole:.1f} times as long")
     print(f"widths of the intervals of the same {options.naive} draws differ by {apart:.1e} at most")
 
 

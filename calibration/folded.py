@@ -56,12 +56,12 @@ class Folded:
     @cached_property
     def mass(self) -> Floats:
         """[G] weight of each confidence."""
-        return np.bincount(self.group, self.weight)
+        return totals(self.group, self.weight)
 
     @cached_property
     def agreed(self) -> Floats:
         """[G] weight of the votes at each confidence for the image held to be better."""
-        return np.bincount(self.group, self.weight * self.agreement)
+        return totals(self.group, self.weight * self.agreement)
 
     @cached_property
     def corp(self) -> Corp:
@@ -177,6 +177,12 @@ def fold(q: Any, y: Any, weight: Any = None) -> Folded:
 def groups(ascending: Floats) -> Any:
     """[N] numbers 0.. of the different values."""
     return np.cumsum(np.diff(ascending, prepend=ascending[:1]) > 0)
+
+
+def totals(group: Any, values: Floats) -> Floats:
+    """[G] sums of the values [N] of each group 0..G-1."""
+    found: Floats = np.bincount(group, values).astype(np.float64, copy=False)
+    return found
 
 
 def fit_isotonic(values: Floats, weight: Floats) -> Floats:

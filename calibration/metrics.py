@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from rwk.calibration.folded import Corp, fit_isotonic, fold, groups
+from rwk.calibration.folded import Corp, fit_isotonic, fold, groups, totals
 from rwk.calibration.pairs import Floats, vector
 
 BINS = 15
@@ -74,8 +74,9 @@ def brier(q: Any, y: Any, weight: Any = None) -> Corp:
 def isotonic(x: Floats, y: Floats, weight: Floats) -> Floats:
     """[N] the nondecreasing function of ascending x [N] that is closest to y, at each x; equal x get equal values."""
     group = groups(x)
-    mass = np.bincount(group, weight)
-    return fit_isotonic(np.bincount(group, weight * y) / mass, mass)[group]
+    mass = totals(group, weight)
+    fitted: Floats = fit_isotonic(totals(group, weight * y) / mass, mass)[group]
+    return fitted
 
 
 def ece(q: Any, y: Any, weight: Any = None, *, bins: int = BINS, width: bool = False) -> float:
