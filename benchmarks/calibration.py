@@ -88,7 +88,7 @@ def main() -> None:
     )
     print(f"{options.pairs} pairs of {options.prompts} prompts, {len(found.measures)} measures, {cores} cores")
     print(f"rwk's calibrate, {options.draws} draws behind {len(loop)} of them: {whole:.1f} s")
-    print(f"the loop over the draws, {options.naive} run and scaled: {scaled:.1f} s, {scaled / whole:.1f} times as long")
+    print(f"a loop over draws, {options.naive} run and scaled: {scaled:.1f} s, {scaled / whole:.1f} times as long")
     print(f"widths of the intervals of the same {options.naive} draws differ by {apart:.1e} at most")
 
 
