@@ -120,6 +120,8 @@ class Sizes:
     attacked: int = 16
     """Images that are attacked by gradients."""
     attack_steps: int = 20
+    again: int = 32
+    """Images that are scored again, in another order, and alone."""
     draws: int = 500
     """Bootstrap draws behind intervals of what is no mean."""
     findings: int = 3

@@ -21,6 +21,7 @@ from rwk.calibration.probe import (
     skipped,
     told,
 )
+from rwk.calibration.probe_information import information
 from rwk.calibration.statistics import Interval
 from rwk.calibration.temperature import fit
 
@@ -47,11 +48,12 @@ SHIFT = Probe(
 
 
 def accuracy(subject: Subject) -> Iterator[Result]:
-    """Accuracy in and out of domain and by slice, and how far the temperature moves."""
+    """Accuracy in and out of domain and by slice, what margins tell, and how far the temperature moves."""
     names = [domain.name for domain in subject.domains]
     levels = [Level(name, _accuracy(table)) for name, table in zip(names, subject.pairs, strict=True)]
     yield _gated(IN, levels[:1], "has no pairs of known preference")
     yield _gated(OUT, [level for level in levels[1:] if level.value.clusters], "there is no other domain with pairs")
+    yield information(subject)
     yield _slices(subject)
     yield _shift(subject)
 

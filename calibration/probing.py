@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from rwk.calibration.probe import Result, Subject
 from rwk.calibration.probe_accuracy import accuracy
 from rwk.calibration.probe_adversarial import adversarial
+from rwk.calibration.probe_consistency import consistency
 from rwk.calibration.probe_edits import edits
 from rwk.calibration.probe_optimisation import optimisation
 from rwk.calibration.probe_prompts import prompts
@@ -17,6 +18,7 @@ FAMILIES: Mapping[str, Callable[[Subject], Iterator[Result]]] = {
     "edits": edits,
     "prompts": prompts,
     "adversarial": adversarial,
+    "consistency": consistency,
 }
 
 

@@ -39,7 +39,7 @@ class Probing:
         default=(),
         metadata={
             "option": "--probe",
-            "choices": ("accuracy", "optimisation", "edits", "prompts", "adversarial"),
+            "choices": ("accuracy", "optimisation", "edits", "prompts", "adversarial", "consistency"),
             "help": "Only this family of probes; may be given many times.",
         },
     )

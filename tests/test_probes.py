@@ -201,6 +201,11 @@ def test_prompts_are_reworded_in_one_fact() -> None:
     }
     assert {reword("something else") for reword in rewording.COUNTERFACTUALS.values()} == {None}
     assert rewording.number("three dogs") == "two dogs"
+    assert [rewording.thing(f"two {many}") for many in ("crosses", "triangles", "buses")] == [
+        "two rings",
+        "two crosses",
+        "two trains",
+    ]
 
 
 def test_pixels_that_an_attack_can_move_are_found() -> None:

@@ -1,0 +1,88 @@
+"""Consistency: whether an image gets the same score again, in another place of the list, and among other images."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from rwk.calibration.pairs import Floats
+from rwk.calibration.probe import (
+    FLOOR,
+    NONE,
+    Finding,
+    Level,
+    Probe,
+    Result,
+    Status,
+    Subject,
+    known,
+    quantile_of,
+    skipped,
+    told,
+)
+from rwk.calibration.statistics import Interval
+
+LIST = 8
+"""Images that are scored in one call."""
+
+_WHAT = f"What 95 % of the changes of a score stay below, either way, when {{}}; images are scored {LIST} at a time."
+_GATE = f"Fails where the interval lies above {FLOOR}, the noise floor; warns where the value does."
+_BEYOND = f"{_GATE} Neither where asking again moves scores as far."
+_UNIT = "units of the scale"
+REPEAT = Probe("consistency.repeat", _WHAT.format("the same images are scored again"), _GATE, _UNIT)
+ORDER = Probe("consistency.order", _WHAT.format("the same images are given in reverse order"), _BEYOND, _UNIT)
+NEIGHBOURS = Probe(
+    "consistency.neighbours",
+    _WHAT.format("an image is given alone, and when it is the first of a list"),
+    _BEYOND,
+    _UNIT,
+)
+
+
+def consistency(subject: Subject) -> Iterator[Result]:
+    """The same list again, turned round, and every image alone against the first of its list."""
+    rows = subject.chosen(subject.sizes.again)
+    if math.isnan(subject.scale.value) or len({subject.domains[0].prompts[row] for row in rows}) < 2:
+        reason = "it gives all images of a prompt the same score, or fewer than 2 prompts have scores"
+        yield from (skipped(probe, reason) for probe in (REPEAT, ORDER, NEIGHBOURS))
+        return
+    lists = [rows[start : start + LIST] for start in range(0, len(rows), LIST)]
+    before, again = (np.concatenate([_scores(subject, held) for held in lists]) for _ in range(2))
+    reverse = np.concatenate([_scores(subject, held[::-1])[::-1] for held in lists])
+    alone = np.array([_scores(subject, rows[i : i + 1])[0] for i in range(len(rows))])
+    first = np.array([_scores(subject, np.roll(rows, -i)[:LIST])[0] for i in range(len(rows))])
+    repeat = _judged(subject, REPEAT, rows, before, again, NONE)
+    yield repeat
+    yield _judged(subject, ORDER, rows, before, reverse, repeat.value or NONE)
+    yield _judged(subject, NEIGHBOURS, rows, alone, first, repeat.value or NONE)
+
+
+def _scores(subject: Subject, rows: Any) -> Floats:
+    """[M] scores of the images of these rows in one call."""
+    domain = subject.domains[0]
+    images, prompts = [domain.images[row] for row in rows], [domain.prompts[row] for row in rows]
+    found = subject.reward.score(images, prompts, batch_size=len(rows)).values
+    subject.advance(len(rows))
+    return found.numpy().astype(np.float64)
+
+
+def _judged(subject: Subject, probe: Probe, rows: Any, before: Floats, after: Floats, by_chance: Interval) -> Result:
+    """The result of a change from `before` to `after` [M], beside what asking again changes."""
+    domain = subject.domains[0]
+    change = (after - before) / subject.scale.value
+    value = quantile_of(np.abs(change), domain.groups[rows], 0.95, subject.sizes, subject.seed)
+    if not known(value):
+        return skipped(probe, "images get no score, or are of fewer than 2 prompts")
+    beyond = not value.low <= by_chance.high
+    status: Status = "pass" if value.mean <= FLOOR or not beyond else "fail" if value.low > FLOOR else "warn"
+    found = []
+    if status != "pass":
+        for place in np.argsort(-np.abs(np.nan_to_num(change)))[: subject.sizes.findings]:
+            image, prompt = domain.images[rows[place]], domain.prompts[rows[place]]
+            scores = float(before[place]), float(after[place])
+            found.append(Finding(image, image, prompt, prompt, *scores, "the same image and prompt"))
+    level = Level(probe.name.partition(".")[2], value, {"asked again": by_chance} if known(by_chance) else {})
+    return Result(probe, status, told(value), value, [level], found)
