@@ -3,10 +3,11 @@
     python benchmarks/known_answers.py
     python benchmarks/known_answers.py --seeds 1 --reward sound --reward counts
 
-A seed draws the prompts, their pictures, people's judgements and the rewards' own error. `planted.py` holds the rewards,
-what the card must say of each, and what else it may because it follows from the defect. A cell of the table tells in
-how many seeds a probe warned or failed: `5!` where it must, `5` where it may, `5?` where neither, and `.` for never.
-Probes that never do are not shown. The exit code is 1 where one that must did not, or one did that neither must nor may.
+A seed draws the prompts, their pictures, people's judgements and the rewards' own error. `planted.py` holds the
+rewards, what the card must say of each, and what else it may because it follows from the defect. A cell of the table
+tells in how many seeds a probe warned or failed: `5!` where it must, `5` where it may, `5?` where neither, and `.` for
+never. Probes that never do are not shown. The exit code is 1 where one that must did not, or one did that neither must
+nor may.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 
-from planted import DEFECTS, Planted, flagged, missed, unexplained, world  # type: ignore[import-not-found]
+from planted import DEFECTS, Planted, flagged, missed, unexplained, world
 
 from rwk.calibration.probe import Result, Sizes, Subject
 from rwk.calibration.probing import run_probes

@@ -36,14 +36,14 @@ REPEAT = Probe("consistency.repeat", _WHAT.format("the same images are scored ag
 ORDER = Probe("consistency.order", _WHAT.format("the same images are given in reverse order"), _BEYOND, _UNIT)
 NEIGHBOURS = Probe(
     "consistency.neighbours",
-    _WHAT.format("an image is given alone, and when it is the first of a list"),
+    _WHAT.format("an image is given alone, and when it is followed by those whose scores are furthest from its own"),
     _BEYOND,
     _UNIT,
 )
 
 
 def consistency(subject: Subject) -> Iterator[Result]:
-    """The same list again, turned round, and every image alone against the first of its list."""
+    """The same list again, turned round, and every image alone against the first of a list."""
     rows = subject.chosen(subject.sizes.again)
     if math.isnan(subject.scale.value) or len({subject.domains[0].prompts[row] for row in rows}) < 2:
         reason = "it gives all images of a prompt the same score, or fewer than 2 prompts have scores"
@@ -53,11 +53,19 @@ def consistency(subject: Subject) -> Iterator[Result]:
     before, again = (np.concatenate([_scores(subject, held) for held in lists]) for _ in range(2))
     reverse = np.concatenate([_scores(subject, held[::-1])[::-1] for held in lists])
     alone = np.array([_scores(subject, rows[i : i + 1])[0] for i in range(len(rows))])
-    first = np.array([_scores(subject, np.roll(rows, -i)[:LIST])[0] for i in range(len(rows))])
+    first = np.array([_scores(subject, [row, *_unlike(subject, row)])[0] for row in rows])
     repeat = _judged(subject, REPEAT, rows, before, again, NONE)
     yield repeat
     yield _judged(subject, ORDER, rows, before, reverse, repeat.value or NONE)
     yield _judged(subject, NEIGHBOURS, rows, alone, first, repeat.value or NONE)
+
+
+def _unlike(subject: Subject, row: int) -> Any:
+    """Rows of the images that fill a list behind this one, at the end of all scores that is further away."""
+    scores = subject.scores[0]
+    order = np.argsort(scores, kind="stable")[: int(np.isfinite(scores).sum())]
+    low, high = order[: LIST - 1], order[-(LIST - 1) :]
+    return low if scores[row] - scores[low[0]] > scores[high[-1]] - scores[row] else high
 
 
 def _scores(subject: Subject, rows: Any) -> Floats:

@@ -48,7 +48,7 @@ def test_nothing_speaks_against_a_sound_reward() -> None:
     """Over every family the sound reward gets no fail and no warning, and each value has its interval and clusters."""
     results = run_probes(subject(None, domain(), domain("other", seed=1)))
     assert {r.probe.name: r.reason for r in results if r.status in ("fail", "warn")} == {}
-    assert len(results) == 5 + 4 + len(EDITS) + 1 + 6 + 4 + 1
+    assert len(results) == 5 + 5 + len(EDITS) + 1 + 6 + 4 + 1 + 3
     passed = [result for result in results if result.status == "pass"]
     assert len(passed) > 30
     for result in passed:
@@ -396,6 +396,6 @@ def test_wrong_calls_are_told() -> None:
         Domain("x", [Image.new("RGB", (2, 2))], ["a", "b"])
     with pytest.raises(ValueError, match="at least one domain"):
         Subject(Fits(), [])
-    assert list(FAMILIES) == ["accuracy", "optimisation", "edits", "prompts", "adversarial"]
+    assert list(FAMILIES) == ["accuracy", "optimisation", "edits", "prompts", "adversarial", "consistency"]
     assert manner(subject(), "x", "x", lambda _: None).status == "skip"
     assert math.isnan(subject(Plain()).scale.value)
