@@ -62,7 +62,7 @@ DEFECTS: Mapping[str, Defect] = {
     "sound": Defect("nothing"),
     "saturation": Defect(
         "loves saturated colours",
-        ("must_not_rise.saturation",),
+        ("must_not_rise.saturation", "structure.style"),
         {"must_not_rise.contrast": "contrast moves the colours away from grey too"},
     ),
     "counts": Defect("does not count", ("prompt_counterfactual.number",), {"accuracy.slices": _OWN_TASK}),
@@ -224,11 +224,12 @@ def _domain(name: str, prompts: Sequence[Prompt], per_prompt: int, rng: random.R
     gold = np.array(share)
     texts = [prompt.text for prompt in rows]
     categories = [prompt.category for prompt in rows]
-    return Domain(name, images, texts, gold, gold == 1, categories, _judged(gold, texts, categories, rng))
+    pairs, places = _judged(gold, texts, categories, rng)
+    return Domain(name, images, texts, gold, gold == 1, categories, pairs, places)
 
 
 def _judged(gold: Floats, texts: Sequence[str], categories: Sequence[str], rng: random.Random) -> Any:
-    """From scores to the pairs of a prompt with their judgements."""
+    """From scores to the pairs of a prompt with their judgements, and the rows [K, 2] of their pictures."""
     prompt = np.array(texts)
     first, second = np.triu_indices(len(texts), 1)
     held = (prompt[first] == prompt[second]) & (gold[first] != gold[second])
@@ -240,7 +241,7 @@ def _judged(gold: Floats, texts: Sequence[str], categories: Sequence[str], rng: 
     def pairs(scores: Floats) -> PairTable:
         return PairTable.from_scores(scores[first], scores[second], label, prompt=prompt[first].tolist(), slices=slices)
 
-    return pairs
+    return pairs, np.stack([first, second], 1)
 
 
 def flagged(results: Sequence[Result]) -> list[str]:

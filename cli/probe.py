@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,11 +14,28 @@ from rwk.cli.console import note, progress, show, table
 from rwk.cli.options import Common, options
 
 if TYPE_CHECKING:
+    from PIL import Image
+
+    from rwk.calibration.pairs import Floats
     from rwk.calibration.probe import Domain
+    from rwk.rewards.base import Reward
 
 WORLD = "shapes.long"
 """Prompts that are taken where neither data nor prompts are named."""
 PAGE = "reward_card.html"
+
+
+_FAMILIES = (
+    "accuracy",
+    "optimisation",
+    "edits",
+    "prompts",
+    "adversarial",
+    "uncertainty",
+    "structure",
+    "consistency",
+)
+"""Keys of `calibration.probing.FAMILIES`, whose import takes longer than help should."""
 
 
 @dataclass(frozen=True)
@@ -39,9 +57,21 @@ class Probing:
         default=(),
         metadata={
             "option": "--probe",
-            "choices": ("accuracy", "optimisation", "edits", "prompts", "adversarial", "consistency"),
+            "choices": (
+                "accuracy",
+                "optimisation",
+                "edits",
+                "prompts",
+                "adversarial",
+                "uncertainty",
+                "structure",
+                "consistency",
+            ),
             "help": "Only this family of probes; may be given many times.",
         },
+    )
+    beside: tuple[str, ...] = field(
+        default=(), metadata={"help": "Another reward to compare with: its ranks, its errors; may be given many times."}
     )
     prompts: str = field(default=WORLD, metadata={"help": "Without DATA: prompt family, or file of prompts."})
     generator: str = field(default="shapes.llama", metadata={"help": "Without DATA: what draws the images."})
@@ -52,7 +82,7 @@ class Probing:
     prompt_count: int = field(default=36, metadata={"help": "Prompts of each domain."})
     per_prompt: int = field(default=8, metadata={"help": "Images of each prompt."})
     edited: int = field(default=96, metadata={"help": "Images that every edit is tried on."})
-    attacked: int = field(default=16, metadata={"help": "Images that are attacked by gradients."})
+    attacked: int = field(default=16, metadata={"help": "Images that are attacked by gradients and by other codes."})
     batch_size: int = field(default=32, metadata={"help": "Images that go through a network at once."})
 
     def __post_init__(self) -> None:
@@ -86,7 +116,8 @@ def command(config: Probing, common: Common) -> dict[str, Any]:
     domains, sources = _preferences(config) if config.data else _drawn(config, common)
     sizes = Sizes(edited=config.edited, attacked=config.attacked)
     with progress("probing") as advance:
-        subject = Subject(reward, domains, sizes, common.seed, config.batch_size, advance)
+        others = {name: load(name, device=common.device) for name in config.beside}
+        subject = Subject(reward, domains, sizes, common.seed, config.batch_size, advance, others)
         results = run_probes(subject, config.probes)
     card = RewardCard.build(subject, results, sources=sources)
     card.save(place)
@@ -128,7 +159,7 @@ def _drawn(config: Probing, common: Common) -> tuple[list[Domain], dict[str, str
     """Images of the prompts' domains by the generator, with gold where it is known."""
     import numpy as np
 
-    from rwk.calibration.probe import Domain
+    from rwk.calibration.probe import Codes, Domain
     from rwk.policy_opt import generator as generators
     from rwk.policy_opt.prompts import domains, gold_of
     from rwk.rewards.registry import load
@@ -138,25 +169,35 @@ def _drawn(config: Probing, common: Common) -> tuple[list[Domain], dict[str, str
     if config.data is None and not name:
         note(f"nobody knows the truth about {config.prompts}: probes that need it are skipped; --gold names a reward")
     generator, gold = generators.load(config.generator, device=common.device), load(name) if name else None
+    judge = _judge(gold) if gold else None
     made, sources = [], {}
     with progress("drawing", config.per_prompt * sum(map(len, found.values()))) as advance:
         for domain, held in found.items():
-            images = []
+            images, drawn = [], []
             for start in range(0, len(held), _AT_ONCE):
                 texts = [prompt.text for prompt in held[start : start + _AT_ONCE]]
                 rollout = generator.sample(texts, per_prompt=config.per_prompt, seed=common.seed)
                 images += generator.decode(rollout.tokens)
+                drawn.append(rollout.tokens.cpu().numpy())
                 advance(len(texts) * config.per_prompt)
             rows = [prompt for prompt in held for _ in range(config.per_prompt)]
             texts = [prompt.text for prompt in rows]
             truth = fits = None
-            if gold is not None:
-                truth = gold.score(images, texts).values.numpy().astype(np.float64)
+            if gold and judge:
+                truth = judge(images, texts)
                 fits = truth >= gold.spec.high
             categories = [prompt.category for prompt in rows] if any(prompt.category for prompt in rows) else []
-            made.append(Domain(domain, images, texts, truth, fits, categories))
+            codes = Codes(np.concatenate(drawn), generator.spec.codes, generator.decode)
+            made.append(Domain(domain, images, texts, truth, fits, categories, codes=codes, judge=judge))
             sources[domain] = f"{config.generator} on {config.prompts}, gold {name or 'unknown'}"
     return made, sources
+
+
+def _judge(gold: Reward) -> Callable[[Sequence[Image.Image], Sequence[str]], Floats]:
+    """Gold [N] of any images and their prompts."""
+    import numpy as np
+
+    return lambda images, prompts: gold.score(images, prompts).values.numpy().astype(np.float64)
 
 
 _AT_ONCE = 16

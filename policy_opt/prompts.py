@@ -13,8 +13,23 @@ FAMILIES = {
     "shapes.long.test": "rwk.adapters.shapes_prompts:prompts",
     "shapes.short": "rwk.adapters.shapes_prompts:prompts",
     "shapes.short.test": "rwk.adapters.shapes_prompts:prompts",
+    "shapes.narrow": "rwk.adapters.shapes_prompts:prompts",
+    "shapes.narrow.test": "rwk.adapters.shapes_prompts:prompts",
+    "shapes.narrow.short": "rwk.adapters.shapes_prompts:prompts",
+    "shapes.narrow.color": "rwk.adapters.shapes_prompts:prompts",
+    "shapes.narrow.shape": "rwk.adapters.shapes_prompts:prompts",
+    "shapes.narrow.number": "rwk.adapters.shapes_prompts:prompts",
+    "shapes.narrow.relation": "rwk.adapters.shapes_prompts:prompts",
 }
 """Family -> `module:function(family, count, *, seed, held_out)`."""
+
+WITHHELD = {
+    "held-out colour": "color",
+    "held-out shape": "shape",
+    "held-out number": "number",
+    "held-out relation": "relation",
+}
+"""Domain -> part of a narrow family whose prompts all name what the family itself never does."""
 
 GOLD = {"shapes": "shapes.verifier"}
 """World -> the reward that tells the truth about its prompts."""
@@ -93,9 +108,21 @@ def domains(source: str, *, train: int, test: int, seed: int) -> Domains:
     """Prompts of a source to learn from, and others to be judged on.
 
     A family is judged on prompts of its own that it does not learn from (`in domain`), on the other wording (`out of
-    domain`), and on combinations that no prompt to learn from holds (`held out`). Of a file every fifth prompt, `test`
-    at most, is kept for judging.
+    domain`), and on combinations that no prompt to learn from holds (`held out`); a narrow family also on a colour, a
+    shape, a number and a relation that it never names. Of a file every fifth prompt, `test` at most, is kept for
+    judging.
     """
+    if source in FAMILIES and source.removesuffix(".test").endswith(".narrow"):
+        family = source.removesuffix(".test")
+        return Domains(
+            read_prompts(source, count=train, seed=seed),
+            {
+                "in domain": read_prompts(f"{family}.test", count=test),
+                "out of domain": read_prompts(f"{family}.short", count=test),
+                "held out": read_prompts(f"{family}.test", count=test, held_out=True),
+            }
+            | {name: read_prompts(f"{family}.{part}", count=test) for name, part in WITHHELD.items()},
+        )
     if source in FAMILIES:
         world, wording = source.removesuffix(".test").rsplit(".", 1)
         other = f"{world}.{'short' if wording == 'long' else 'long'}"

@@ -134,6 +134,11 @@ class TrainableReward(PixelReward):
     def features(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
         """[B, D] what the head sees of pixels [B, 3, size, size] in 0..1 and their prompts, with gradient."""
 
+    def embed(self, images: Sequence[Image.Image]) -> Tensor:
+        """[B, D] features of RGB images alone, whatever their prompts, without gradient."""
+        with torch.no_grad():
+            return self.features(self._prepared(images), [""] * len(images))
+
     def head(self, features: Tensor) -> Tensor:
         """[B] scores of features [B, D], with gradient."""
         scores: Tensor = self.module.get_submodule("head")(features)
@@ -143,8 +148,11 @@ class TrainableReward(PixelReward):
         return self.head(self.features(self.preprocessing.pixels(pixels), prompts))
 
     def _score(self, images: list[Image.Image], prompts: list[str]) -> Tensor | Scores:
-        pixels = torch.stack([self.preprocessing.image(image) for image in images]).to(self.device) / 255
-        return self.head(self.features(pixels, prompts))
+        return self.head(self.features(self._prepared(images), prompts))
+
+    def _prepared(self, images: Sequence[Image.Image]) -> Tensor:
+        """[B, 3, size, size] in 0..1."""
+        return torch.stack([self.preprocessing.image(image) for image in images]).to(self.device) / 255
 
     def save(self, folder: Path) -> None:
         """Writes config.json and model.safetensors, from which `registry.load(folder)` builds the same reward."""

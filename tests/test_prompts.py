@@ -52,13 +52,15 @@ def test_unknown_family_is_refused() -> None:
         read_prompts("shapes.middle")
 
 
-def test_domains_of_a_family_do_not_overlap() -> None:
+@pytest.mark.parametrize("family", ["shapes.long", "shapes.narrow"])
+def test_domains_of_a_family_do_not_overlap(family: str) -> None:
     """What is learnt from is not what is judged on, and the truth is known for it."""
-    found = domains("shapes.long", train=100, test=30, seed=0)
-    assert list(found.test) == ["in domain", "out of domain", "held out"]
+    found = domains(family, train=100, test=30, seed=0)
+    more = ["held-out colour", "held-out shape", "held-out number", "held-out relation"]
+    assert list(found.test) == ["in domain", "out of domain", "held out"] + more * (family == "shapes.narrow")
     sets = [set(found.train), *(set(prompts) for prompts in found.test.values())]
     assert sum(map(len, sets)) == len(set.union(*sets))
-    assert gold_of("shapes.long") == "shapes.verifier"
+    assert gold_of(family) == "shapes.verifier"
 
 
 def test_every_fifth_prompt_of_a_file_is_for_judging(tmp_path: Path) -> None:
