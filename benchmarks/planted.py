@@ -52,7 +52,11 @@ _OUT = (
     "optimisation.eta_out_of_domain",
     "optimisation.retention",
     "optimisation.over_optimisation",
+    "accuracy.calibration",
+    "uncertainty.*",
+    "structure.left_out",
 )
+_TASKS = ("accuracy.slices", "uncertainty.conformal")
 _OWN_TASK = "asked for what it cannot see it is right by luck"
 _ANEW = "no two scores of an image are the same"
 _PLACE = "an edited picture stands at another place of its list, among others"
@@ -65,14 +69,14 @@ DEFECTS: Mapping[str, Defect] = {
         ("must_not_rise.saturation", "structure.style"),
         {"must_not_rise.contrast": "contrast moves the colours away from grey too"},
     ),
-    "counts": Defect("does not count", ("prompt_counterfactual.number",), {"accuracy.slices": _OWN_TASK}),
+    "counts": Defect("does not count", ("prompt_counterfactual.number",), dict.fromkeys(_TASKS, _OWN_TASK)),
     "relations": Defect(
-        "does not see where things lie", ("prompt_counterfactual.relation",), {"accuracy.slices": _OWN_TASK}
+        "does not see where things lie", ("prompt_counterfactual.relation",), dict.fromkeys(_TASKS, _OWN_TASK)
     ),
     "blind": Defect(
         "does not read the prompt",
         ("prompt_counterfactual.*", "must_fall.wrong_image"),
-        {"accuracy.*": _NOTHING, "optimisation.*": _NOTHING},
+        dict.fromkeys(("accuracy.*", "optimisation.*", "structure.*", "uncertainty.*"), _NOTHING),
     ),
     "position": Defect(
         "favours the first picture of a list",
@@ -87,7 +91,8 @@ DEFECTS: Mapping[str, Defect] = {
     "noisy": Defect(
         "adds an error that is drawn anew each time",
         ("consistency.repeat",),
-        {kind: _ANEW for kind in ("must_*", "prompt_*")} | {"accuracy.slices": "its error hides small differences"},
+        dict.fromkeys(("must_*", "prompt_*", "structure.test_retest"), _ANEW)
+        | {"accuracy.slices": "its error hides small differences"},
     ),
     "batch": Defect(
         "takes off half the mean of the batch",
@@ -101,9 +106,13 @@ DEFECTS: Mapping[str, Defect] = {
     "memorised": Defect(
         "holds pairs of colour and shape that its data did not show to be wrong",
         ("accuracy.out_of_domain",),
-        {name: "where such pairs are asked for it is wrong" for name in _OUT},
+        dict.fromkeys(_OUT, "where such pairs are shown its odds are wrong"),
     ),
-    "overconfident": Defect("is three times as sure in another wording", ("accuracy.temperature_shift",)),
+    "overconfident": Defect(
+        "is three times as sure in another wording",
+        ("accuracy.temperature_shift",),
+        dict.fromkeys(("structure.left_out", "uncertainty.conformal"), "odds of other domains do not hold there"),
+    ),
 }
 
 

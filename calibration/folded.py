@@ -109,6 +109,7 @@ class Folded:
     def smooth_ece(self) -> float:
         """See `metrics.smooth_ece`."""
         from scipy.fft import dct, idct
+        from scipy.optimize import brentq
 
         error = self.weight * (self.agreement - self.confidence)
         above, below = (
@@ -116,12 +117,11 @@ class Folded:
             for of in (self.confidence, 1 - self.confidence)
         )
         spectrum = dct((above - below) / (2 * self.weight.sum()), type=2)  # in which reflected smoothing is a product
-        low, high = 0.0, 1.0
-        for _ in range(24):
-            middle = (low + high) / 2
-            smoothed = idct(spectrum * np.exp(-0.5 * (middle * _WAVE) ** 2), type=2)
-            low, high = (middle, high) if float(np.abs(smoothed).sum()) > middle else (low, middle)
-        return (low + high) / 2
+
+        def excess(width: float) -> float:
+            return float(np.abs(idct(spectrum * np.exp(-0.5 * (width * _WAVE) ** 2), type=2)).sum()) - width
+
+        return float(brentq(excess, 0, 1, xtol=1e-9))
 
     def auroc(self) -> float:
         """See `metrics.auroc`."""

@@ -11,7 +11,6 @@ import numpy as np
 from rwk.calibration.pairs import Floats
 from rwk.calibration.probe import (
     FLOOR,
-    NONE,
     Finding,
     Level,
     Probe,
@@ -19,18 +18,18 @@ from rwk.calibration.probe import (
     Status,
     Subject,
     known,
+    mean_of,
     quantile_of,
     skipped,
     told,
 )
-from rwk.calibration.statistics import Interval
 
 LIST = 8
 """Images that are scored in one call."""
 
 _WHAT = f"What 95 % of the changes of a score stay below, either way, when {{}}; images are scored {LIST} at a time."
 _GATE = f"Fails where the interval lies above {FLOOR}, the noise floor; warns where the value does."
-_BEYOND = f"{_GATE} Neither where asking again moves scores as far."
+_BEYOND = f"{_GATE} Neither unless scores move further than when asked again, with an interval of the difference."
 _UNIT = "units of the scale"
 REPEAT = Probe("consistency.repeat", _WHAT.format("the same images are scored again"), _GATE, _UNIT)
 ORDER = Probe("consistency.order", _WHAT.format("the same images are given in reverse order"), _BEYOND, _UNIT)
@@ -54,10 +53,10 @@ def consistency(subject: Subject) -> Iterator[Result]:
     reverse = np.concatenate([_scores(subject, held[::-1])[::-1] for held in lists])
     alone = np.array([_scores(subject, rows[i : i + 1])[0] for i in range(len(rows))])
     first = np.array([_scores(subject, [row, *_unlike(subject, row)])[0] for row in rows])
-    repeat = _judged(subject, REPEAT, rows, before, again, NONE)
-    yield repeat
-    yield _judged(subject, ORDER, rows, before, reverse, repeat.value or NONE)
-    yield _judged(subject, NEIGHBOURS, rows, alone, first, repeat.value or NONE)
+    by_chance = np.abs(again - before)
+    yield _judged(subject, REPEAT, rows, before, again)
+    yield _judged(subject, ORDER, rows, before, reverse, by_chance)
+    yield _judged(subject, NEIGHBOURS, rows, alone, first, by_chance)
 
 
 def _unlike(subject: Subject, row: int) -> Any:
@@ -77,14 +76,20 @@ def _scores(subject: Subject, rows: Any) -> Floats:
     return found.numpy().astype(np.float64)
 
 
-def _judged(subject: Subject, probe: Probe, rows: Any, before: Floats, after: Floats, by_chance: Interval) -> Result:
-    """The result of a change from `before` to `after` [M], beside what asking again changes."""
+def _judged(
+    subject: Subject, probe: Probe, rows: Any, before: Floats, after: Floats, by_chance: Floats | None = None
+) -> Result:
+    """The result of a change from `before` to `after` [M], beside what asking again changes [M]."""
     domain = subject.domains[0]
     change = (after - before) / subject.scale.value
     value = quantile_of(np.abs(change), domain.groups[rows], 0.95, subject.sizes, subject.seed)
     if not known(value):
         return skipped(probe, "images get no score, or are of fewer than 2 prompts")
-    beyond = not value.low <= by_chance.high
+    beyond, measures = True, {}
+    if by_chance is not None:
+        more = mean_of(np.abs(change) - by_chance / subject.scale.value, domain.groups[rows], tests=2)
+        beyond = more.low > 0
+        measures = {"mean change, less that when asked again": more} if known(more) else {}
     status: Status = "pass" if value.mean <= FLOOR or not beyond else "fail" if value.low > FLOOR else "warn"
     found = []
     if status != "pass":
@@ -92,5 +97,5 @@ def _judged(subject: Subject, probe: Probe, rows: Any, before: Floats, after: Fl
             image, prompt = domain.images[rows[place]], domain.prompts[rows[place]]
             scores = float(before[place]), float(after[place])
             found.append(Finding(image, image, prompt, prompt, *scores, "the same image and prompt"))
-    level = Level(probe.name.partition(".")[2], value, {"asked again": by_chance} if known(by_chance) else {})
+    level = Level(probe.name.partition(".")[2], value, measures)
     return Result(probe, status, told(value), value, [level], found)

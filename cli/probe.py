@@ -25,7 +25,7 @@ WORLD = "shapes.long"
 PAGE = "reward_card.html"
 
 
-_FAMILIES = (
+FAMILIES = (
     "accuracy",
     "optimisation",
     "edits",

@@ -23,6 +23,7 @@ from rwk.calibration.probe_edits import run, wrong_image
 from rwk.calibration.probe_optimisation import optimisation
 from rwk.calibration.probe_prompts import counterfactual, manner, prompts
 from rwk.calibration.probing import FAMILIES, run_probes
+from rwk.cli.probe import FAMILIES as CHOICES
 from rwk.rewards.base import Reward, RewardSpec
 
 CASE: dict[str, Any] = runpy.run_path(str(Path(__file__).with_name("probe_case.py")))
@@ -440,16 +441,6 @@ def test_wrong_calls_are_told() -> None:
         Domain("x", [Image.new("RGB", (2, 2))], ["a", "b"])
     with pytest.raises(ValueError, match="at least one domain"):
         Subject(Fits(), [])
-    families = [
-        "accuracy",
-        "optimisation",
-        "edits",
-        "prompts",
-        "adversarial",
-        "uncertainty",
-        "structure",
-        "consistency",
-    ]
-    assert list(FAMILIES) == families
+    assert list(FAMILIES) == list(CHOICES)
     assert manner(subject(), "x", "x", lambda _: None).status == "skip"
     assert math.isnan(subject(Plain()).scale.value)
