@@ -41,12 +41,14 @@ class Folded:
     """[M], above 0."""
     rows: Any
     """[M] which row of the input each is."""
+    spread: Floats
+    """[M] mean squared distance of both orders' votes from the agreement, 0 where an image is held to be better."""
 
     def times(self, weight: Floats) -> Folded:
         """The same pairs with their weights [M] multiplied; those of 0 are left out."""
         more = self.weight * weight
         held = np.flatnonzero(more > 0)
-        return Folded(self.confidence[held], self.agreement[held], more[held], self.rows[held])
+        return Folded(self.confidence[held], self.agreement[held], more[held], self.rows[held], self.spread[held])
 
     @cached_property
     def group(self) -> Any:
@@ -68,7 +70,7 @@ class Folded:
         """See `metrics.brier`: the isotonic fit of the mirrored pairs is that of these, nowhere below 0.5."""
         best = np.maximum(fit_isotonic(self.agreed / self.mass, self.mass), 0.5)[self.group]
         total, floor, none = (
-            float(self.weight @ (of - self.agreement) ** 2) / float(self.weight.sum())
+            float(self.weight @ ((of - self.agreement) ** 2 + self.spread)) / float(self.weight.sum())
             for of in (self.confidence, best, 0.5)
         )
         return Corp(total, total - floor, none - floor, none)
@@ -171,7 +173,8 @@ def fold(q: Any, y: Any, weight: Any = None) -> Folded:
     confidence = np.maximum(p, 1 - p)
     rows = np.argsort(confidence, kind="stable")
     rows = rows[w[rows] > 0]
-    return Folded(confidence[rows], agreement[rows], w[rows], rows)
+    spread = np.where(p == 0.5, (share - 0.5) ** 2, 0.0)
+    return Folded(confidence[rows], agreement[rows], w[rows], rows, spread[rows])
 
 
 def groups(ascending: Floats) -> Any:
