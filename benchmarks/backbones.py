@@ -6,8 +6,8 @@
 
 A name is what `rwk train-reward --base` takes: `timm:NAME.TAG` with published weights, `timm:NAME` with random ones,
 `timm:NAME@FILE` with those of a file, `open_clip:NAME/TAG`, or a reward with a network such as `shapes.clip`. Without
-names the small models that timm has for tests are compared. `--pretrain STEPS` adds each of them once more, after so
-many steps of naming the thing in each quadrant of a rendered scene. Without `--data` the pairs are those of
+names some small models that timm has for tests are compared. `--pretrain STEPS` adds each timm model with random
+weights once more, after so many steps of naming the thing in each quadrant of a rendered scene. Without `--data` the pairs are those of
 `shapes.narrow`, and the other domains are its short wording and what it withholds.
 """
 
@@ -117,7 +117,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="preferences to learn from; a third of the prompts is kept")
     parser.add_argument("--other", type=Path, action="append", default=[], help="preferences of another domain")
     parser.add_argument("--size", type=int, default=96, help="height and width of the input in pixels")
-    parser.add_argument("--pretrain", type=int, default=0, help="steps, of timm's small models")
+    parser.add_argument("--pretrain", type=int, default=0, help="steps of learning scenes")
     parser.add_argument("--train", type=int, default=300, help="prompts of the world to learn from")
     parser.add_argument("--test", type=int, default=48, help="prompts of each domain of the world")
     parser.add_argument("--seed", type=int, default=0)
@@ -129,7 +129,8 @@ def main() -> None:
     print(f"{len(learnt.images)} images to learn from, {time.monotonic() - begun:.0f} s", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         names = options.names or [*(f"timm:{model}" for model in SMALL), "shapes.clip"]
-        for model in SMALL if options.pretrain else ():
+        plain = [name.removeprefix("timm:") for name in names if name.startswith("timm:") and not set(name) & set(".@")]
+        for model in plain if options.pretrain else ():
             path = pretrain(model, Path(folder), steps=options.pretrain, size=options.size, seed=options.seed)
             names.append(f"timm:{model}@{path}")
             print(f"{model} has learnt scenes, {time.monotonic() - begun:.0f} s", flush=True)

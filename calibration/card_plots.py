@@ -47,7 +47,8 @@ def sections(results: Sequence[Result]) -> Iterator[str]:
         found = [result for name, result in held.items() if name.startswith(start)]
         if found:
             lines = [_line(result, level) for result in found for level in result.levels]
-            yield section(title, [forest({found[0].probe.unit: lines}, line)], lead=found[0].probe.definition)
+            lead = found[0].probe.definition if len(found) == 1 else ""
+            yield section(title, [forest({found[0].probe.unit: lines}, line)], lead=lead)
 
 
 def _line(result: Result, level: Level) -> Line:

@@ -114,7 +114,7 @@ def bars(names: Sequence[str], values: Sequence[Interval], marks: Sequence[Inter
     axes.bar(range(len(names)), [value.mean for value in values], yerr=reach(values), capsize=3, color=colours)
     for place, mark in enumerate(marks):
         if mark:
-            axes.errorbar([place], [mark.mean], yerr=reach([mark]), marker="x", color="black", capsize=3)
+            axes.errorbar([place + 0.25], [mark.mean], yerr=reach([mark]), marker="x", color="black", capsize=3)
     axes.axhline(0.5, color=GREY, linewidth=0.8)
     axes.set_xticks(range(len(names)), names, fontsize=8)
     axes.set_ylim(0, 1)

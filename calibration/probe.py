@@ -13,7 +13,7 @@ from PIL import Image
 
 from rwk.calibration.judged import judged, judged_rows
 from rwk.calibration.pairs import Floats, PairTable
-from rwk.calibration.statistics import Interval, bootstrap_interval, mean_interval, wilson
+from rwk.calibration.statistics import Interval, bootstrap_interval, mean_interval, pooled_sd, wilson
 from rwk.calibration.temperature import Temperature
 from rwk.rewards.base import Reward
 
@@ -172,6 +172,8 @@ class Subject:
     """Is told of every so many images scored."""
     others: Mapping[str, Reward] = field(default_factory=dict)
     """Rewards that this one is compared with, by name."""
+    ideal: Domain | None = None
+    """Images that all fit their prompts, for probes that need such; by default those of the first domain that do."""
 
     def __post_init__(self) -> None:
         if not self.domains:
@@ -214,14 +216,8 @@ class Subject:
     @cached_property
     def within_sd(self) -> float:
         """Pooled standard deviation of the scores within a prompt, in the first domain."""
-        scores, groups = self.scores[0], self.domains[0].groups
-        held = np.isfinite(scores)
-        scores, groups = scores[held], np.unique(groups[held], return_inverse=True)[1]
-        free = len(scores) - groups.max(initial=-1) - 1
-        if free < 1:
-            return math.nan
-        means = np.bincount(groups, scores) / np.bincount(groups)
-        return float(np.sqrt(((scores - means[groups]) ** 2).sum() / free))
+        held = np.isfinite(self.scores[0])
+        return pooled_sd(self.scores[0][held], self.domains[0].groups[held])
 
     @cached_property
     def scale(self) -> Scale:

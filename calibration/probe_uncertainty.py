@@ -12,7 +12,7 @@ from rwk.calibration.conformal import ConformalPairs
 from rwk.calibration.embedding import Embedding, embedded, mahalanobis, neighbour_distance
 from rwk.calibration.metrics import hits
 from rwk.calibration.pairs import Floats, Strings
-from rwk.calibration.probe import NONE, Level, Probe, Result, Status, Subject, known, mean_of, skipped, told
+from rwk.calibration.probe import NONE, Level, Probe, Result, Status, Subject, known, share_of, skipped, told
 from rwk.calibration.retest import spread
 from rwk.calibration.statistics import Interval, bootstrap_interval
 from rwk.calibration.temperature import Temperature
@@ -181,7 +181,7 @@ def _risk(values: Floats, pooled: Pooled, part: float) -> Interval:
     """Share of errors among the part of the pairs that is least uncertain."""
     held = np.flatnonzero(np.isfinite(values))
     taken = held[np.argsort(values[held], kind="stable")][: max(1, round(part * len(held)))]
-    return mean_of(pooled.wrong[taken], pooled.prompt[taken])
+    return share_of(pooled.wrong[taken], pooled.prompt[taken])
 
 
 def _conformal(subject: Subject) -> Result:
@@ -208,8 +208,8 @@ def _conformal(subject: Subject) -> Result:
     levels = []
     for name, table in others:
         prompt = table.prompt[(table.label != 0.5) & (table.tie < 0.5)]
-        share = mean_of(np.mean(covered[name], 0), prompt, tests=len(others))
-        levels.append(Level(name, share, {"one image alone": mean_of(np.mean(alone[name], 0), prompt)}))
+        share = share_of(np.mean(covered[name], 0), prompt, tests=len(others))
+        levels.append(Level(name, share, {"one image alone": share_of(np.mean(alone[name], 0), prompt)}))
     worst = min(levels, key=lambda level: level.value.mean)
     most = worst.value.high
     status: Status = "fail" if most < 1 - ALPHA - SLACK else "warn" if most < 1 - ALPHA else "pass"

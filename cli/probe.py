@@ -117,7 +117,8 @@ def command(config: Probing, common: Common) -> dict[str, Any]:
     sizes = Sizes(edited=config.edited, attacked=config.attacked)
     with progress("probing") as advance:
         others = {name: load(name, device=common.device) for name in config.beside}
-        subject = Subject(reward, domains, sizes, common.seed, config.batch_size, advance, others)
+        ideal = None if config.data else _ideal(config, common)
+        subject = Subject(reward, domains, sizes, common.seed, config.batch_size, advance, others, ideal)
         results = run_probes(subject, config.probes)
     card = RewardCard.build(subject, results, sources=sources)
     card.save(place)
@@ -193,6 +194,24 @@ def _drawn(config: Probing, common: Common) -> tuple[list[Domain], dict[str, str
     return made, sources
 
 
+def _ideal(config: Probing, common: Common) -> Domain | None:
+    """Images that hold all that their prompts of the first domain say, where the prompts' world can make them."""
+    import numpy as np
+
+    from rwk.calibration.probe import Domain
+    from rwk.policy_opt.prompts import gold_of, pictures_of, read_prompts
+    from rwk.rewards.registry import load
+
+    name = gold_of(config.prompts)
+    if name is None:
+        return None
+    prompts = read_prompts(config.prompts.removesuffix(".test") + ".test", count=_IDEAL, seed=common.seed)
+    images, texts = pictures_of(config.prompts, prompts, seed=common.seed), [prompt.text for prompt in prompts]
+    if images is None:
+        return None
+    return Domain("ideal", images, texts, np.ones(len(texts)), judge=_judge(load(name)))
+
+
 def _judge(gold: Reward) -> Callable[[Sequence[Image.Image], Sequence[str]], Floats]:
     """Gold [N] of any images and their prompts."""
     import numpy as np
@@ -200,6 +219,8 @@ def _judge(gold: Reward) -> Callable[[Sequence[Image.Image], Sequence[str]], Flo
     return lambda images, prompts: gold.score(images, prompts).values.numpy().astype(np.float64)
 
 
+_IDEAL = 120
+"""Images that hold all of their prompts."""
 _AT_ONCE = 16
 """Prompts drawn for at once."""
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 import csv
 import importlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
+
+from PIL import Image
 
 FAMILIES = {
     "shapes.long": "rwk.adapters.shapes_prompts:prompts",
@@ -33,6 +36,9 @@ WITHHELD = {
 
 GOLD = {"shapes": "shapes.verifier"}
 """World -> the reward that tells the truth about its prompts."""
+
+PICTURES = {"shapes": "rwk.adapters.shapes_scenes:pictures"}
+"""World -> `module:function(prompts, *, seed)` that gives an image for each prompt in which all of it holds."""
 
 
 class Prompt(NamedTuple):
@@ -71,6 +77,15 @@ def read_prompts(source: str, *, count: int | None = None, seed: int = 0, held_o
 def gold_of(source: str) -> str | None:
     """Name of the reward that tells the truth about a family's prompts; None where nobody knows it."""
     return GOLD.get(source.split(".")[0]) if source in FAMILIES else None
+
+
+def pictures_of(source: str, prompts: Sequence[Prompt], *, seed: int = 0) -> list[Image.Image] | None:
+    """An image for each of a family's prompts in which all of it holds; None where nobody can make them."""
+    if source not in FAMILIES or (world := source.split(".")[0]) not in PICTURES:
+        return None
+    module, _, function = PICTURES[world].partition(":")
+    made: list[Image.Image] = getattr(importlib.import_module(module), function)([p.text for p in prompts], seed=seed)
+    return made
 
 
 def _rows(path: Path) -> list[Prompt]:

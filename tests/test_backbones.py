@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from rwk.calibration.backbones import Settings, compare, described, residuals
+from rwk.calibration.backbones_page import write_matrix
 from rwk.calibration.pairs import PairTable
 from rwk.calibration.probe import Domain
 from rwk.rewards.trainable import load_base
@@ -126,6 +127,19 @@ def test_a_network_of_timm_is_a_backbone() -> None:
     assert (row.architecture, row.training, row.width) == ("test_vit", "random", 64)
     assert row.strength in SMALL.strengths
     assert row.accuracy["new"].clusters == 18
+
+
+def test_the_page_shows_every_backbone(tmp_path: Path) -> None:
+    """A table row for each domain of each backbone, and one plot, in a file that needs nothing else."""
+    backbones = {"timm:a.x": Pixels(), "timm:b": Pixels(seen=0.1), "c": Pixels(seen=0)}
+    rows = compare(backbones, domain(), [other(), other(odd=True)], SMALL)
+    write_matrix(rows, tmp_path / "page.html")
+    html = (tmp_path / "page.html").read_text()
+    assert html.count("<tr>") == 1 + 2 * len(rows)
+    assert html.count("<svg") == 1
+    for word in ("random", "its own", "a, x"):
+        assert word in html
+    assert 'src="http' not in html
 
 
 def test_what_cannot_be_compared_is_refused() -> None:

@@ -159,6 +159,24 @@ def test_a_reward_that_ignores_its_prompt_is_found() -> None:
         assert found["prompt_counterfactual.relation"].status == "skip"
 
 
+def test_images_that_are_known_to_fit_are_taken_with_prompts_that_are_known_to_be_false() -> None:
+    """Given such images, prompts are made false of them; one that gold says is still true does not count."""
+    colours = list(COLOURS) * 3
+    texts = [f"a {colour} patch {i}" for i, colour in enumerate(colours)]
+
+    def judge(images: Sequence[Image.Image], prompts: Sequence[str]) -> np.ndarray:
+        return np.array(["red" in text for text in prompts], dtype=np.float64)  # to whom everything is red
+
+    def to_red(prompt: str) -> str:
+        return prompt.replace(str(colour_of(prompt)), "red" if "blue" in prompt else "grey")
+
+    of, images = subject(), [CASE["ideal"](colour) for colour in colours]
+    of.ideal = Domain("ideal", images, texts, np.ones(len(texts)), judge=judge)
+    result = counterfactual(of, "colour", "another colour", to_red)
+    assert result.value is not None
+    assert result.value.clusters == sum(colour != "blue" for colour in colours)
+
+
 def test_words_alone_do_not_pass_for_sight() -> None:
     """A taste for some words gives high accuracy on one swap and none against the grey image: the control finds it."""
 
