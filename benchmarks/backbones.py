@@ -7,8 +7,8 @@
 A name is what `rwk train-reward --base` takes: `timm:NAME.TAG` with published weights, `timm:NAME` with random ones,
 `timm:NAME@FILE` with those of a file, `open_clip:NAME/TAG`, or a reward with a network such as `shapes.clip`. Without
 names some small models that timm has for tests are compared. `--pretrain STEPS` adds each timm model with random
-weights once more, after so many steps of naming the thing in each quadrant of a rendered scene. Without `--data` the pairs are those of
-`shapes.narrow`, and the other domains are its short wording and what it withholds.
+weights once more, after so many steps of naming the thing in each quadrant of a rendered scene. Without `--data` the
+pairs are those of `shapes.narrow`, and the other domains are its short wording and what it withholds.
 """
 
 from __future__ import annotations

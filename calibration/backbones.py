@@ -24,6 +24,9 @@ from rwk.calibration.probe import Domain, share_of
 from rwk.calibration.statistics import Interval, bootstrap_draws, percentile_interval
 from rwk.calibration.temperature import fit
 
+WIDEST = 2.0
+"""Standard error of the logarithm of a ratio of temperatures from which on it says nothing."""
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -243,7 +246,7 @@ def _measured(held: Sequence[Judged], margins: Sequence[Floats]) -> tuple[dict[s
     shift = {}
     for pairs, (value, other) in zip(held[1:], temperatures[1:], strict=True):
         spread = math.hypot(error, other)
-        if math.isfinite(spread) and base > 0 and value > 0:
+        if spread < WIDEST and base > 0 and value > 0:
             count = min(len(set(pairs.prompts)), len(set(held[0].prompts)))
             ratio, reach = math.log(value / base), float(t.ppf(0.975, count - 1)) * spread
             shift[pairs.name] = Interval(ratio, ratio - reach, ratio + reach, count)

@@ -134,19 +134,22 @@ def scatter(points: Sequence[Point]) -> str:
         x, y = (_logit(np.array([getattr(p, side).mean for p in held])) for side in ("inside", "outside"))
         (drawn,) = axes.plot(x, y, mark, markersize=5, label=domain)
         for point, across, up in zip(held, x, y, strict=True):
-            for side, at in (("inside", 0), ("outside", 1)):
-                ends = _logit(np.array([getattr(point, side).low, getattr(point, side).high]))
-                pair = (ends, [up, up]) if at == 0 else ([across, across], ends)
+            for side in ("inside", "outside"):
+                bounds = _logit(np.array([getattr(point, side).low, getattr(point, side).high]))
+                pair = (bounds, [up, up]) if side == "inside" else ([across, across], bounds)
                 axes.plot(*pair, color=drawn.get_color(), linewidth=0.8, alpha=0.5)
             if domain == next(iter(marks)):
                 axes.annotate(point.name, (across, up), fontsize=7, xytext=(4, 4), textcoords="offset points")
         if len(held) > 2 and np.ptp(x) > 0:
             slope, offset = np.polyfit(x, y, 1)
             axes.plot(np.sort(x), slope * np.sort(x) + offset, color=drawn.get_color(), linewidth=0.8)
-    ticks = np.array([0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99])
-    axes.plot(_logit(ticks[[0, -1]]), _logit(ticks[[0, -1]]), color=GREY, linewidth=0.8, linestyle=":")
-    for set_ticks in (axes.set_xticks, axes.set_yticks):
+    ticks = np.array([0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99])
+    shown = _logit(np.array([value.mean for point in points for value in (point.inside, point.outside)]))
+    ends = shown.min() - 0.3, shown.max() + 0.3
+    axes.plot(ends, ends, color=GREY, linewidth=0.8, linestyle=":")
+    for set_ticks, set_ends in ((axes.set_xticks, axes.set_xlim), (axes.set_yticks, axes.set_ylim)):
         set_ticks(_logit(ticks), [f"{tick:g}" for tick in ticks], fontsize=8)
+        set_ends(*ends)
     axes.set(xlabel="accuracy in domain", ylabel="accuracy in the other")
     axes.legend(fontsize=8)
     return svg(drawing)

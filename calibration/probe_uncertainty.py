@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rwk.calibration.conformal import ConformalPairs
-from rwk.calibration.embedding import Embedding, embedded, mahalanobis, neighbour_distance
+from rwk.calibration.embedding import NEIGHBOURS, Embedding, embedded, mahalanobis, neighbour_distance
 from rwk.calibration.metrics import hits
 from rwk.calibration.pairs import Floats, Strings
 from rwk.calibration.probe import NONE, Level, Probe, Result, Status, Subject, known, share_of, skipped, told
@@ -115,7 +115,8 @@ def _uncertainties(subject: Subject, pooled: Pooled) -> Mapping[str, Floats]:
         features = [_features(subject, subject.reward, number) for number in range(len(subject.domains))]
         inside = np.isin(np.asarray(subject.domains[0].prompts), _cloud_prompts(subject))
         cloud = features[0][inside & np.isfinite(features[0]).all(1)]
-        for name, distance in (("Mahalanobis distance", mahalanobis), ("distance to neighbours", neighbour_distance)):
+        kinds = {"Mahalanobis distance": mahalanobis, "distance to neighbours": neighbour_distance}
+        for name, distance in kinds.items() if len(cloud) > NEIGHBOURS else ():
             found[name] = _of_pairs(subject, pooled, [_distances(distance, cloud, one) for one in features])
     return found
 
@@ -189,11 +190,11 @@ def _conformal(subject: Subject) -> Result:
     needed = 2 * math.ceil((1 - ALPHA) / ALPHA)  # so many, in halves, let a set leave an image out
     if first.prompts < needed or not first.decided.sum() > 0:
         return skipped(CONFORMAL, f"needs pairs of {needed} prompts in the first domain")
-    others = [
-        (domain.name, table)
-        for domain, table in zip(subject.domains[1:], subject.pairs[1:], strict=True)
-        if table.prompts > 1 and table.decided.sum() > 0
-    ]
+    others = []
+    for domain, table in zip(subject.domains[1:], subject.pairs[1:], strict=True):
+        kept = table.take((table.tie == 0) & (table.label != 0.5))  # a set of two images knows no tie
+        if kept.prompts > 1:
+            others.append((domain.name, kept))
     if not others:
         return skipped(CONFORMAL, "there is no other domain with pairs")
     covered: dict[str, list[Floats]] = {name: [] for name, _ in others}
@@ -207,9 +208,8 @@ def _conformal(subject: Subject) -> Result:
             alone[name].append(single)
     levels = []
     for name, table in others:
-        prompt = table.prompt[(table.label != 0.5) & (table.tie < 0.5)]
-        share = share_of(np.mean(covered[name], 0), prompt, tests=len(others))
-        levels.append(Level(name, share, {"one image alone": share_of(np.mean(alone[name], 0), prompt)}))
+        share = share_of(np.mean(covered[name], 0), table.prompt, tests=len(others))
+        levels.append(Level(name, share, {"one image alone": share_of(np.mean(alone[name], 0), table.prompt)}))
     worst = min(levels, key=lambda level: level.value.mean)
     most = worst.value.high
     status: Status = "fail" if most < 1 - ALPHA - SLACK else "warn" if most < 1 - ALPHA else "pass"

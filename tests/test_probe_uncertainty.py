@@ -16,6 +16,7 @@ from torch import Tensor
 
 from rwk.calibration.covariates import COVARIATES, covariates
 from rwk.calibration.embedding import Embedding, embedded, mahalanobis, neighbour_distance
+from rwk.calibration.pairs import PairTable
 from rwk.calibration.probe import Domain, Result, Subject
 from rwk.calibration.probe_agreement import agreement, rank_agreement
 from rwk.calibration.probe_structure import structure
@@ -176,6 +177,24 @@ def test_a_domain_that_the_others_do_not_prepare_for_is_found() -> None:
         if status == "warn":
             ratio = {level.name: level.measures["log temperature ratio"].mean for level in found.levels}
             assert ratio["other"] == pytest.approx(np.log(5), abs=0.3)
+
+
+def test_votes_for_a_tie_do_not_count_for_sets() -> None:
+    """A domain of judged pairs, some of them ties in part, is covered over the pairs that are none."""
+    other = odd()
+    assert other.gold is not None
+    places = np.array([(6 * group + a, 6 * group + b) for group in range(18) for a, b in ((0, 1), (2, 3), (4, 5))])
+    label = (other.gold[places[:, 0]] > other.gold[places[:, 1]]).astype(np.float64)
+    tie, texts = np.arange(len(places)) % 3 * 0.4, [other.prompts[row] for row in places[:, 0]]
+
+    def pairs(scores: Any) -> PairTable:
+        return PairTable(scores[places[:, 0]] - scores[places[:, 1]], label, tie=tie, prompt=texts)
+
+    told = replace(other, gold=None, preferences=pairs, places=places)
+    found = probed(uncertainty, subject(Seeing(), domain(), told))
+    assert found["uncertainty.conformal"].status == "pass"
+    assert found["uncertainty.conformal"].levels[0].value.clusters == 18
+    assert {level.name for level in found["uncertainty.error"].levels} >= {"Mahalanobis distance", "test and retest"}
 
 
 def test_what_cannot_be_measured_is_skipped() -> None:
