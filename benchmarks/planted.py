@@ -91,7 +91,7 @@ DEFECTS: Mapping[str, Defect] = {
     "noisy": Defect(
         "adds an error that is drawn anew each time",
         ("consistency.repeat",),
-        dict.fromkeys(("must_*", "prompt_*", "structure.test_retest"), _ANEW)
+        dict.fromkeys(("must_*", "prompt_*", "consistency.*", "structure.test_retest"), _ANEW)
         | {"accuracy.slices": "its error hides small differences"},
     ),
     "batch": Defect(

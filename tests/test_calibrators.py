@@ -174,7 +174,7 @@ def test_a_larger_margin_is_no_less_likely(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", [*PAIRWISE, *TIED])
 def test_calibration_keeps_the_ranking_of_pairs(kind: str) -> None:
-    """Probabilities never fall with the margin, confidences never with its size; with ties, those of the other never rise."""
+    """Probabilities never fall with the margin, nor confidences with its size; of the other image they never rise."""
     table: Any = tied_pairs(kind, 1000, 5, parameter=0.8) if kind in TIED else pairs(1000, 5)
     made: Callable[[], Any] = PAIRWISE.get(kind) or TIED[kind]
     alike = PairTable(
