@@ -26,6 +26,19 @@ WORLD = "shapes.long"
 PAGE = "reward_card.html"
 
 
+FAMILIES = (
+    "accuracy",
+    "optimisation",
+    "edits",
+    "prompts",
+    "adversarial",
+    "uncertainty",
+    "structure",
+    "consistency",
+)
+"""Keys of `calibration.probing.FAMILIES`, whose import takes longer than help should."""
+
+
 @dataclass(frozen=True)
 class Probing:
     """What `rwk probe` is told."""
@@ -45,7 +58,16 @@ class Probing:
         default=(),
         metadata={
             "option": "--probe",
-            "choices": ("accuracy", "optimisation", "edits", "prompts", "adversarial", "uncertainty", "structure"),
+            "choices": (
+                "accuracy",
+                "optimisation",
+                "edits",
+                "prompts",
+                "adversarial",
+                "uncertainty",
+                "structure",
+                "consistency",
+            ),
             "help": "Only this family of probes; may be given many times.",
         },
     )
