@@ -143,8 +143,19 @@ class TrainableReward(PixelReward):
         return self.head(self.features(self.preprocessing.pixels(pixels), prompts))
 
     def _score(self, images: list[Image.Image], prompts: list[str]) -> Tensor | Scores:
-        pixels = torch.stack([self.preprocessing.image(image) for image in images]).to(self.device) / 255
-        return self.head(self.features(pixels, prompts))
+        return self.head(self.features(self._pixels(images), prompts))
+
+    def _pixels(self, images: Sequence[Image.Image]) -> Tensor:
+        """[B, 3, size, size] in 0..1, resized by Pillow."""
+        return torch.stack([self.preprocessing.image(image) for image in images]).to(self.device) / 255
+
+    @torch.no_grad()
+    def embed(self, images: Sequence[Image.Image]) -> Tensor:
+        return self.image_features(self._pixels(images)).cpu()
+
+    def image_features(self, pixels: Tensor) -> Tensor:
+        """[B, E] what the network sees of pixels [B, 3, size, size] in 0..1 without a prompt, with gradient."""
+        return self.features(pixels, [""] * len(pixels))
 
     def save(self, folder: Path) -> None:
         """Writes config.json and model.safetensors, from which `registry.load(folder)` builds the same reward."""
