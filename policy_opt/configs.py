@@ -33,10 +33,10 @@ class Optimisation:
     group_size: int = _field(8, "Images drawn for one prompt.")
     aggregation: Aggregation = _field(
         "normalise",
-        "How several rewards become one: normalise adds them standardised within their group, sum as they are, log_odds "
-        "each over its temperature by `rwk calibrate`, as if they were independent witnesses; lower_bound takes their "
-        "standardised mean less lower_k deviations. Of a single reward log_odds changes no advantage that is divided by "
-        "the deviation of its group.",
+        "How several rewards become one: normalise adds them standardised within their group, sum as they are, "
+        "log_odds each over its temperature by `rwk calibrate`, as if they were independent witnesses; lower_bound "
+        "takes their standardised mean less lower_k deviations. A single reward's temperature changes no advantage "
+        "that is divided by the deviation of its group.",
     )
     lower_k: float = _field(1.0, "Deviations over the rewards that the aggregation lower_bound takes off their mean.")
     micro_batch: int = _field(
@@ -54,8 +54,8 @@ class Optimisation:
     )
     stop_on_divergence: bool = _field(
         False,
-        "End the run where the watched reward falls while the reward rises, and keep the generator of the look at which "
-        "the watched reward was highest.",
+        "End the run where the watched reward falls while the reward rises, and keep the generator of the look at "
+        "which the watched reward was highest.",
     )
     collapse: float = _field(
         0.5, "Alarm where entropy, or the variety within a group, falls below this share of its beginning; 0 is never."
@@ -181,7 +181,8 @@ class Rounds(Optimisation):
     min_margin: float = _field(0.0, "A pair is kept when its rewards differ by more than this.")
     min_confidence: float = _field(
         0.0,
-        "A pair is kept when people prefer its better image with at least this probability by `rwk calibrate`; 0 is off.",
+        "A pair is kept when people prefer its better image with at least this probability by `rwk calibrate`; 0 is "
+        "off.",
     )
     epochs: int = _field(1, "Passes over the pairs of a round.")
     batch_size: int = _field(32, "Pairs per update, over all processes.")

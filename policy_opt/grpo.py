@@ -143,9 +143,7 @@ class _Draw:
         scores = gather(score_all(self.rewards, images, rollout.prompts))  # [rows, rewards], of all processes
         group = torch.arange(config.prompts_per_step).repeat_interleave(config.group_size)
         weights = weights_of(self.rewards, config.aggregation)
-        reward = combine(
-            scores, weights, group, how=config.aggregation, min_std=config.min_std, lower_k=config.lower_k
-        )
+        reward = combine(scores, weights, group, how=config.aggregation, min_std=config.min_std, lower_k=config.lower_k)
         compared = win_rate(reward, group, unit=self.unit) if config.advantage == "win_rate" else reward
         scale = "batch" if standardised(weights, config.aggregation) else config.scale_rewards
         advantage = group_advantage(compared, group, baseline=config.baseline, scale=scale, min_std=config.min_std)

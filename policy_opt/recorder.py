@@ -56,6 +56,6 @@ def stopper(ends: Callable[[int], bool]) -> Any:
 
     class Stopper(TrainerCallback):
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            control.should_training_stop = control.should_training_stop or ends(state.global_step)
+            control.should_training_stop = ends(state.global_step) or control.should_training_stop  # asked always
 
     return Stopper()

@@ -92,9 +92,7 @@ def learn_in_rounds(
                         journal.note(kl=artist.distance(drawn, began))
                 soft = unit if isinstance(config, Dpo) and config.soft_labels else None
                 due = (number + 1) % config.watch_every == 0
-                _train(
-                    config, trainer_of, policy, drawn, soft, journal, watch, folder, place, due=due, before=updates
-                )
+                _train(config, trainer_of, policy, drawn, soft, journal, watch, folder, place, due=due, before=updates)
             policy.load_state_dict(load_file(folder / "policy.safetensors"), strict=False)
             updates, images, pairs = updates + drawn.updates(config), images + len(drawn.tokens), pairs + len(drawn.won)
             if watch.ended == updates:

@@ -131,7 +131,6 @@ def rebel_trainer(
 ) -> Any:
     """TRL's trainer for DPO with the loss of REBEL; arguments as for `dpo_trainer`."""
 
-
     def squares(won: Tensor, lost: Tensor, columns: dict[str, Tensor]) -> Tensor:
         return rebel_loss(won, lost, columns["margin"], eta=config.eta)
 

@@ -1,7 +1,7 @@
 """The truth, or a second reward, beside the reward on held-out prompts while a generator learns.
 
-Every look draws for the same prompts with the same seed. Between two looks, with the means g of the watched reward and r
-of the reward over the images of a prompt,
+Every look draws for the same prompts with the same seed. Between two looks, with the means g of the watched reward and
+r of the reward over the images of a prompt,
 
     slope = mean_prompts (g_now - g_before) / mean_prompts (r_now - r_before)                      `slope_interval`
 
