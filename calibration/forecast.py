@@ -67,14 +67,14 @@ def forecast(subject: Subject, *, fitting: bool = False) -> list[Forecast]:
         if (gains := _gains(domain, scores, fitting)) is not None
     ]
     draws, seed = subject.sizes.draws, subject.seed
-    found = []
+    found: list[Forecast] = []
     for place, (name, gains) in enumerate(held):
         rows = np.arange(len(gains.mean))
-        parts = [mean_interval(column, rows) for column in gains[:4]]
+        now, likely, most, by_truth = (mean_interval(column, rows) for column in gains[:4])
         eta = _ratio_interval([gains], draws, seed)
         first = found[0].eta if place else None
         kept = _ratio_interval([gains, held[0][1]], draws, seed) if first and first.low > 0 else None
-        found.append(Forecast(name, *parts, eta, gains.images, kept))
+        found.append(Forecast(name, now, likely, most, by_truth, eta, gains.images, kept))
     return found
 
 

@@ -198,7 +198,7 @@ def _show_forecasts(found: dict[str, list[Forecast]]) -> None:
     """A table for each truth: what it is now, and what choosing by the reward gains, a column a domain."""
     for name, of in found.items():
         heads = (name, *(one.domain for one in of))
-        lines = {
+        lines: dict[str, list[Interval | None]] = {
             "as it is drawn": [one.now for one in of],
             "gain of the best of 4: likely": [one.likely for one in of],
             f"gain of the best of {of[0].images}: possible": [one.most for one in of],
@@ -222,10 +222,11 @@ def _cell(value: Interval | None) -> str:
 
 def _document(found: dict[str, list[Forecast]]) -> dict[str, Any]:
     """The forecasts with their intervals as objects."""
-    return {
-        name: [{k: v._asdict() if isinstance(v, tuple) else v for k, v in one._asdict().items()} for one in of]
-        for name, of in found.items()
-    }
+
+    def plain(value: Any) -> Any:
+        return value._asdict() if hasattr(value, "_asdict") else value
+
+    return {name: [{key: plain(v) for key, v in one._asdict().items()} for one in of] for name, of in found.items()}
 
 
 def _show(results: Any) -> None:
