@@ -6,7 +6,6 @@ log-probabilities a pair, and they lie with the draws.
 
 from __future__ import annotations
 
-import os
 import shutil
 import sys
 import time
@@ -17,16 +16,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from rwk.policy_opt.advantage import Weighted, combine, score_all, summary, weights_of
-from rwk.policy_opt.calibrated import confident, preference_unit, q
+from rwk.policy_opt.calibrated import confident, preference_unit
 from rwk.policy_opt.configs import Dpo, Rounds
+from rwk.policy_opt.draws import Draws, joined, save_whole
 from rwk.policy_opt.generator import Generator, Rollout, Sampling
 from rwk.policy_opt.guards import diversity
 from rwk.policy_opt.journal import Journal, Progress, Trained, derived_seed, last_checkpoint, publish, start, step_of
-from rwk.policy_opt.pairs import RULES, PreferencePairs
+from rwk.policy_opt.pairs import RULES
 from rwk.policy_opt.policy import Policy, Statistics, World, trainable, world
 from rwk.policy_opt.watch import Watch, Watched
 from rwk.rewards.errors import RunFailed
@@ -147,55 +147,9 @@ def _train(
     trainer = trainer_of(config, policy, pairs, journal, folder / "checkpoints", place, before=before)
     trl.train(trainer, checkpoint, ends=watch.every(drawn.updates(config), before=before) if due else None)
     if place.rank == 0:
-        _save(dict(policy.state_dict()), folder / "policy.safetensors")
+        save_whole(dict(policy.state_dict()), folder / "policy.safetensors")
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     place.wait()
-
-
-@dataclass(frozen=True)
-class Draws:
-    """Scored images of a round, row by row in whole groups, and the pairs made of them; as it lies on disk."""
-
-    handles: Tensor
-    """[B] long: index of the prompt."""
-    tokens: Tensor
-    """[B, L] long."""
-    scores: Tensor
-    """[B, R] float32."""
-    reward: Tensor
-    """[B] float32, what the pairs were made by."""
-    won: Tensor
-    """[P] long: row of the better image."""
-    lost: Tensor
-    """[P] long."""
-    reference_won: Tensor
-    """[P] float32: log-probability of the better image under the policy that drew it, by teacher forcing."""
-    reference_lost: Tensor
-    """[P] float32."""
-    drift: Tensor
-    """[P] float32: mean distance of the pair's token log-probabilities from the sampler's own."""
-
-    def updates(self, config: Rounds) -> int:
-        """Updates that one round makes of these pairs."""
-        return config.epochs * -(-len(self.won) // config.batch_size)
-
-    def preferences(self, pairs: Tensor, unit: float | None) -> PreferencePairs:
-        """The pairs of these numbers, as a trainer takes them.
-
-        Args:
-            unit: margin that makes log-odds of 1, where labels are to be soft.
-        """
-        won, lost = self.won[pairs], self.lost[pairs]
-        margin = self.reward[won] - self.reward[lost]
-        return PreferencePairs(
-            handles=self.handles[won],
-            won=self.tokens[won],
-            lost=self.tokens[lost],
-            reference_won=self.reference_won[pairs],
-            reference_lost=self.reference_lost[pairs],
-            margin=margin,
-            p_won=torch.ones_like(margin) if unit is None else q(margin, unit),
-        )
 
 
 @dataclass(frozen=True)
@@ -221,9 +175,9 @@ class _Artist:
         for index in range(self.place.rank, len(parts), self.place.size):
             if not files[index].exists():
                 drawn = self._draw_part(parts[index], derived_seed(self.config.seed, number, index))
-                _save({name: value.contiguous() for name, value in vars(drawn).items()}, files[index])
+                save_whole({name: value.contiguous() for name, value in vars(drawn).items()}, files[index])
         self.place.wait()
-        draws = _joined([Draws(**load_file(file)) for file in files])
+        draws = joined([Draws(**load_file(file)) for file in files])
         if not len(draws.won):
             raise RunFailed(
                 f"{_name(self.config)} found no pair among {len(draws.tokens)} images in groups of "
@@ -273,24 +227,6 @@ class _Artist:
         rollout = Rollout(prompts, handles, tokens, torch.zeros_like(tokens, dtype=torch.float32), self.sampling)
         with torch.no_grad():
             return (self.generator.logprobs(rollout) - reference(rollout).logprobs).sum(1).mean().item()
-
-
-def _joined(parts: list[Draws]) -> Draws:
-    """Draws in one, rows of pairs counted on."""
-    columns = {name: [getattr(part, name) for part in parts] for name in vars(parts[0])}
-    before = 0
-    for index, part in enumerate(parts):
-        for name in ("won", "lost"):
-            columns[name][index] = columns[name][index] + before
-        before += len(part.tokens)
-    return Draws(**{name: torch.cat(column) for name, column in columns.items()})
-
-
-def _save(tensors: dict[str, Tensor], path: Path) -> None:
-    """Writes a file that is there either whole or not at all."""
-    partial = path.with_suffix(".tmp")
-    save_file(tensors, partial)
-    os.replace(partial, path)
 
 
 def _resumable(folder: Path) -> bool:

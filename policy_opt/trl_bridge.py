@@ -18,13 +18,14 @@ import torch
 from torch import Tensor
 
 from rwk.policy_opt.calibrated import soft_label_loss
-from rwk.policy_opt.configs import Dpo, Grpo, Optimisation, Rebel, Rounds
+from rwk.policy_opt.configs import Dpo, Grpo, Rebel, Rounds
 from rwk.policy_opt.generator import Rollout
 from rwk.policy_opt.journal import Journal
 from rwk.policy_opt.pairs import PreferencePairs
 from rwk.policy_opt.policy import Policy, World, quiet
 from rwk.policy_opt.rebel import rebel_loss
 from rwk.policy_opt.recorder import recorder, stopper
+from rwk.policy_opt.trainer_arguments import trainer_arguments
 
 Draw = Callable[[list[int], int], tuple[Rollout, Tensor]]
 """From the handles of the prompts that are next in this process, each once, and the updates done so far, to a rollout
@@ -57,7 +58,7 @@ def grpo_trainer(
         trainer = _grpo_class()(
             model=policy,
             args=_trl().GRPOConfig(
-                **_arguments(config, folder, place, rows=config.rows),
+                **trainer_arguments(config, folder, place, rows=config.rows),
                 max_steps=config.steps,
                 num_generations=config.group_size,
                 max_completion_length=tokens,
@@ -162,7 +163,7 @@ def _pair_trainer(
         trainer = (_own_loss_class() if own else _dpo_class())(
             model=policy,
             args=_trl().DPOConfig(
-                **_arguments(config, folder, place, rows=config.batch_size),
+                **trainer_arguments(config, folder, place, rows=config.batch_size),
                 **loss,
                 num_train_epochs=config.epochs,
                 precompute_ref_log_probs=True,
@@ -195,45 +196,6 @@ def train(trainer: Any, checkpoint: Path | None, *, ends: Callable[[int], bool] 
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     finally:
         module.train(training)
-
-
-def _arguments(config: Optimisation, folder: Path, place: World, *, rows: int) -> dict[str, Any]:
-    """TRL's arguments that all algorithms share.
-
-    Args:
-        rows: images, or pairs, of one update over all processes.
-    """
-    own, rest = divmod(rows, place.size)
-    micro = config.micro_batch or own
-    if rest or own % micro:
-        raise ValueError(
-            f"{rows} rows per update must divide evenly, got {place.size} processes and a micro_batch of {micro}; "
-            f"choose numbers that divide."
-        )
-    return {
-        "output_dir": str(folder),
-        "per_device_train_batch_size": micro,
-        "gradient_accumulation_steps": own // micro,
-        "learning_rate": config.learning_rate,
-        "lr_scheduler_type": "constant_with_warmup" if config.schedule == "constant" else config.schedule,
-        "warmup_steps": config.warmup,
-        "weight_decay": config.weight_decay,
-        "max_grad_norm": config.max_grad_norm,
-        "seed": config.seed,
-        "save_strategy": "steps" if config.save_every else "no",
-        "save_steps": config.save_every or 1,
-        "save_total_limit": 2,  # the older one is there when a kill falls into writing the newer
-        "logging_steps": 1,
-        "logging_nan_inf_filter": False,
-        "report_to": "none",
-        "disable_tqdm": True,
-        "use_cpu": place.device.type == "cpu",
-        "bf16": False,  # the generator chooses its own precision, one for sampling and training
-        "gradient_checkpointing": False,  # a matter of the generator's own
-        "dataloader_pin_memory": False,
-        "ddp_find_unused_parameters": True,
-        "remove_unused_columns": False,
-    }
 
 
 def _finished(trainer: Any, policy: Policy, journal: Journal, *, before: int = 0) -> Any:
