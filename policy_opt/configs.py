@@ -16,6 +16,13 @@ DpoLoss = Literal["sigmoid", "ipo", "hinge", "robust", "apo_zero", "apo_down", "
 PairRule = Literal["best_worst", "all"]
 
 
+_KL_EVERY = (
+    "Steps of GRPO, or rounds of the others, between two measurements of the distance to the generator as it began; 0 "
+    "measures none."
+)
+_WATCH_EVERY = "Steps of GRPO, or rounds of the others, between two looks at the watched reward, where one is named."
+
+
 def _field(default: Any, text: str) -> Any:
     """A field with its one sentence of help, from which the command line makes its option."""
     return field(default=default, metadata={"help": text})
@@ -44,14 +51,8 @@ class Optimisation:
     )
     lora_rank: int = _field(0, "Rank of LoRA adapters on every linear layer; 0 trains all weights.")
     lora_alpha: float = _field(0.0, "Scale of the adapters is lora_alpha / lora_rank; 0 takes twice the rank.")
-    kl_every: int = _field(
-        10,
-        "Steps of GRPO, or rounds of the others, between two measurements of the distance to the generator as it "
-        "began; 0 measures none.",
-    )
-    watch_every: int = _field(
-        10, "Steps of GRPO, or rounds of the others, between two looks at the watched reward, where one is named."
-    )
+    kl_every: int = _field(10, _KL_EVERY)
+    watch_every: int = _field(10, _WATCH_EVERY)
     stop_on_divergence: bool = _field(
         False,
         "End the run where the watched reward falls while the reward rises, and keep the generator of the look at "
@@ -186,10 +187,8 @@ class Rounds(Optimisation):
     )
     epochs: int = _field(1, "Passes over the pairs of a round.")
     batch_size: int = _field(32, "Pairs per update, over all processes.")
-    kl_every: int = _field(
-        1, "Rounds between two measurements of the distance to the generator as it began; 0 measures none."
-    )
-    watch_every: int = _field(1, "Rounds between two looks at the watched reward, where one is named.")
+    kl_every: int = _field(1, _KL_EVERY)
+    watch_every: int = _field(1, _WATCH_EVERY)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -119,9 +119,8 @@ class Watch:
             before = self._held(self.rows[-1]["step"])
             gained = _change(proxy, self._proxy(before, began))
             slope = slope_interval(_change(truth, before["scores"][..., -1]), gained, seed=step)
-            if slope is not None:
-                row["slope"] = _plain(slope)
-                row["diverged"] = slope.high < 0 < float(np.nanmean(gained))
+            row["slope"] = slope and _plain(slope)
+            row["diverged"] = diverges(slope, gained)
         if row["diverged"]:
             least, most = row["slope"]["low"], row["slope"]["high"]
             self._journal.alarm(
@@ -229,6 +228,16 @@ def slope_interval(truth: Any, reward: Any, *, draws: int = 2000, seed: int = 0)
         low, high = np.nanquantile(drawn, [0.025, 0.975], method="nearest")
     found = Interval(float(value), float(low), float(high), count)
     return found if np.isfinite(found).all() else None
+
+
+def diverges(slope: Interval | None, reward: Floats) -> bool:
+    """Whether the truth surely fell while the reward rose: the interval of the slope lies below 0.
+
+    Args:
+        slope: as in `slope_interval`.
+        reward: [P] change of the mean of each prompt.
+    """
+    return slope is not None and slope.high < 0 < float(np.nanmean(reward))
 
 
 def _change(now: Tensor, before: Tensor) -> Floats:

@@ -174,6 +174,7 @@ def test_calibrations_are_used_and_written_down(rwk: Any, tmp_path: Path) -> Non
 def test_settings_of_an_algorithm_keep_its_defaults() -> None:
     """What is not given is the algorithm's own."""
     given = Settings(learning_rate=0.5)
+    assert algorithm("dpo", Settings(soft_labels=True), seed=3) == Dpo(soft_labels=True, seed=3)
     assert algorithm("grpo", given, seed=3) == Grpo(learning_rate=0.5, seed=3)
     assert algorithm("dpo", given, seed=3) == Dpo(learning_rate=0.5, seed=3)
     assert algorithm("rebel", given, seed=3) == Rebel(learning_rate=0.5, seed=3)

@@ -22,7 +22,7 @@ from rwk.policy_opt.journal import read
 from rwk.policy_opt.optimize import watched_of
 from rwk.policy_opt.outliers import embedding, outlier_share
 from rwk.policy_opt.prompts import domains
-from rwk.policy_opt.watch import combined, slope_interval
+from rwk.policy_opt.watch import combined, diverges, slope_interval
 from rwk.policy_opt.watch_plot import draw_looks
 from rwk.rewards.registry import load
 
@@ -61,6 +61,10 @@ def test_slope() -> None:
     unmoved = slope_interval(truth, reward - reward.mean() + 1e-3)
     assert unmoved is not None
     assert unmoved.low < 0 < unmoved.high
+    assert diverges(found, reward)
+    assert not diverges(slope_interval(-truth, -reward), -reward)  # the reward falls, the truth rises
+    assert not diverges(still, reward)
+    assert not diverges(None, reward)
     assert slope_interval([1.0], [1.0]) is None
     assert slope_interval([1.0, 2.0], [0.0, 0.0]) is None
 
@@ -141,6 +145,9 @@ def test_resumes_where_it_was(tmp_path: Path, at: int) -> None:
     looks = read(tmp_path / "whole" / "watch.jsonl")
     best = max(looks, key=lambda look: look["watched"]["mean"])["step"]
     assert 0 < best < looks[-1]["step"] < 24
+    kept = {path.stem for path in (tmp_path / "whole" / "watch").glob("weights-*")}
+    assert f"weights-{best}" in kept
+    assert "weights-0" not in kept  # no checkpoint is as old
 
     def interrupt(step: int, total: int, row: dict[str, Any]) -> None:
         if step == at:
