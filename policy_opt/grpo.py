@@ -3,7 +3,7 @@
 For image i with reward R_i, and its token t with ratio rho_t of the probability now to that when it was drawn:
 
     A_i  = (R_i - mean R) / std R, both over the group of i, or by `baseline` and `scale_rewards`  `group_advantage`
-    A_i  is scaled by min(1, std R / (gate T)) where gate is on, with R in units of temperature T            `gate`
+    A_i  times min(1, std R / (gate T)), where the gate is on and T is the temperature of R                   `gate`
     loss = - mean_i mean_t [min(rho_t A_i, clip(rho_t, 1 - eps, 1 + eps_high) A_i) - beta KL_t]  TRL's, by `loss_type`
 
 Shao et al. (2024), arXiv:2402.03300.

@@ -10,6 +10,7 @@ its fold (Satterthwaite 1946).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,6 +24,7 @@ from rwk.rewards.base import Reward
 
 QUANTILE = 0.99
 FOLDS = 4
+_FEWEST = 2 * FOLDS
 _AT_ONCE = 64
 """Images that go through a network at once."""
 
@@ -39,11 +41,13 @@ def embedding(rewards: Sequence[Reward], images: Sequence[Image.Image]) -> Tenso
 
 
 def outlier_share(cloud: Any, samples: Any) -> float:
-    """Share of the samples [M, D] that lie beyond 99 % of what the cloud [N, D] is like; N is at least 8.
+    """Share of the samples [M, D] that lie beyond 99 % of what the cloud [N, D] is like; NaN where N is below 8.
 
     A row of the cloud belongs to the fold of its number modulo 4, so rows of one prompt should be adjacent.
     """
     base, seen = np.asarray(cloud, np.float64), np.asarray(samples, np.float64)
+    if len(base) < _FEWEST:
+        return math.nan
     fold = np.arange(len(base)) % FOLDS
     own = np.concatenate([distances(base[fold != k], base[fold == k]) for k in range(FOLDS)])
     return float((distances(base, seen) > _threshold(own)).mean())

@@ -113,7 +113,9 @@ class Watch:
             "watched": _plain(clustered(truth)),
             "slope": None,
             "diverged": False,
-            "outliers": outlier_share(began["features"], found["features"]) if step and "features" in found else None,
+            "outliers": _number(outlier_share(began["features"], found["features"]))
+            if step and "features" in found
+            else None,
         }
         if self.rows:
             before = self._held(self.rows[-1]["step"])
@@ -254,4 +256,8 @@ def _best(rows: Sequence[dict[str, Any]]) -> int:
 
 def _plain(interval: Interval) -> dict[str, float | None]:
     """The interval for JSON, which has no NaN."""
-    return {name: value if np.isfinite(value) else None for name, value in interval._asdict().items()}
+    return {name: _number(value) for name, value in interval._asdict().items()}
+
+
+def _number(value: float) -> float | None:
+    return value if np.isfinite(value) else None

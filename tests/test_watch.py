@@ -178,6 +178,7 @@ def test_outliers() -> None:
         assert outlier_share(rng.normal(0, 2, (count, wide)), rng.normal(0, 2, (4000, wide))) < 0.02
         assert outlier_share(cloud, own) < 0.06
         assert outlier_share(rng.normal(0, 2, (count, wide)), rng.normal(3, 2, (500, wide))) > 0.3
+    assert np.isnan(outlier_share(rng.normal(0, 2, (7, 3)), rng.normal(0, 2, (9, 3))))
 
 
 def test_features_are_those_of_the_reward() -> None:
