@@ -86,9 +86,10 @@ class TowersReward(PublishedReward):
     def text_features(self, prompts: list[str]) -> Tensor:
         """[B, E] of prompts, of any length."""
 
-    @torch.no_grad()
     def embed(self, images: Sequence[Image.Image]) -> Tensor:
-        return self.image_features(self.preprocess.exact(list(images)).to(self.device)).float().cpu()
+        """[B, E] features of RGB images alone, without gradient."""
+        with torch.no_grad():
+            return self.image_features(self.preprocess.exact(list(images)).to(self.device))
 
     def cosine(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
         """[B] of pixels [B, 3, size, size] and as many prompts."""

@@ -49,6 +49,7 @@ ARMS: dict[str, dict[str, tuple[tuple[str, ...], str, dict[str, Any]]]] = {
     "DPO, one noisy reward": {
         "plain": (ONE, "dpo", {}),
         "confidence 0.8": (ONE, "dpo", {"min_confidence": 0.8}),
+        "confidence 0.95": (ONE, "dpo", {"min_confidence": 0.95}),
         "soft labels": (ONE, "dpo", {"soft_labels": True}),
     },
 }

@@ -19,6 +19,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from rwk.calibration.embedding import Embedding
 from rwk.calibration.pairs import Floats
 from rwk.rewards.base import Reward
 
@@ -33,10 +34,9 @@ def embedding(rewards: Sequence[Reward], images: Sequence[Image.Image]) -> Tenso
     """[B, D] what the first of these rewards, or of their parts, that has features sees in images; None where none."""
     for reward in rewards:
         for one in (reward, *reward.parts().values()):
-            found = [one.embed(images[start : start + _AT_ONCE]) for start in range(0, len(images), _AT_ONCE)]
-            known = [part for part in found if part is not None]
-            if known:
-                return torch.cat(known)
+            if isinstance(one, Embedding):
+                found = [one.embed(images[start : start + _AT_ONCE]) for start in range(0, len(images), _AT_ONCE)]
+                return torch.cat(found).float().cpu()
     return None
 
 

@@ -124,13 +124,6 @@ class Reward(ABC):
             [B] scores, or `Scores` where some images get none.
         """
 
-    def embed(self, images: Sequence[Image.Image]) -> Tensor | None:
-        """[B, D] float32 on the CPU: what its network sees in RGB images, whatever the prompt; None where it has none.
-
-        The spread of these features tells whether images are of the kind that the reward was used to.
-        """
-        return None
-
     def parts(self) -> dict[str, Reward]:
         """The rewards that this one is made of, by name; empty for a reward of its own."""
         return {}

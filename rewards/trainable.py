@@ -134,6 +134,11 @@ class TrainableReward(PixelReward):
     def features(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
         """[B, D] what the head sees of pixels [B, 3, size, size] in 0..1 and their prompts, with gradient."""
 
+    def embed(self, images: Sequence[Image.Image]) -> Tensor:
+        """[B, D] features of RGB images alone, whatever their prompts, without gradient."""
+        with torch.no_grad():
+            return self.features(self._prepared(images), [""] * len(images))
+
     def head(self, features: Tensor) -> Tensor:
         """[B] scores of features [B, D], with gradient."""
         scores: Tensor = self.module.get_submodule("head")(features)
@@ -143,19 +148,11 @@ class TrainableReward(PixelReward):
         return self.head(self.features(self.preprocessing.pixels(pixels), prompts))
 
     def _score(self, images: list[Image.Image], prompts: list[str]) -> Tensor | Scores:
-        return self.head(self.features(self._pixels(images), prompts))
+        return self.head(self.features(self._prepared(images), prompts))
 
-    def _pixels(self, images: Sequence[Image.Image]) -> Tensor:
-        """[B, 3, size, size] in 0..1, resized by Pillow."""
+    def _prepared(self, images: Sequence[Image.Image]) -> Tensor:
+        """[B, 3, size, size] in 0..1."""
         return torch.stack([self.preprocessing.image(image) for image in images]).to(self.device) / 255
-
-    @torch.no_grad()
-    def embed(self, images: Sequence[Image.Image]) -> Tensor:
-        return self.image_features(self._pixels(images)).cpu()
-
-    def image_features(self, pixels: Tensor) -> Tensor:
-        """[B, E] what the network sees of pixels [B, 3, size, size] in 0..1 without a prompt, with gradient."""
-        return self.features(pixels, [""] * len(pixels))
 
     def save(self, folder: Path) -> None:
         """Writes config.json and model.safetensors, from which `registry.load(folder)` builds the same reward."""
