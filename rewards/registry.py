@@ -185,6 +185,8 @@ REWARDS: Registry[Reward] = Registry(
         "siglip2.b16_224": "rwk.adapters.siglip:Siglip2",
         "siglip2.so400m_14_384": "rwk.adapters.siglip:Siglip2Large",
         "timm_head": "rwk.adapters.timm_head:TimmHead",
+        "tuned": "rwk.rewards.tuned:Tuned",
+        "tuned.pixels": "rwk.rewards.tuned:TunedPixels",
         "unifiedreward.alignment": "rwk.adapters.unified_reward:Alignment",
         "unifiedreward.coherence": "rwk.adapters.unified_reward:Coherence",
         "unifiedreward.pointwise": "rwk.adapters.unified_reward:UnifiedReward",
