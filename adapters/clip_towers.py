@@ -10,6 +10,7 @@ from functools import cache
 from typing import Any, ClassVar
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
@@ -86,6 +87,11 @@ class TowersReward(PublishedReward):
     @abstractmethod
     def text_features(self, prompts: list[str]) -> Tensor:
         """[B, E] of prompts, of any length."""
+
+    def embed(self, images: Sequence[Image.Image]) -> Tensor:
+        """[B, E] features of RGB images alone, without gradient."""
+        with torch.no_grad():
+            return self.image_features(self.preprocess.exact(list(images)).to(self.device))
 
     def cosine(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
         """[B] of pixels [B, 3, size, size] and as many prompts."""

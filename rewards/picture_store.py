@@ -17,7 +17,8 @@ from PIL import Image
 from torch import Tensor
 
 from rwk.rewards.base import UNREADABLE, to_rgb
-from rwk.rewards.data import Picture, PreferenceDataset, identity
+from rwk.rewards.data import PreferenceDataset
+from rwk.rewards.pictures import Picture, identity, opened
 
 _CHUNK = 256
 """Pictures that are decoded before they are written."""
@@ -77,7 +78,7 @@ class PictureStore:
     def _ready(self, found: tuple[Picture, str]) -> Tensor:
         picture, place = found
         try:
-            image = to_rgb(Image.open(picture) if isinstance(picture, Path) else picture)
+            image = to_rgb(opened(picture))
         except UNREADABLE as error:
             raise ValueError(f"{place}: an image cannot be decoded ({error}); replace it or remove the row.") from error
         ready = self.prepare(image)

@@ -182,12 +182,19 @@ class TrainableReward(PixelReward, Trainable):
     def prepared(self, ready: Sequence[Tensor]) -> Tensor:
         return torch.stack(list(ready)).to(self.device) / 255
 
+    def embed(self, images: Sequence[Image.Image]) -> Tensor:
+        """[B, D] features of RGB images alone, whatever their prompts, without gradient."""
+        with torch.no_grad():
+            return self.features(self._prepared(images), [""] * len(images))
+
     def score_pixels(self, pixels: Tensor, prompts: Sequence[str] = ()) -> Tensor:
         return self.head(self.features(self.preprocessing.pixels(pixels), prompts))
 
     def _score(self, images: list[Image.Image], prompts: list[str]) -> Tensor | Scores:
-        pixels = self.prepared([self.preprocessing.image(image) for image in images])
-        return self.head(self.features(pixels, prompts))
+        return self.head(self.features(self._prepared(images), prompts))
+
+    def _prepared(self, images: Sequence[Image.Image]) -> Tensor:
+        return self.prepared([self.preprocessing.image(image) for image in images])
 
     def save(self, folder: Path) -> None:
         from safetensors.torch import save_file
@@ -235,8 +242,7 @@ def load_base(
     Args:
         name: see above; `NAME@PATH` for weights of one's own.
         image_size: of `timm:MODEL` and `open_clip:MODEL`.
-        seed: of random weights.
-        device: where the network runs.
+        seed, device: of random weights, and where the network runs.
         head: of a `Tunable` base; see `Tunable.take_head`.
         probe: whether the head alone will be trained.
 
@@ -269,8 +275,7 @@ def choose_parameters(reward: Trainable, mode: str, *, rank: int, seed: int, fre
     """Lets gradients reach what the mode trains; for `lora`, adds the low-rank changes and returns peft's model.
 
     Args:
-        reward: what is trained.
-        mode: probe, lora or full.
+        reward, mode: what is trained, and how.
         rank: of the low-rank changes.
         seed: of their random halves.
         freeze: layers that mode full leaves alone, see `first_layers`.
