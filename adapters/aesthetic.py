@@ -16,6 +16,7 @@ from rwk.adapters.preprocess import Preprocess
 from rwk.adapters.published import Origin, PublishedReward, beside, fill, find, read
 from rwk.adapters.released import released
 from rwk.rewards.base import RewardSpec
+from rwk.rewards.tunable import HeadKind, ScaledHead, own_head
 
 
 def _spec(variant: str, licence: str, source: str) -> RewardSpec:
@@ -135,6 +136,16 @@ class AestheticV2(PublishedReward):
     def score_prepared(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
         scores: Tensor = self.network(pixels)
         return scores
+
+    def take_head(self, kind: HeadKind, *, probe: bool) -> nn.Module:
+        own_head(self.spec.name, kind)
+        network: Any = self.network
+        head, network.head = ScaledHead(network.head), nn.Identity()
+        return head
+
+    def features(self, prepared: Tensor, prompts: Sequence[str]) -> Tensor:
+        embedded: Tensor = self.network(prepared)  # [B, E], as the head is not there
+        return embedded
 
 
 class AestheticV1(AestheticV2):

@@ -167,10 +167,12 @@ class BlipVqa(PublishedReward):
         """What is asked about a picture for that prompt; empty where it names nothing."""
         return [question(phrase) for phrase in self.phrases(prompt) if phrase not in PLACES][:MOST]
 
+    def refusal(self, prompt: str) -> str:
+        return "" if self.questions(prompt) else "the prompt has no noun phrase, so there is nothing to ask"
+
     def _score(self, images: list[Image.Image], prompts: list[str]) -> Scores:
         values = super()._score(images, prompts).values
-        absent = "the prompt has no noun phrase, so there is nothing to ask"
-        return Scores(values, ["" if self.questions(prompt) else absent for prompt in prompts])
+        return Scores(values, [self.refusal(prompt) for prompt in prompts])
 
     def score_prepared(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
         asked = [self.questions(prompt) for prompt in prompts]

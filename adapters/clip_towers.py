@@ -14,8 +14,10 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from rwk.adapters.dual_encoder import DualHead
 from rwk.adapters.preprocess import Preprocess
 from rwk.adapters.published import Origin, PublishedReward
+from rwk.rewards.tunable import HeadKind, ScaledHead, own_head
 
 OPENAI = {
     "ViT-B-32-quickgelu": Origin("timm/vit_base_patch32_clip_224.openai", "open_clip_model.safetensors", "MIT", 605),
@@ -96,6 +98,32 @@ class TowersReward(PublishedReward):
         image = normalize(self.image_features(pixels), dim=1)
         text = normalize(each_once(self.text_features, prompts), dim=1)
         return (image * text).sum(1)
+
+    def take_head(self, kind: HeadKind, *, probe: bool) -> nn.Module:
+        """The scale that the towers were trained with, times the cosine; to probe, of a linear map of each embedding.
+
+        So it is with rewards that leave the scale out, as their authors had it in training.
+        """
+        own_head(self.spec.name, kind)
+        scale = self.network.get_parameter("logit_scale").exp().item()
+        self.probed = probe
+        if not probe:
+            return ScaledHead(nn.Identity(), scale)
+        with torch.no_grad():
+            width = self.text_features([""]).shape[1]
+        head = DualHead(width)
+        head.rescale(scale / head.scale().item())
+        return head
+
+    def features(self, prepared: Tensor, prompts: Sequence[str]) -> Tensor:
+        read = self.read(prompts)
+        if not self.probed:
+            return self.cosine(prepared, read).float()[:, None]
+        return torch.cat([self.image_features(prepared), each_once(self.text_features, read)], 1).float()
+
+    def read(self, prompts: Sequence[str]) -> list[str]:
+        """What the text tower reads for these prompts."""
+        return list(prompts)
 
 
 class OpenClipReward(TowersReward):

@@ -37,7 +37,10 @@ class ClipScore(OpenClipReward):
     """Stands before every prompt."""
 
     def score_prepared(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
-        return 2.5 * self.cosine(pixels, [self.prefix + prompt for prompt in prompts]).clamp(min=0)
+        return 2.5 * self.cosine(pixels, self.read(prompts)).clamp(min=0)
+
+    def read(self, prompts: Sequence[str]) -> list[str]:
+        return [self.prefix + prompt for prompt in prompts]
 
 
 class ClipScoreNoPrefix(ClipScore):

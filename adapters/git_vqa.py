@@ -95,11 +95,12 @@ class GitVqa(PublishedReward):
         """What is asked about a picture for that prompt; empty where it names nothing."""
         return [f"{phrase}?" for phrase in self.phrases(prompt) if phrase not in PLACES]
 
+    def refusal(self, prompt: str) -> str:
+        return "" if self.questions(prompt) else "the prompt has no noun phrase, so there is nothing to ask"
+
     def _score(self, images: list[Image.Image], prompts: list[str]) -> Scores:
         values, notes = super()._score(images, prompts)
-        absent = "the prompt has no noun phrase, so there is nothing to ask"
-        asked = [self.questions(prompt) for prompt in prompts]
-        return Scores(values, [note if note or some else absent for note, some in zip(notes, asked, strict=True)])
+        return Scores(values, [note or self.refusal(prompt) for note, prompt in zip(notes, prompts, strict=True)])
 
     def score_prepared(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
         asked = [self.questions(prompt) for prompt in prompts]

@@ -17,7 +17,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from rwk.adapters.preprocess import Preprocess
-from rwk.rewards.base import PixelReward, Scores
+from rwk.adapters.tunable_network import TunableNetwork
+from rwk.rewards.base import Scores
 from rwk.rewards.errors import RunFailed
 
 
@@ -155,7 +156,7 @@ def fill(name: str, network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     network.load_state_dict(tensors)
 
 
-class PublishedReward(PixelReward):
+class PublishedReward(TunableNetwork):
     """A reward with a published checkpoint and one fixed preprocessing.
 
     A subclass writes `spec`, `origin`, `preprocess`, `build`, `tiny` and `score_prepared`, and `converted` where the
@@ -211,7 +212,7 @@ class PublishedReward(PixelReward):
         """[B] scores, with gradient, of pixels [B, 3, size, size] as `preprocess` makes them."""
 
     def score_pixels(self, pixels: Tensor, prompts: Sequence[str] = ()) -> Tensor:
-        return self.score_prepared(self.preprocess.differentiable(pixels), prompts)
+        return self.score_prepared(self.prepared_pixels(pixels), prompts)
 
     def _score(self, images: list[Image.Image], prompts: list[str]) -> Scores:
         values = torch.full([len(images)], math.nan)

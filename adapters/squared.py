@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
@@ -24,12 +23,15 @@ class SquaredReward(PublishedReward):
     border: ClassVar[tuple[int, int, int]]
     """Colour of the border, 8-bit."""
 
-    def score_pixels(self, pixels: Tensor, prompts: Sequence[str] = ()) -> Tensor:
+    def prepare(self, image: Image.Image) -> Tensor | str:
+        return self._refusal(image) or super().prepare(self._square(image))
+
+    def prepared_pixels(self, pixels: Tensor) -> Tensor:
         height, width = pixels.shape[2:]
         down, across = max(width - height, 0), max(height - width, 0)
         sides = (across // 2, across - across // 2, down // 2, down - down // 2)
         colour = pixels.new_tensor(self.border)[:, None, None] / 255
-        return super().score_pixels(pad(pixels - colour, sides) + colour, prompts)
+        return super().prepared_pixels(pad(pixels - colour, sides) + colour)
 
     def _score(self, images: list[Image.Image], prompts: list[str]) -> Scores:
         values = torch.full([len(images)], torch.nan)

@@ -122,7 +122,7 @@ def test_every_name_is_told_of_without_its_network(rwk: Rwk, name: str, monkeypa
     assert found["about"]
     assert found["licence"]
     assert found["kind"] == registry.kind
-    assert found["class"].startswith("rwk.adapters.")
+    assert found["class"].startswith("rwk.")
 
 
 def test_shipped_weights_and_none(rwk: Rwk) -> None:
