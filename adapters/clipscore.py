@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from rwk.adapters.clip_towers import OPENAI, OpenClipReward
+from rwk.adapters.clip_towers import OPENAI, OpenClipReward, cosine
 from rwk.adapters.preprocess import Preprocess
 from rwk.rewards.base import RewardSpec
 
@@ -36,8 +36,11 @@ class ClipScore(OpenClipReward):
     prefix: ClassVar[str] = "A photo depicts "
     """Stands before every prompt."""
 
-    def score_prepared(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
-        return 2.5 * self.cosine(pixels, [self.prefix + prompt for prompt in prompts]).clamp(min=0)
+    def texts(self, prompts: Sequence[str]) -> list[str]:
+        return [self.prefix + prompt for prompt in prompts]
+
+    def score_features(self, image: Tensor, text: Tensor | None) -> Tensor:
+        return 2.5 * cosine(image, text).clamp(min=0)
 
 
 class ClipScoreNoPrefix(ClipScore):
@@ -56,8 +59,8 @@ class ClipCosine(ClipScoreNoPrefix):
     spec = _spec("b32_cosine", "cosine", -1, 1)
     tolerance = 0.005
 
-    def score_prepared(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
-        return self.cosine(pixels, prompts)
+    def score_features(self, image: Tensor, text: Tensor | None) -> Tensor:
+        return cosine(image, text)
 
 
 class ClipScoreLarge(ClipScore):

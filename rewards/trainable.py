@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 from torchvision.transforms.functional import pil_to_tensor
 
-from rwk.rewards.base import PixelReward, Scores
 from rwk.rewards.registry import REWARDS
+from rwk.rewards.staged import PreparedReward, Ready
 
 SCHEMES = {
     "open_clip": "rwk.adapters.dual_encoder:DualEncoder",
@@ -69,7 +69,7 @@ def _square(width: int, height: int) -> tuple[int, int, int, int]:
     return left, top, left + side, top + side
 
 
-class TrainableReward(PixelReward):
+class TrainableReward(PreparedReward):
     """A reward whose score is a small head over features of a network.
 
     A subclass writes `registered`, `build`, `from_model` and `features`. Training moves the head alone (probe), the
@@ -142,9 +142,15 @@ class TrainableReward(PixelReward):
     def score_pixels(self, pixels: Tensor, prompts: Sequence[str] = ()) -> Tensor:
         return self.head(self.features(self.preprocessing.pixels(pixels), prompts))
 
-    def _score(self, images: list[Image.Image], prompts: list[str]) -> Tensor | Scores:
-        pixels = torch.stack([self.preprocessing.image(image) for image in images]).to(self.device) / 255
-        return self.head(self.features(pixels, prompts))
+    @property
+    def preparation(self) -> Hashable:
+        return self.preprocessing
+
+    def prepare(self, image: Image.Image) -> Ready:
+        return self.preprocessing.image(image)
+
+    def score_taken(self, ready: Tensor, prompts: Sequence[str]) -> Tensor:
+        return self.head(self.features(ready.to(self.device) / 255, prompts))
 
     def save(self, folder: Path) -> None:
         """Writes config.json and model.safetensors, from which `registry.load(folder)` builds the same reward."""
