@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,7 @@ def counted(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str) -> list[int]
     calls: list[int] = []
     whole = getattr(owner, name)
 
+    @functools.wraps(whole)
     def count(self: Any, rows: Tensor | list[str]) -> Any:
         calls.append(len(rows))
         return whole(self, rows)
