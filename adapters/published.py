@@ -135,7 +135,8 @@ def fill(name: str, network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """Loads tensors into a network, every key of one for a key of the other.
 
     Raises:
-        ValueError: that counts and names what is missing, not wanted, or of another shape.
+        ValueError: that counts and names what is missing, not wanted, or of another shape; or where the checkpoint has
+            different weights for layers that are one and the same in the network.
     """
     wanted = network.state_dict()
     faults = {
@@ -146,6 +147,11 @@ def fill(name: str, network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     told = [f"{len(keys)} {what} ({', '.join(keys[:3])})" for what, keys in faults.items() if keys]
     if told:
         raise ValueError(f"{name} cannot take this checkpoint: of its keys, {'; '.join(told)}; give the published one.")
+    first: dict[tuple[Any, ...], str] = {}
+    for key, value in wanted.items():
+        twin = first.setdefault((value.data_ptr(), value.shape, value.device) if value.numel() else (key,), key)
+        if twin != key and not torch.equal(tensors[key], tensors[twin]):  # the later one would silently win
+            raise ValueError(f"{name} has one layer for {twin} and {key}, got different weights; build them apart.")
     network.load_state_dict(tensors)
 
 

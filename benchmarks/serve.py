@@ -1,6 +1,7 @@
 """Throughput of `rwk serve` as a ratio to scoring the same images in batches in one process, measured in turns.
 
-    OMP_NUM_THREADS=1 python benchmarks/serve.py                    # the built-in world's scorer
+    OMP_NUM_THREADS=1 python benchmarks/serve.py                        # the built-in world's scorer
+    OMP_NUM_THREADS=1 python benchmarks/serve.py --reward clipscore.b32 --network random
     python benchmarks/serve.py --reward pickscore.v1 --device cuda
 
 Both sides begin with image files in memory and decode them: the direct one in as many threads as there are cores, a
@@ -27,6 +28,7 @@ from typing import Any
 import torch
 from PIL import Image
 
+from rwk.adapters.published import PublishedReward
 from rwk.rewards.base import Reward
 from rwk.rewards.registry import REWARDS, load
 from rwk.rewards.score_request import Limits, decode, open_images
@@ -83,6 +85,19 @@ def numbers_of(values: list[float | None]) -> torch.Tensor:
     return torch.tensor([math.nan if value is None else value for value in values])
 
 
+def reward_of(name: str, network: str, device: str) -> Reward:
+    """The reward with the network that `--network` names."""
+    if network == "published":
+        return load(name, device=device)
+    kind = REWARDS.target(name)
+    if network == "tiny":
+        return kind.tiny()
+    if not issubclass(kind, PublishedReward):
+        raise SystemExit(f"--network random needs a published reward, got {name}; take clipscore.b32.")
+    torch.manual_seed(0)
+    return kind.of(kind.build(), device=device)
+
+
 def main() -> None:
     """Measures rounds of both in turns and prints one line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -91,9 +106,14 @@ def main() -> None:
         parser.add_argument(f"--{option}", type=int, default=default)
     parser.add_argument("--reward", default="shapes.clip")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--tiny", action="store_true", help="the reward with its small random network")
+    parser.add_argument(
+        "--network",
+        choices=("published", "random", "tiny"),
+        default="published",
+        help="the published weights, random ones in a network of that size, or a small random network",
+    )
     options = parser.parse_args()
-    reward = REWARDS.target(options.reward).tiny() if options.tiny else load(options.reward, device=options.device)
+    reward = reward_of(options.reward, options.network, options.device)
     data = files(options.requests * options.images, options.side)
     prompts = [reward.example_prompts[i % len(reward.example_prompts)] for i in range(len(data))]
     bodies = []
