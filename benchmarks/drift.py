@@ -1,6 +1,6 @@
 """How far scores move where a tower computes in half precision, on random weights at the published size.
 
-    python benchmarks/drift.py                                   # CLIPScore on ViT-B/32 and ViT-L/14
+    python benchmarks/drift.py                                   # CLIP's cosine on ViT-B/32 and ViT-L/14
     python benchmarks/drift.py --images 64 --device cuda clipscore.l14_cosine
 
 Prints, for every reward, the most that one of its scores differs from that in float32, and beside it the standard
@@ -26,14 +26,7 @@ from rwk.rewards.registry import REWARDS
 from rwk.rewards.rows import Precision
 from rwk.rewards.scoring import Means, score_items
 
-NAMES = (
-    "clipscore.b32",
-    "clipscore.b32_noprefix",
-    "clipscore.b32_cosine",
-    "clipscore.l14",
-    "clipscore.l14_noprefix",
-    "clipscore.l14_cosine",
-)
+NAMES = ("clipscore.b32_cosine", "clipscore.l14_cosine")
 
 
 def draw(folder: Path, count: int) -> list[Item]:
@@ -47,19 +40,13 @@ def draw(folder: Path, count: int) -> list[Item]:
     return items
 
 
-def random_rewards(names: list[str], device: str) -> dict[str, Reward]:
-    """CLIPScores of their published size, those of one architecture on one random network."""
-    first: dict[str, OpenClipReward] = {}
-    found: dict[str, Reward] = {}
-    for name in names:
-        kind = REWARDS.target(name)
-        if not issubclass(kind, OpenClipReward):
-            raise SystemExit(f"only rewards on open_clip can be measured here, got {name}")
-        with seeded():
-            known = first.get(kind.architecture)
-            found[name] = kind.of(known.network if known else kind.build(), device=device)
-        first.setdefault(kind.architecture, found[name])  # type: ignore[arg-type]
-    return found
+def random_reward(name: str, device: str) -> Reward:
+    """The reward of that name at its published size, its weights random."""
+    kind = REWARDS.target(name)
+    if not issubclass(kind, OpenClipReward):
+        raise SystemExit(f"only rewards on open_clip can be measured here, got {name}")
+    with seeded():
+        return kind.of(kind.build(), device=device)
 
 
 def scores(items: list[Item], rewards: dict[str, Reward], precision: Precision) -> dict[str, Tensor]:
@@ -73,7 +60,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=16)
     parser.add_argument("--device", default="cpu")
     asked = parser.parse_args()
-    rewards = random_rewards(list(asked.names), asked.device)
+    rewards = {name: random_reward(name, asked.device) for name in asked.names}
     with tempfile.TemporaryDirectory() as folder:
         items = draw(Path(folder), asked.images)
         exact = scores(items, rewards, "float32")

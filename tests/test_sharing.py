@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import runpy
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from rwk.adapters.preprocess import Preprocess
 from rwk.rewards.base import Reward
 from rwk.rewards.manifest import Item
 from rwk.rewards.registry import load_all
-from rwk.rewards.scoring import Means, score_items
+from rwk.rewards.scoring import Means, prefer_fast, score_items
 
 CASE = runpy.run_path(str(Path(__file__).with_name("tower_case.py")))
 PROMPTS = ("a dog", "", "three small yellow birds on the branch of a tree, a lake behind them", "a red cube")
@@ -157,3 +159,30 @@ def test_towers_alone_run_in_half_precision(tmp_path: Path, monkeypatch: pytest.
     assert half["imagereward.v1"] == single["imagereward.v1"]
     assert half["clipscore.b32"] != single["clipscore.b32"]
     assert half["clipscore.b32"] == pytest.approx(single["clipscore.b32"], abs=0.05)
+
+
+def test_the_command_line_takes_all_means(
+    rwk: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fast preparation and half precision move the scores of `rwk score` a little; batches and threads do not."""
+    name = f"clipscore.b32_noprefix@{CASE['published'](tmp_path, monkeypatch)}"
+    CASE["draw"](tmp_path / "images", 6, PROMPTS[:1])
+    found = []
+    for more in ((), ("--preprocessing", "fast"), ("--precision", "bfloat16"), ("--batch-size", "1", "--workers", "3")):
+        done = rwk("score", "images", "--prompt", "a dog", "-r", name, "--json", *more)
+        assert done.code == 0, done.err
+        found.append([row[name] for row in json.loads(done.out)["rows"]])
+    exact, fast, half, small = found
+    assert small == pytest.approx(exact, abs=2e-6)
+    for moved in (fast, half):
+        assert moved != pytest.approx(exact, abs=2e-6)
+        assert moved == pytest.approx(exact, abs=0.03)
+
+
+def test_fast_preparation_of_rewards_that_have_none(tmp_path: Path) -> None:
+    """What takes whole images keeps getting them whole, whatever is preferred."""
+    items = CASE["draw"](tmp_path, 2, PROMPTS[:1])
+    rewards: dict[str, Reward] = {"contrast": load_all(["contrast"])["contrast"], "clip": ClipScore.tiny()}
+    before = scored(items, {"contrast": rewards["contrast"]})
+    prefer_fast(rewards)
+    assert scored(items, rewards)["contrast"] == before["contrast"]

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from rwk.adapters.aesthetic import AestheticV1Base32
 from rwk.adapters.clip_towers import SMALL, OpenClipReward, open_clip_network, seeded, small
+from rwk.adapters.clipscore import ClipScore
 from rwk.rewards.manifest import Item
 
 CONFIG = {**SMALL, "quick_gelu": True}
@@ -25,8 +26,8 @@ def published(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
     monkeypatch.setattr(OpenClipReward, "build", classmethod(lambda cls: open_clip_network(CONFIG)))
     monkeypatch.setattr(AestheticV1Base32, "build", classmethod(lambda cls: cls.predictor(CONFIG)))
-    for kind in (OpenClipReward, AestheticV1Base32):
-        monkeypatch.setattr(kind, "preprocess", small(AestheticV1Base32.preprocess), raising=False)
+    for kind in (ClipScore, AestheticV1Base32):
+        monkeypatch.setattr(kind, "preprocess", small(kind.preprocess))
     with seeded(5):
         clip, head = open_clip_network(CONFIG), AestheticV1Base32.head(SMALL["embed_dim"])
     save_file({k: v.contiguous() for k, v in clip.state_dict().items()}, folder / "open_clip_model.safetensors")
