@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -149,7 +150,7 @@ def score_files(
     specs = columns(rewards)
     summary = Summary(specs, keep=keep)
     with _place_of_parts(out, ranks) as place:
-        with contextlib.closing(_part(place, items, list(specs), ranks, resume)) as part:
+        with contextlib.closing(_part(place, items, _settings(rewards, means), ranks, resume)) as part:
             advance(part.rows)
             mine = itertools.islice(items, ranks.rank + part.rows * ranks.world, None, ranks.world)
             for rows in score_items(mine, rewards, means):
@@ -182,7 +183,13 @@ def _place_of_parts(out: Path | None, ranks: Ranks) -> Iterator[Path]:
         yield Path(ranks.from_first(folder), "scores")
 
 
-def _part(place: Path, items: Sequence[Item], names: list[str], ranks: Ranks, resume: bool) -> Part:
+def _settings(rewards: Mapping[str, Reward], means: Means) -> dict[str, Any]:
+    """What must be the same for a run to go on, besides the images."""
+    prepared = [repr(leaf.preparation) for leaf in leaves(rewards).values() if isinstance(leaf, PreparedReward)]
+    return {"columns": list(columns(rewards)), "prepared": prepared, "precision": means.precision}
+
+
+def _part(place: Path, items: Sequence[Item], settings: dict[str, Any], ranks: Ranks, resume: bool) -> Part:
     others = [path for path in parts_of(place) if not path.name.endswith(f"-of-{ranks.world}")]
     if resume and others:
         raise ValueError(
@@ -195,7 +202,7 @@ def _part(place: Path, items: Sequence[Item], names: list[str], ranks: Ranks, re
     digest = hashlib.sha256()
     for item in items:
         digest.update(json.dumps([str(item.image), item.prompt]).encode())
-    head = {"columns": names, "images": digest.hexdigest()}
+    head = {**settings, "images": digest.hexdigest()}
     return Part(part_path(place, ranks.rank, ranks.world), head, resume=resume)
 
 
