@@ -65,7 +65,7 @@ class Part:
                     break
                 if number == 0 and value != head:
                     raise ValueError(
-                        f"--resume needs images, prompts, rewards, preprocessing and precision of the run that was stopped, "
+                        f"--resume needs images, prompts, rewards, preprocessing and precision of the stopped run, "
                         f"got others than in {self.path}; repeat the same command, or leave --resume out to start over."
                     )
                 end += len(line)
