@@ -145,7 +145,7 @@ class AestheticV2(EmbeddedReward, PublishedReward):
     def text_tower(self) -> None:
         return None
 
-    def embed(self, ready: Tensor) -> Tensor:
+    def embed_ready(self, ready: Tensor) -> Tensor:
         embeddings: Tensor = self.tower(self.preprocess.normalised(ready.to(self.device)))
         return embeddings
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar, cast
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 from torch.nn.utils.rnn import pad_sequence
@@ -96,8 +97,13 @@ class TowersReward(EmbeddedReward, PublishedReward):
     def image_features(self, pixels: Tensor) -> Tensor:
         """[B, E] of pixels as `preprocess` makes them, of any length."""
 
-    def embed(self, ready: Tensor) -> Tensor:
+    def embed_ready(self, ready: Tensor) -> Tensor:
         return self.image_features(self.preprocess.normalised(ready.to(self.device)))
+
+    def embed(self, images: Sequence[Image.Image]) -> Tensor:
+        """[B, E] features of RGB images alone, without gradient."""
+        with torch.no_grad():
+            return self.image_features(self.preprocess.exact(list(images)).to(self.device))
 
     def score_prepared(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
         return self.score_features(self.image_features(pixels), self.embedded_texts(prompts))

@@ -175,7 +175,7 @@ class DinoSimilarity(EmbeddedReward, PublishedReward):
     def text_tower(self) -> None:
         return None
 
-    def embed(self, ready: Tensor) -> Tensor:
+    def embed_ready(self, ready: Tensor) -> Tensor:
         return self.states(self.preprocess.normalised(ready.to(self.device)))
 
     def score_features(self, image: Tensor, text: Tensor | None) -> Tensor:

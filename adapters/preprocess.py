@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -19,7 +20,7 @@ HALF = (0.5, 0.5, 0.5)
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
-Fit = Literal["crop", "squash", "letterbox"]
+Fit = Literal["crop", "squash", "letterbox", "patches"]
 Rounding = Literal["floor", "round"]
 Backend = Literal["pil", "float", "uint8"]
 SPARE = 4
@@ -44,7 +45,7 @@ class Preprocess:
     """Side of the square that comes out, in pixels."""
     fit: Fit = "crop"
     """crop: shorter side to `size`, then the centre; squash: both sides to `size`; letterbox: longer side to `size`,
-    the rest black."""
+    the rest black; patches: sides to multiples of `patch`, shape about kept, at most as many patches as in a square."""
     rounding: Rounding = "round"
     """Of the first row and column of the centre crop: floor as in transformers, round as in torchvision."""
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"
@@ -55,6 +56,8 @@ class Preprocess:
     """Whether shrinking averages; Pillow always does."""
     mean: tuple[float, float, float] = CLIP_MEAN
     std: tuple[float, float, float] = CLIP_STD
+    patch: int = 16
+    """Side of a patch, where `fit` is "patches"."""
 
     def __post_init__(self) -> None:
         if self.backend == "pil" and not self.antialias:
@@ -68,11 +71,14 @@ class Preprocess:
         return ""
 
     def exact(self, images: list[Image.Image]) -> Tensor:
-        """[B, 3, size, size] float32 on the CPU, of RGB images of any size."""
+        """[B, 3, size, size] float32 on the CPU, of RGB images of any size.
+
+        Where `fit` is "patches" it is [B, 3, h, w], and every image must have the same `resized`.
+        """
         return self.normalised(torch.stack([self.image(image) for image in images]))
 
     def image(self, image: Image.Image) -> Tensor:
-        """[3, size, size] of an RGB image of any size, not yet normalised: uint8, or float32 in 0..1 if resized so."""
+        """[3, size, size] of an RGB image, not yet normalised: uint8, or float32 in 0..1 if resized so."""
         width, height = self.resized(image.width, image.height)
         if self.backend == "pil":
             filters = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
@@ -96,13 +102,13 @@ class Preprocess:
 
     def least_size(self, width: int, height: int) -> tuple[int, int] | None:
         """Width and height down to which a decoder may shrink an image of that size beforehand; None: not at all."""
-        if self.backend != "uint8":
+        if self.backend != "uint8" or self.fit == "patches":  # whose number depends on the exact shape
             return None
         wide, high = self.resized(width, height)
         return SPARE * wide, SPARE * high
 
     def differentiable(self, pixels: Tensor) -> Tensor:
-        """[B, 3, size, size] with gradient, of pixels [B, 3, H, W] in 0..1."""
+        """[B, 3, size, size] (of patches [B, 3, h, w]) with gradient, of pixels [B, 3, H, W] in 0..1."""
         return self.normalised(self._framed(self._resized(pixels)))
 
     def _resized(self, pixels: Tensor) -> Tensor:
@@ -121,9 +127,27 @@ class Preprocess:
         if self.fit == "letterbox":
             scale = self.size / max(width, height)
             return max(round(width * scale), 1), max(round(height * scale), 1)
+        if self.fit == "patches":
+            return self._whole_patches(width, height)
         short, long = sorted((width, height))
         other = int(self.size * long / short)
         return (self.size, other) if width <= height else (other, self.size)
+
+    def _whole_patches(self, width: int, height: int) -> tuple[int, int]:
+        """Width and height in whole patches, each rounded up, at the largest scale at which these are not too many.
+
+        The scale is found as in transformers, by halving 1e-6 to 100 until 1e-5 are left: a small image stays small.
+        """
+
+        def at(scale: float) -> tuple[int, int]:
+            across, down = (max(math.ceil(side * scale / self.patch), 1) * self.patch for side in (width, height))
+            return across, down
+
+        low, high = 1e-6, 100.0
+        while high - low >= 1e-5:
+            middle = (low + high) / 2
+            low, high = (middle, high) if math.prod(at(middle)) <= self.size**2 else (low, middle)
+        return at(low)
 
     def _framed(self, pixels: Tensor) -> Tensor:
         """Pixels [..., 3, H, W], resized already, as a square."""

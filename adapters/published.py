@@ -251,13 +251,13 @@ class PublishedReward(PreparedReward):
     def score_taken(self, ready: Tensor, prompts: Sequence[str]) -> Tensor:
         return self.score_prepared(self.preprocess.normalised(ready.to(self.device)), prompts)
 
-    def warn_of_cut(self, prompts: Sequence[str], lengths: Sequence[int]) -> None:
-        """Warns, once for each reward, of the first prompt of more tokens than `context`."""
+    def warn_of_cut(self, prompts: Sequence[str], lengths: Sequence[int], unit: str = "tokens") -> None:
+        """Warns, once for each reward, of the first prompt that is longer than `context`, which counts `unit`."""
         for prompt, length in zip(prompts, lengths, strict=True):
             if self.context is not None and length > self.context and not self._warned:
                 self._warned = True
                 warnings.warn(
-                    f"{self.spec.name} reads {self.context} tokens of a prompt, got {length} in {prompt[:60]!r}; "
+                    f"{self.spec.name} reads {self.context} {unit} of a prompt, got {length} in {prompt[:60]!r}; "
                     f"what stands after them has no say in the score.",
                     stacklevel=2,
                 )

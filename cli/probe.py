@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,9 +12,14 @@ import click
 
 from rwk.cli.console import note, progress, show, table
 from rwk.cli.options import Common, options
+from rwk.cli.preferences import preferences
 
 if TYPE_CHECKING:
+    from PIL import Image
+
+    from rwk.calibration.pairs import Floats
     from rwk.calibration.probe import Domain
+    from rwk.rewards.base import Reward
 
 WORLD = "shapes.long"
 """Prompts that are taken where neither data nor prompts are named."""
@@ -27,7 +33,7 @@ class Probing:
     reward: str = field(metadata={"argument": True, "help": "A name of a reward, its folder, or an expression."})
     data: Path | None = field(
         default=None,
-        metadata={"argument": True, "metavar": "[DATA]", "help": "Preferences: .jsonl, .csv or .parquet."},
+        metadata={"argument": True, "metavar": "[DATA]", "help": "Preferences: a file, or FORMAT:FILE."},
     )
     out: Path | None = field(
         default=None, metadata={"help": "Folder of the card and its page. [default: the reward's own]"}
@@ -39,9 +45,12 @@ class Probing:
         default=(),
         metadata={
             "option": "--probe",
-            "choices": ("accuracy", "optimisation", "edits", "prompts", "adversarial"),
+            "choices": ("accuracy", "optimisation", "edits", "prompts", "adversarial", "uncertainty", "structure"),
             "help": "Only this family of probes; may be given many times.",
         },
+    )
+    beside: tuple[str, ...] = field(
+        default=(), metadata={"help": "Another reward to compare with: its ranks, its errors; may be given many times."}
     )
     prompts: str = field(default=WORLD, metadata={"help": "Without DATA: prompt family, or file of prompts."})
     generator: str = field(default="shapes.llama", metadata={"help": "Without DATA: what draws the images."})
@@ -52,7 +61,7 @@ class Probing:
     prompt_count: int = field(default=36, metadata={"help": "Prompts of each domain."})
     per_prompt: int = field(default=8, metadata={"help": "Images of each prompt."})
     edited: int = field(default=96, metadata={"help": "Images that every edit is tried on."})
-    attacked: int = field(default=16, metadata={"help": "Images that are attacked by gradients."})
+    attacked: int = field(default=16, metadata={"help": "Images that are attacked by gradients and by other codes."})
     batch_size: int = field(default=32, metadata={"help": "Images that go through a network at once."})
 
     def __post_init__(self) -> None:
@@ -71,7 +80,8 @@ def command(config: Probing, common: Common) -> dict[str, Any]:
 
     REWARD is what `rwk list` names, a folder, or an expression. DATA is as in `rwk train-reward`; pairs that the reward
     was trained on are left out. Without DATA a generator draws images of the prompts in domain, of another wording,
-    and of combinations that no prompt in domain holds. Every number has its 95 % interval, clustered by prompt.
+    and of combinations that no prompt in domain holds; with --prompts shapes.narrow also of a colour, a shape, a number
+    and a relation that it never names. Every number has its 95 % interval, clustered by prompt.
     """
     begun = time.monotonic()
     with progress("loading"):
@@ -83,10 +93,12 @@ def command(config: Probing, common: Common) -> dict[str, Any]:
 
         reward = load(config.reward, device=common.device)
     place = config.out / FILE if config.out else card_of(config.reward)
-    domains, sources = _preferences(config) if config.data else _drawn(config, common)
+    domains, sources = _preferences(config, common) if config.data else _drawn(config, common)
     sizes = Sizes(edited=config.edited, attacked=config.attacked)
     with progress("probing") as advance:
-        subject = Subject(reward, domains, sizes, common.seed, config.batch_size, advance)
+        others = {name: load(name, device=common.device) for name in config.beside}
+        ideal = None if config.data else _ideal(config, common)
+        subject = Subject(reward, domains, sizes, common.seed, config.batch_size, advance, others, ideal)
         results = run_probes(subject, config.probes)
     card = RewardCard.build(subject, results, sources=sources)
     card.save(place)
@@ -105,16 +117,15 @@ def command(config: Probing, common: Common) -> dict[str, Any]:
     }
 
 
-def _preferences(config: Probing) -> tuple[list[Domain], dict[str, str]]:
+def _preferences(config: Probing, common: Common) -> tuple[list[Domain], dict[str, str]]:
     """The domains of the files that were named, without what the reward was trained on."""
     from rwk.calibration.calibrate import unseen
     from rwk.calibration.card import card_of
     from rwk.calibration.preference_domain import preference_domain
-    from rwk.rewards.data import PreferenceDataset
 
     domains, sources = [], {}
     for number, path in enumerate(path for path in (config.data, *config.other) if path):
-        data = PreferenceDataset.read(path)
+        data = preferences(path, common.seed)
         rest = unseen(data, card_of(config.reward))
         if len(rest) < len(data):
             note(f"the reward was trained on {len(data) - len(rest)} of the {len(data)} pairs of {path}, left out here")
@@ -128,7 +139,7 @@ def _drawn(config: Probing, common: Common) -> tuple[list[Domain], dict[str, str
     """Images of the prompts' domains by the generator, with gold where it is known."""
     import numpy as np
 
-    from rwk.calibration.probe import Domain
+    from rwk.calibration.probe import Codes, Domain
     from rwk.policy_opt import generator as generators
     from rwk.policy_opt.prompts import domains, gold_of
     from rwk.rewards.registry import load
@@ -138,27 +149,57 @@ def _drawn(config: Probing, common: Common) -> tuple[list[Domain], dict[str, str
     if config.data is None and not name:
         note(f"nobody knows the truth about {config.prompts}: probes that need it are skipped; --gold names a reward")
     generator, gold = generators.load(config.generator, device=common.device), load(name) if name else None
+    judge = _judge(gold) if gold else None
     made, sources = [], {}
     with progress("drawing", config.per_prompt * sum(map(len, found.values()))) as advance:
         for domain, held in found.items():
-            images = []
+            images, drawn = [], []
             for start in range(0, len(held), _AT_ONCE):
                 texts = [prompt.text for prompt in held[start : start + _AT_ONCE]]
                 rollout = generator.sample(texts, per_prompt=config.per_prompt, seed=common.seed)
                 images += generator.decode(rollout.tokens)
+                drawn.append(rollout.tokens.cpu().numpy())
                 advance(len(texts) * config.per_prompt)
             rows = [prompt for prompt in held for _ in range(config.per_prompt)]
             texts = [prompt.text for prompt in rows]
             truth = fits = None
-            if gold is not None:
-                truth = gold.score(images, texts).values.numpy().astype(np.float64)
+            if gold and judge:
+                truth = judge(images, texts)
                 fits = truth >= gold.spec.high
             categories = [prompt.category for prompt in rows] if any(prompt.category for prompt in rows) else []
-            made.append(Domain(domain, images, texts, truth, fits, categories))
+            codes = Codes(np.concatenate(drawn), generator.spec.codes, generator.decode)
+            made.append(Domain(domain, images, texts, truth, fits, categories, codes=codes, judge=judge))
             sources[domain] = f"{config.generator} on {config.prompts}, gold {name or 'unknown'}"
     return made, sources
 
 
+def _ideal(config: Probing, common: Common) -> Domain | None:
+    """Images that hold all that their prompts of the first domain say, where the prompts' world can make them."""
+    import numpy as np
+
+    from rwk.calibration.probe import Domain
+    from rwk.policy_opt.prompts import gold_of, pictures_of, read_prompts
+    from rwk.rewards.registry import load
+
+    name = gold_of(config.prompts)
+    if name is None:
+        return None
+    prompts = read_prompts(config.prompts.removesuffix(".test") + ".test", count=_IDEAL, seed=common.seed)
+    images, texts = pictures_of(config.prompts, prompts, seed=common.seed), [prompt.text for prompt in prompts]
+    if images is None:
+        return None
+    return Domain("ideal", images, texts, np.ones(len(texts)), judge=_judge(load(name)))
+
+
+def _judge(gold: Reward) -> Callable[[Sequence[Image.Image], Sequence[str]], Floats]:
+    """Gold [N] of any images and their prompts."""
+    import numpy as np
+
+    return lambda images, prompts: gold.score(images, prompts).values.numpy().astype(np.float64)
+
+
+_IDEAL = 120
+"""Images that hold all of their prompts."""
 _AT_ONCE = 16
 """Prompts drawn for at once."""
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from rwk.cli.console import is_main, note, progress, show, table
 from rwk.cli.options import Common, options
+from rwk.cli.preferences import preferences
 from rwk.rewards.configs import RewardTraining
 
 if TYPE_CHECKING:
@@ -18,18 +18,17 @@ if TYPE_CHECKING:
     from rwk.rewards.held_out import HeldOut
     from rwk.rewards.intervals import Interval
 
-WORLD = "shapes.preferences"
-"""Data that is trained on where none is named."""
-
 
 @click.command()
 @options(RewardTraining)
 def command(config: RewardTraining, common: Common) -> dict[str, Any]:
     """Trains a reward on preferences, by default on those of the built-in world.
 
-    DATA is a .jsonl, .csv or .parquet file with the columns first and second (images; paths are taken from the file's
-    folder), prompt, and p_first: the share that prefers the first, 0.5 for a tie. The columns votes_first,
-    votes_second and ties may stand in its place, and weight beside it.
+    DATA is a .json, .jsonl, .csv or .parquet file with the columns first and second (images; paths are taken from the
+    file's folder), prompt, and p_first: the share that prefers the first, 0.5 for a tie. The columns votes_first,
+    votes_second and ties may stand in its place, and weight beside it. Or it is a file of a published set, which its
+    columns tell or FORMAT:FILE names: pickapic, hpdv2 (or hpdv2.votes), hpdv3 (or hpdv3.confident), imagereward,
+    genai_bench, genai_arena, mjbench, mmrb2, richhf (or richhf.aesthetics, .artifact, .misalignment) and evalmuse.
     """
     from rwk.rewards.home import home
     from rwk.rewards.saving import check_name, keep
@@ -63,7 +62,12 @@ def command(config: RewardTraining, common: Common) -> dict[str, Any]:
         "reward": config.name,
         "folder": kept,
         "run": out,
-        "data": {"name": data.name, "train_pairs": len(train), "held_out_pairs": len(valid)},
+        "data": {
+            "name": data.name,
+            "train_pairs": len(train),
+            "held_out_pairs": len(valid),
+            "left_out": data.omissions.document(),
+        },
         "base": {"name": config.base} | report.base.document(),
         "held_out": report.held_out.document(),
         "step": report.step,
@@ -75,16 +79,12 @@ def command(config: RewardTraining, common: Common) -> dict[str, Any]:
 
 def _data(config: RewardTraining, common: Common) -> PreferenceDataset:
     """The preferences that were named, or the world's, which the first process makes."""
-    from rwk.rewards.data import PreferenceDataset, built_in
-
     if config.data is not None:
-        return PreferenceDataset.read(config.data)
+        return preferences(config.data, common.seed)
     from accelerate import PartialState
 
-    note(f"no DATA is named: taking {WORLD}, which is made on first use")
     with PartialState(cpu=common.device == "cpu").main_process_first():
-        path: Path = built_in(WORLD, seed=common.seed)
-    return PreferenceDataset.read(path)
+        return preferences(None, common.seed)
 
 
 def _row(name: str, found: HeldOut) -> list[str]:

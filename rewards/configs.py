@@ -87,7 +87,7 @@ class RewardTraining:
 
     data: Path | None = field(
         default=None,
-        metadata={"argument": True, "metavar": "[DATA]", "help": "Preferences: .jsonl, .csv or .parquet."},
+        metadata={"argument": True, "metavar": "[DATA]", "help": "Preferences: a file, or FORMAT:FILE."},
     )
     base: str = field(
         default="shapes.clip",

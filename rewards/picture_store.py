@@ -13,11 +13,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from rwk.rewards.base import UNREADABLE, to_rgb
-from rwk.rewards.data import Picture, PreferenceDataset, identity
+from rwk.rewards.data import PreferenceDataset
+from rwk.rewards.pictures import Picture, identity, opened
 from rwk.rewards.trainable import Preprocessing
 
 _CHUNK = 256
@@ -68,8 +68,7 @@ class PictureStore:
     def _decoded(self, found: tuple[Picture, str]) -> Tensor:
         picture, place = found
         try:
-            image = Image.open(picture) if isinstance(picture, Path) else picture
-            return self.preprocessing.image(to_rgb(image))
+            return self.preprocessing.image(to_rgb(opened(picture)))
         except UNREADABLE as error:
             raise ValueError(f"{place}: an image cannot be decoded ({error}); replace it or remove the row.") from error
 

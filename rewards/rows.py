@@ -17,7 +17,7 @@ from rwk.rewards.combine import Combination
 from rwk.rewards.errors import RunFailed
 from rwk.rewards.opening import Opened, key_of_image, stage
 from rwk.rewards.sinks import Row
-from rwk.rewards.staged import EmbeddedReward, PreparedReward, Ready
+from rwk.rewards.staged import EmbeddedReward, PreparedReward, Ready, by_shape
 
 Precision = Literal["float32", "bfloat16", "float16"]
 TEXTS = 4096
@@ -140,12 +140,11 @@ class Scorer:
         """Scores by embeddings, which are made where no other reward, and no earlier run, made them."""
         what = stage(reward)
         ready = [opened.ready.get(reward.preparation, "") for opened in chosen]
-        new = [i for i, opened in enumerate(chosen) if what not in opened.made and isinstance(ready[i], Tensor)]
-        if new:
-            pixels = torch.stack([each for i in new if isinstance(each := ready[i], Tensor)])
+        new = [each if what not in opened.made else "" for each, opened in zip(ready, chosen, strict=True)]
+        for places, pixels in by_shape(new):
             with self._autocast(reward):
-                rows = reward.embed(pixels)
-            for i, row in zip(new, rows.float(), strict=True):
+                rows = reward.embed_ready(pixels)
+            for i, row in zip(places, rows.float(), strict=True):
                 chosen[i].made[what] = row
                 self._keep(reward, chosen[i], row)
         taken = [i for i, opened in enumerate(chosen) if what in opened.made]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import ClassVar
 
 import torch
@@ -32,7 +32,7 @@ class PreparedReward(PixelReward):
 
     @abstractmethod
     def prepare(self, image: Image.Image) -> Ready:
-        """[3, H, W] of one RGB image, on the CPU; H, W and type are the same for every image. Any thread may ask."""
+        """[3, H, W] of one RGB image, on the CPU. Any thread may ask."""
 
     @abstractmethod
     def score_taken(self, ready: Tensor, prompts: Sequence[str]) -> Tensor:
@@ -41,10 +41,9 @@ class PreparedReward(PixelReward):
     def score_ready(self, ready: Sequence[Ready], prompts: Sequence[str]) -> Scores:
         """Scores of images as `prepare` made them."""
         values = torch.full([len(ready)], math.nan)
-        taken = [i for i, each in enumerate(ready) if not isinstance(each, str)]
-        if taken:
-            pixels = torch.stack([each for each in ready if not isinstance(each, str)])
-            values[taken] = self.score_taken(pixels, [prompts[i] for i in taken] if prompts else []).float().cpu()
+        for places, pixels in by_shape(ready):
+            asked = [prompts[i] for i in places] if prompts else []
+            values[places] = self.score_taken(pixels, asked).float().cpu()
         return Scores(values, [each if isinstance(each, str) else "" for each in ready])
 
     def _score(self, images: list[Image.Image], prompts: list[str]) -> Scores:
@@ -76,7 +75,7 @@ class EmbeddedReward(PreparedReward):
         """What embeds texts; rewards of one text tower embed every text alike. None where prompts are not read."""
 
     @abstractmethod
-    def embed(self, ready: Tensor) -> Tensor:
+    def embed_ready(self, ready: Tensor) -> Tensor:
         """[B, E] embeddings, of any length, of prepared images [B, 3, H, W]."""
 
     def texts(self, prompts: Sequence[str]) -> list[str]:
@@ -92,13 +91,23 @@ class EmbeddedReward(PreparedReward):
         """[B] scores, with gradient, of embeddings of images [B, E] and of as many texts, in float32."""
 
     def score_taken(self, ready: Tensor, prompts: Sequence[str]) -> Tensor:
-        return self.score_features(self.embed(ready), self.embedded_texts(prompts))
+        return self.score_features(self.embed_ready(ready), self.embedded_texts(prompts))
 
     def embedded_texts(self, prompts: Sequence[str]) -> Tensor | None:
         """[B, E] embeddings of what is embedded for prompts, each different one once; None where none is read."""
         if self.text_tower is None:
             return None
         return each_once(self.text_features, self.texts(prompts))
+
+
+def by_shape(ready: Sequence[Ready]) -> Iterator[tuple[list[int], Tensor]]:
+    """Places of prepared images of one size, and these together [B, 3, H, W], for every size."""
+    places: dict[torch.Size, list[int]] = {}
+    for i, each in enumerate(ready):
+        if isinstance(each, Tensor):
+            places.setdefault(each.shape, []).append(i)
+    for alike in places.values():
+        yield alike, torch.stack([each for i in alike if isinstance(each := ready[i], Tensor)])
 
 
 def each_once(encode: Callable[[list[str]], Tensor], prompts: Sequence[str]) -> Tensor:

@@ -134,6 +134,11 @@ class TrainableReward(PreparedReward):
     def features(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
         """[B, D] what the head sees of pixels [B, 3, size, size] in 0..1 and their prompts, with gradient."""
 
+    def embed(self, images: Sequence[Image.Image]) -> Tensor:
+        """[B, D] features of RGB images alone, whatever their prompts, without gradient."""
+        with torch.no_grad():
+            return self.features(self._prepared(images), [""] * len(images))
+
     def head(self, features: Tensor) -> Tensor:
         """[B] scores of features [B, D], with gradient."""
         scores: Tensor = self.module.get_submodule("head")(features)
@@ -151,6 +156,10 @@ class TrainableReward(PreparedReward):
 
     def score_taken(self, ready: Tensor, prompts: Sequence[str]) -> Tensor:
         return self.head(self.features(ready.to(self.device) / 255, prompts))
+
+    def _prepared(self, images: Sequence[Image.Image]) -> Tensor:
+        """[B, 3, size, size] in 0..1."""
+        return torch.stack([self.preprocessing.image(image) for image in images]).to(self.device) / 255
 
     def save(self, folder: Path) -> None:
         """Writes config.json and model.safetensors, from which `registry.load(folder)` builds the same reward."""

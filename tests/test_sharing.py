@@ -81,7 +81,7 @@ def test_a_tower_sees_an_image_once_and_a_prompt_once(tmp_path: Path, monkeypatc
     images = [Image.open(item.image) for item in items]
     expected = {name: each.score(images, [i.prompt for i in items]).values for name, each in rewards.items()}
     embedded = CASE["counted"](monkeypatch, OpenClipReward, "image_features")
-    by_predictor = CASE["counted"](monkeypatch, AestheticV1Base32, "embed")
+    by_predictor = CASE["counted"](monkeypatch, AestheticV1Base32, "embed_ready")
     read = CASE["counted"](monkeypatch, OpenClipReward, "text_features")
     prepared: list[Image.Image] = []
     image = Preprocess.image
