@@ -71,6 +71,7 @@ class ClipScoreLarge(ClipScore):
     spec = _spec("l14", "2.5 times cosine, 0 where negative", 0, 2.5)
     architecture = "ViT-L-14-quickgelu"
     origin = OPENAI[architecture]
+    drift = {"bfloat16": 1.9e-3, "float16": 1.8e-4}
 
 
 class ClipScoreLargeNoPrefix(ClipScoreLarge):
@@ -86,3 +87,4 @@ class ClipCosineLarge(ClipCosine):
     spec = _spec("l14_cosine", "cosine", -1, 1)
     architecture = "ViT-L-14-quickgelu"
     origin = OPENAI[architecture]
+    drift = {"bfloat16": 7.5e-4, "float16": 6.9e-5}
