@@ -91,10 +91,7 @@ def test_another_run_is_not_resumed(rwk: Rwk, tmp_path: Path) -> None:
     for arguments in others:
         result = rwk("score", *arguments, "--out", "x.csv", "--resume")
         assert result.code == 2
-        assert (
-            "--resume needs the images, prompts, rewards, preprocessing and precision of the run that was stopped"
-            in result.err
-        )
+        assert "--resume needs images, prompts, rewards, preprocessing and precision of the stopped run" in result.err
     (tmp_path / "x.csv.partial-0-of-1").rename(tmp_path / "x.csv.partial-0-of-2")
     result = rwk("score", "images", "-r", WIDTH, "--out", "x.csv", "--resume")
     assert result.code == 2
