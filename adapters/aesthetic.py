@@ -161,8 +161,7 @@ class AestheticV2(EmbeddedReward, PublishedReward):
         return head
 
     def features(self, prepared: Tensor, prompts: Sequence[str]) -> Tensor:
-        embedded: Tensor = self.network(prepared)  # [B, E], as the head is not there
-        return embedded
+        return normalize(self.tower(prepared), dim=1)
 
     def score_prepared(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
         return self.score_features(self.tower(pixels), None)
