@@ -2,7 +2,7 @@
 
 For rewards of the built-in world of different quality: the normalised gain of best of 4 by the reward (eta) on the base
 generator's own images, in and out of domain, and the gain of gold accuracy by GRPO and DPO with that reward. Prints a
-row a reward, then Kendall's tau-b of forecast and gain over the rewards with its exact two-sided p. A run that is in the
+row a reward, then Kendall's tau-b of forecast and gain over the rewards with its exact two-sided p. What lies in the
 folder already is not made again.
 """
 
