@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from rwk.calibration.storage import Binding
-from rwk.policy_opt.dpg import ask, share
-from rwk.policy_opt.evaluate import accuracy, draw
+from rwk.policy_opt.dpg import Question, ask, share
+from rwk.policy_opt.evaluate import Drawn, accuracy, draw
 from rwk.policy_opt.experiment import Evaluation
 from rwk.policy_opt.generator import Generator, Sampling
 from rwk.policy_opt.measured import ANY, Measured, number
@@ -94,24 +94,18 @@ def measure(
         within: the rewards of the benchmark's rules by name, or the one that answers its questions.
         progress: is called with how many more images are done.
     """
-    inner, gold = within or {}, chosen.gold
-    scores: dict[str, list[Tensor]] = {
-        name: [] for name in ([gold] if gold and not chosen.truth() else []) + [*rewards]
-    }
+    made = [chosen.gold] if chosen.gold and not chosen.truth() else []
+    scores: dict[str, list[Tensor]] = {name: [] for name in [*made, *rewards]}
     similar, answers = [], []
     for rows in _parts(chosen, max(1, _AT_ONCE // images)):
-        part, questions = chosen.prompts[rows], chosen.questions[rows]
-        of_rule = {name: inner[name] for name in (chosen.rules[rows.start] if chosen.rules else ())}
+        part, inner = chosen.prompts[rows], dict(within or {})
+        if chosen.rules:
+            inner = {name: inner[name] for name in chosen.rules[rows.start]}
         looks, found, replies = [], [], []
         for seed in seeds:
-            drawn = draw(generator, part, {**rewards, **of_rule}, per_prompt=images, seed=seed, sampling=sampling)
-            if of_rule and gold:
-                drawn.scores[gold] = torch.stack([drawn.scores[name] for name in of_rule]).mean(0)
-            if questions and gold:
-                (judge,) = inner.values()
-                told = [ask(judge, row, asked) for row, asked in zip(drawn.images, questions, strict=True)]
-                drawn.scores[gold] = torch.stack([share(a, q) for a, q in zip(told, questions, strict=True)])
-                replies.append(told)
+            by = {**rewards, **(inner if chosen.rules else {})}
+            drawn = draw(generator, part, by, per_prompt=images, seed=seed, sampling=sampling)
+            replies.append(_conclude(drawn, chosen, chosen.questions[rows], inner))
             looks.append(torch.stack([features(row) for row in drawn.images]))  # [p, n, D]
             found.append(drawn.scores)
             progress(len(part) * images)
@@ -121,6 +115,20 @@ def measure(
         answers += [torch.stack(of_seeds) for of_seeds in zip(*replies, strict=True)]  # [S, n, Q] each
     whole = {name: torch.cat(parts) for name, parts in scores.items()}
     return Measured(chosen, _accuracies(chosen, whole, rewards) | whole, torch.cat(similar), answers)
+
+
+def _conclude(
+    drawn: Drawn, chosen: Benchmark, questions: Sequence[Sequence[Question]], inner: Mapping[str, Reward]
+) -> list[Tensor]:
+    """Adds the score that rules or questions make; gives [p] answers [n, Q], none where there is no question."""
+    if chosen.gold and chosen.rules:
+        drawn.scores[chosen.gold] = torch.stack([drawn.scores[name] for name in inner]).mean(0)
+    if not chosen.gold or not questions:
+        return []
+    (judge,) = inner.values()
+    told = [ask(judge, row, asked) for row, asked in zip(drawn.images, questions, strict=True)]
+    drawn.scores[chosen.gold] = torch.stack([share(a, q) for a, q in zip(told, questions, strict=True)])
+    return told
 
 
 def _parts(chosen: Benchmark, most: int) -> Iterator[slice]:
@@ -165,16 +173,16 @@ def evaluate(
         measure(
             generator,
             one,
-            judges.shown,
+            by.shown,
             images=config.images,
             seeds=seeds,
             sampling=sampling,
-            within=judges.within,
+            within=by.within,
             progress=lambda more: progress(more, total),
         )
-        for one, judges in zip(chosen, rewards, strict=True)
+        for one, by in zip(chosen, rewards, strict=True)
     ]
-    used = {name: reward for judges in rewards for part in judges for name, reward in part.items()}
+    used = {name: reward for by in rewards for part in by for name, reward in part.items()}
     recipe = {
         "generator": config.generator,
         "generator_source": generator.spec.source,

@@ -1,4 +1,8 @@
-"""DPG-Bench (Hu et al., 2024, ELLA): questions about a long prompt's picture, some of which hang on others."""
+"""DPG-Bench (Hu et al., 2024, ELLA): questions about a long prompt's picture, some of which hang on others.
+
+The benchmark asks mPLUG-large, which transformers does not have; here any judge is asked, and figures compare only with
+such of the same judge.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +41,8 @@ def read_questions(path: Path) -> dict[str, list[Question]]:
     """Prompt -> its questions, in the file's order.
 
     The benchmark's own code passes over the first row of its file, and so loses the first prompt, whose other questions
-    hang on it; here every row counts.
+    hang on it; here every row counts. It loses a prompt, too, of which a question hangs on a number that no row has;
+    here that number is passed over.
 
     Args:
         path: the published CSV, or a folder that holds it.
@@ -48,7 +53,7 @@ def read_questions(path: Path) -> dict[str, list[Question]]:
     file = path / FILE if path.is_dir() else path
     if not file.is_file():
         raise ValueError(f"DPG-Bench needs its file {FILE}, got {path}, where it is not; name the file or its folder.")
-    found: dict[str, list[Question]] = {}
+    items: dict[str, tuple[str, dict[int, Question]]] = {}
     with file.open(encoding="utf-8-sig", newline="") as stream:
         reader = csv.DictReader(stream)
         lacking = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
@@ -57,17 +62,12 @@ def read_questions(path: Path) -> dict[str, list[Question]]:
         for row in reader:
             try:
                 question = _question(row)
-                asked = found.setdefault(row["text"].strip(), [])
-                unknown = set(question.parents) - {question.number, *(other.number for other in asked)}
-                if unknown:
-                    raise ValueError(f"it depends on {min(unknown)}, which no row before it is")
+                items.setdefault(row["item_id"], (row["text"].strip(), {}))[1][question.number] = question
             except (ValueError, AttributeError) as error:
                 raise ValueError(f"{file}, line {reader.line_num} cannot be taken: {error}; mend that row.") from error
-            if all(question.number != other.number for other in asked):  # a prompt that comes twice
-                asked.append(question)
-    if not found:
+    if not items:
         raise ValueError(f"{file} holds no question; give the published file.")
-    return found
+    return {text: list(questions.values()) for text, questions in items.values()}
 
 
 def _question(row: Mapping[str, str]) -> Question:
@@ -97,6 +97,6 @@ def share(answers: Tensor, questions: Sequence[Question]) -> Tensor:
     counted = answers.clone()
     places = {question.number: place for place, question in enumerate(questions)}
     for place, question in enumerate(questions):
-        for parent in question.parents:
+        for parent in places.keys() & question.parents:
             counted[:, place] = counted[:, place].masked_fill(counted[:, places[parent]] == 0, 0)
     return torch.where(answers.isnan().any(1), math.nan, counted.mean(1))

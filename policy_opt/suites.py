@@ -35,7 +35,11 @@ COMPBENCH = {
     "non_spatial": (_CLIP,),
     "complex": (_BLIP, _PLACES, _CLIP),
 }
-"""Category of T2I-CompBench++ -> the rewards whose mean is its score. The 3D one, which takes depths, is left out."""
+"""Category of T2I-CompBench++ -> the rewards whose mean is its score.
+
+The 3D category, for which the benchmark looks at a map of depths, is left out. Of a complex prompt CLIP reads all words
+here, where the benchmark's code leaves out those that spaCy takes for adjectives.
+"""
 COMPLEX = {"complex_val_spatial": (_BLIP, _PLACES), "complex_val_action": (_BLIP, _CLIP)}
 """File of complex prompts -> the rewards for these; all three are for the others."""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import math
 import runpy
 from pathlib import Path
 from typing import Any
@@ -80,12 +79,11 @@ HEAD, *ROWS = FILE.read_text().splitlines()
         ([HEAD.replace("dependency,", ""), *ROWS], "needs the columns item_id, .*, and lacks dependency"),
         ([HEAD], "holds no question"),
         ([HEAD, ROWS[0], ROWS[1].replace(",2,1,", ",two,1,")], "line 3 cannot be taken: .*'two'"),
-        ([HEAD, ROWS[0].replace(",1,0,", ",1,2,"), ROWS[1]], "line 2 cannot be taken: it depends on 2, which no row"),
         ([HEAD, "first,a dog"], "line 2 cannot be taken"),
     ],
 )
 def test_a_file_that_cannot_be_read_is_one_sentence(tmp_path: Path, lines: list[str], match: str) -> None:
-    """A missing column, a bad number, an unknown dependency and a short row are named."""
+    """A missing file or column, a bad number and a short row are named."""
     file = tmp_path / "mine.csv"
     file.write_text("\n".join(lines))
     with pytest.raises(ValueError, match=match):
@@ -94,9 +92,14 @@ def test_a_file_that_cannot_be_read_is_one_sentence(tmp_path: Path, lines: list[
         read_questions(tmp_path)
 
 
-def test_a_prompt_that_comes_twice_counts_once(tmp_path: Path) -> None:
-    """The same item again adds no question."""
+def test_a_question_may_hang_on_a_later_one_or_on_none(tmp_path: Path) -> None:
+    """What hangs on a later row is no with it, and a number that no row has is passed over; a row twice counts once."""
     file = tmp_path / "mine.csv"
-    file.write_text("\n".join([HEAD, *ROWS, *ROWS[:3]]))
-    assert read_questions(file) == read_questions(FILE)
-    assert math.isclose(sum(map(len, read_questions(file).values())), len(ROWS))
+    file.write_text(
+        "\n".join([HEAD, ROWS[0].replace(",1,0,", ',1,"2,9",'), ROWS[1].replace(",2,1,", ",2,0,"), ROWS[0]])
+    )
+    (questions,) = read_questions(file).values()
+    assert [question.parents for question in questions] == [(), ()]
+    file.write_text("\n".join([HEAD, ROWS[0].replace(",1,0,", ',1,"2,9",'), ROWS[1].replace(",2,1,", ",2,0,")]))
+    (questions,) = read_questions(file).values()
+    assert share(torch.tensor([[1.0, 0.0], [1.0, 1.0], [0.0, 1.0]]), questions).tolist() == [0, 1, 0.5]
