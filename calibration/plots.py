@@ -70,7 +70,9 @@ def forest(panels: Mapping[str, Sequence[Line | None]], line: float | None) -> s
         if line is not None and number == 0:
             axes.axvline(line, color=GREY, linewidth=0.8)
         if number:
-            axes.set_xscale("log")
+            axes.set_xscale("log", base=2)
+            axes.xaxis.set_major_formatter("{x:g}")
+    many[0].set_ylim(-0.6, len(first) - 0.4)
     many[0].set_yticks(range(len(first)), [row.name if row else "" for row in reversed(first)], fontsize=8)
     return svg(drawing)
 
@@ -111,7 +113,8 @@ def bars(names: Sequence[str], values: Sequence[Interval], marks: Sequence[Inter
     """A bar for each value, and a cross where the same is measured blindly."""
     drawing = figure(3)
     axes = drawing.subplots()
-    axes.bar(range(len(names)), [value.mean for value in values], yerr=reach(values), capsize=3, color=colours)
+    tall = [value.mean for value in values]
+    axes.bar(range(len(names)), tall, yerr=reach(values), capsize=3, color=[(colour, 0.35) for colour in colours])
     for place, mark in enumerate(marks):
         if mark:
             axes.errorbar([place + 0.25], [mark.mean], yerr=reach([mark]), marker="x", color="black", capsize=3)

@@ -141,6 +141,8 @@ class Sizes:
     attacked: int = 16
     """Images that are attacked by gradients."""
     attack_steps: int = 20
+    again: int = 32
+    """Images that are scored again, in another order, and alone."""
     mutants: int = 64
     """Images of other codes among which the best is taken, for each attacked image."""
     draws: int = 500

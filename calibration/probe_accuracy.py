@@ -26,6 +26,7 @@ from rwk.calibration.probe import (
     told,
 )
 from rwk.calibration.probe_calibration import calibrated
+from rwk.calibration.probe_information import information
 from rwk.calibration.statistics import Interval, bootstrap_draws, max_t
 from rwk.calibration.temperature import fit
 
@@ -53,7 +54,7 @@ SHIFT = Probe(
 
 
 def accuracy(subject: Subject) -> Iterator[Result]:
-    """Accuracy in and out of domain and by slice, how far the temperature moves, and what the odds are worth."""
+    """Accuracy in and out of domain and by slice, what margins tell, how far the temperature moves, and its odds."""
     names = [domain.name for domain in subject.domains]
     levels = [
         Level(name, _accuracy(table), _of_others(subject, number))
@@ -61,6 +62,7 @@ def accuracy(subject: Subject) -> Iterator[Result]:
     ]
     yield _gated(IN, levels[:1], "has no pairs of known preference")
     yield _gated(OUT, [level for level in levels[1:] if level.value.clusters], "there is no other domain with pairs")
+    yield information(subject)
     yield _slices(subject)
     yield _shift(subject)
     yield calibrated(subject)

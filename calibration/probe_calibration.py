@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from rwk.calibration.evaluate import cross_fitted
-from rwk.calibration.metrics import fold, smooth_ece
+from rwk.calibration.folded import fold
+from rwk.calibration.metrics import smooth_ece
 from rwk.calibration.probe import NONE, Level, Probe, Result, Status, Subject, known, mean_of, skipped, told
 from rwk.calibration.statistics import Interval, bootstrap_interval
 from rwk.calibration.temperature import Temperature

@@ -106,7 +106,7 @@ def _left_out(subject: Subject) -> Result:
 def _order(level: Level) -> int:
     """0 to pass, 1 to warn, 2 to fail."""
     ratio = level.measures.get("log temperature ratio")
-    if level.measures["loss"].low > math.log(2):
+    if level.measures["loss"].low > math.log(2) + 1e-9:  # equal scores lose ln 2 to the last bit or two
         return 2
     return int(level.value.low > 0 and (ratio is None or abs(ratio.mean) > DRIFT))
 

@@ -9,6 +9,7 @@ from rwk.calibration.probe import Result, Subject
 from rwk.calibration.probe_accuracy import accuracy
 from rwk.calibration.probe_adversarial import adversarial
 from rwk.calibration.probe_agreement import agreement
+from rwk.calibration.probe_consistency import consistency
 from rwk.calibration.probe_edits import edits
 from rwk.calibration.probe_optimisation import optimisation
 from rwk.calibration.probe_prompts import prompts
@@ -24,6 +25,7 @@ FAMILIES: Mapping[str, Callable[[Subject], Iterator[Result]]] = {
     "adversarial": lambda subject: chain(adversarial(subject), tokens(subject)),
     "uncertainty": uncertainty,
     "structure": lambda subject: chain(agreement(subject), structure(subject)),
+    "consistency": consistency,
 }
 
 

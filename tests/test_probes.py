@@ -23,6 +23,7 @@ from rwk.calibration.probe_edits import run, wrong_image
 from rwk.calibration.probe_optimisation import optimisation
 from rwk.calibration.probe_prompts import counterfactual, manner, prompts
 from rwk.calibration.probing import FAMILIES, run_probes
+from rwk.cli.probe import FAMILIES as CHOICES
 from rwk.rewards.base import Reward, RewardSpec
 
 CASE: dict[str, Any] = runpy.run_path(str(Path(__file__).with_name("probe_case.py")))
@@ -48,7 +49,7 @@ def test_nothing_speaks_against_a_sound_reward() -> None:
     """Over every family the sound reward gets no fail and no warning, and each value has its interval and clusters."""
     results = run_probes(subject(None, domain(), domain("other", seed=1)))
     assert {r.probe.name: r.reason for r in results if r.status in ("fail", "warn")} == {}
-    assert len(results) == 5 + 5 + len(EDITS) + 1 + 6 + 4 + 2 + 2 + 4
+    assert len(results) == 5 + 6 + len(EDITS) + 1 + 6 + 4 + 2 + 2 + 4 + 3
     passed = [result for result in results if result.status == "pass"]
     assert len(passed) > 30
     for result in passed:
@@ -219,6 +220,11 @@ def test_prompts_are_reworded_in_one_fact() -> None:
     }
     assert {reword("something else") for reword in rewording.COUNTERFACTUALS.values()} == {None}
     assert rewording.number("three dogs") == "two dogs"
+    assert [rewording.thing(f"two {many}") for many in ("crosses", "triangles", "buses")] == [
+        "two rings",
+        "two crosses",
+        "two trains",
+    ]
 
 
 def test_pixels_that_an_attack_can_move_are_found() -> None:
@@ -453,7 +459,6 @@ def test_wrong_calls_are_told() -> None:
         Domain("x", [Image.new("RGB", (2, 2))], ["a", "b"])
     with pytest.raises(ValueError, match="at least one domain"):
         Subject(Fits(), [])
-    families = ["accuracy", "optimisation", "edits", "prompts", "adversarial", "uncertainty", "structure"]
-    assert list(FAMILIES) == families
+    assert list(FAMILIES) == list(CHOICES)
     assert manner(subject(), "x", "x", lambda _: None).status == "skip"
     assert math.isnan(subject(Plain()).scale.value)
