@@ -110,7 +110,11 @@ def test_places_are_those_of_the_picture() -> None:
     tall = Image.new("RGB", (64, 640))  # where the two are nearer across than down
     prompts[1] = "a dog on the bottom of a bowl"
     assert reward.score([tall] * 3, prompts).values.tolist() == pytest.approx([0, 0.85, 0])
-    found["dog"] = found["dog"][:1]
+    found["bowl"] = [[0.9, 0.4, 0.1, 0.1, 0.6]]
+    upright = Image.new("RGB", (200, 290))  # 331 by 480, where the two are 232 and 192 apart
+    near = rigged(CompbenchSpatial, found).score([upright], ["a dog near a bowl"]).values.tolist()
+    assert near == pytest.approx([0.35 + 0.5 * 150 / (0.7 * 480 * 200 / 290)])
+    found |= {"dog": found["dog"][:1], "bowl": [[0.9, 0.5, 0.1, 0.1, 0.6]]}
     assert rigged(CompbenchSpatial, found).score([tall], prompts[2:]).values.tolist() == pytest.approx([0.75])
 
 
