@@ -247,11 +247,12 @@ def tiny_network(*, layers: int = 2, width: int = 32, codes: int = 32, side: int
 
 def tiny_tokenizer() -> Any:
     """A tokenizer that reads bytes, with the control tokens of Janus."""
-    from tokenizers import Tokenizer, models, pre_tokenizers
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE({symbol: place for place, symbol in enumerate(alphabet)}, []))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens([BOS, PAD, BOI, "<image_placeholder>", *JanusPro.roles])
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=BOS, pad_token=PAD)
