@@ -129,7 +129,7 @@ class JanusPro(CausalGenerator):
 
     @classmethod
     def tiny(cls) -> Self:
-        return cls.of(tiny_network(), tiny_tokenizer())
+        return cls.of(random_network(), tiny_tokenizer())
 
     @classmethod
     def from_folder(cls, folder: Path, *, device: str = "cpu") -> Self:
@@ -204,14 +204,18 @@ class Janus(JanusPro):
     roles = ("User", "Assistant")
 
 
-def tiny_network(*, layers: int = 2, width: int = 32, codes: int = 32, side: int = 4) -> Any:
-    """A random `JanusForConditionalGeneration` for `tiny_tokenizer` that draws side x side codes."""
+def random_network(*, layers: int = 2, width: int = 32, codes: int = 32, side: int = 4, words: int = 0) -> Any:
+    """A random `JanusForConditionalGeneration` for `tiny_tokenizer` that draws side x side codes.
+
+    Args:
+        words: size of the vocabulary; by default that of the tokenizer.
+    """
     from transformers import GenerationConfig, JanusConfig, JanusForConditionalGeneration, LlamaConfig
 
     ids = tiny_tokenizer().get_vocab()
     config = JanusConfig(
         text_config=LlamaConfig(
-            vocab_size=len(ids),
+            vocab_size=words or len(ids),
             hidden_size=width,
             intermediate_size=width * 8 // 3,
             num_hidden_layers=layers,
