@@ -126,8 +126,7 @@ def seconds(run: Callable[[], object], device: str) -> float:
 
 
 def measure(name: str, ours: Callable[[], object], plain: Callable[[], object], options: argparse.Namespace) -> None:
-    """Prints the median ratio of pairs, its range, and the median seconds of each."""
-    ours(), plain()
+    """Prints the median ratio of pairs, its range, and the median seconds and tokens a second of each."""
     pairs = [(seconds(plain, options.device), seconds(ours, options.device)) for _ in range(options.rounds)]
     ratios = sorted(slow / fast for slow, fast in pairs)
     slow, fast = (stats.median(column) for column in zip(*pairs, strict=True))
@@ -154,6 +153,7 @@ def llama(options: argparse.Namespace) -> None:
             def plain(rows: list[str] = rows, guidance: float = guidance) -> None:
                 plain_sample(generator, rows, guidance)
 
+            ours(), plain()
             measure(f"sample, guidance {guidance:g}{name}", ours, plain, options)
         drawn = generator.sample(prompts, per_prompt=options.group, seed=0)
 
@@ -164,6 +164,7 @@ def llama(options: argparse.Namespace) -> None:
         def plain_trained(rows: list[str] = rows, drawn: Any = drawn) -> None:
             plain_statistics(generator, rows, drawn.tokens)
 
+        ours_trained(), plain_trained()
         measure(f"statistics and gradient{name}", ours_trained, plain_trained, options)
 
 
