@@ -1,8 +1,10 @@
-"""Janus and Janus-Pro against transformers' own class, their prompts, and what is trained, kept and refused."""
+"""Janus and Janus-Pro against the authors' code and transformers' own, and what is trained, kept and refused."""
 
 from __future__ import annotations
 
 import json
+import re
+import runpy
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +16,78 @@ from torchvision.transforms.functional import pil_to_tensor
 
 from rwk.adapters.janus import BOI, BOS, PAD, Janus, JanusPro, JanusPro7B, tiny_tokenizer
 from rwk.policy_opt.configs import Grpo
-from rwk.policy_opt.generator import GENERATORS, Sampling
+from rwk.policy_opt.generator import GENERATORS, Rollout, Sampling
 from rwk.policy_opt.policy import trainable
 from rwk.rewards.errors import RunFailed
 
 PROMPTS = ["a red cat", "", "  Two naïve birds\nabove a café \n", "a red dog"]
 RECIPE = Sampling(guidance=5.0)
+AGREE = runpy.run_path(str(Path(__file__).with_name("parity_case.py")))["agree"]
+CASE = runpy.run_path(str(Path(__file__).with_name("janus_case.py")))
+RECORDED = json.loads((Path(__file__).with_name("parity") / "janus.json").read_text())
+NAMES = {
+    r"^model\.language_model": "language_model.model",
+    r"^model\.generation_embeddings": "gen_embed",
+    r"^model\.generation_aligner\.fc1": "gen_aligner.layers.0",
+    r"^model\.generation_aligner\.hidden_layers\.0": "gen_aligner.layers.2",
+    r"^model\.generation_head\.proj_out": "gen_head.output_mlp_projector",
+    r"^model\.generation_head": "gen_head",
+    r"^model\.vqmodel": "gen_vision_model",
+    r"(coder)\.(up|down)\.(\d+)\.block": r"\1.conv_blocks.\3.res",
+    r"(coder)\.(up|down)": r"\1.conv_blocks",
+    r"mid\.block_1": "mid.0",
+    r"mid\.attn_1": "mid.1",
+    r"mid\.block_2": "mid.2",
+}
+"""The authors' names of what transformers calls otherwise."""
+
+
+def official(kind: type[JanusPro]) -> JanusPro:
+    """The generator with the weights and the tokenizer that the authors' code was run with."""
+    from transformers import JanusConfig, JanusForConditionalGeneration, PreTrainedTokenizerFast
+
+    width, side = CASE["WIDTH"], CASE["SIDE"]
+    shape = {"hidden_size": width, "intermediate_size": 2 * width, "num_hidden_layers": CASE["LAYERS"]}
+    network = JanusForConditionalGeneration(
+        JanusConfig(
+            text_config={"num_attention_heads": CASE["HEADS"], "vocab_size": CASE["WORDS"], **shape},
+            vision_config=JanusPro.tiny().network.config.vision_config.to_dict() | {"image_size": 2 * side},
+            vq_config={
+                **{"num_embeddings": CASE["CODES"], "latent_channels": CASE["LATENT"], "channel_multiplier": (1, 1)},
+                **{"projection_dim": width, "image_token_embed_dim": width},
+            },
+        )
+    )
+    with torch.no_grad():
+        for name, value in network.named_parameters():
+            for pattern, other in NAMES.items():
+                name = re.sub(pattern, other, name)
+            value.copy_(torch.tensor(CASE["weight"](name, *value.shape)))
+    return kind.of(network, PreTrainedTokenizerFast(tokenizer_object=CASE["tokenizer"](), bos_token=BOS))
+
+
+@pytest.mark.parametrize("kind", [JanusPro, Janus])
+def test_logprobs_are_those_of_the_authors_code(kind: type[JanusPro], record_property: Any) -> None:
+    """Their chat templates, padding in place of the prompt, guidance and heads give the same log-probabilities."""
+    generator, prompts = official(kind), list(CASE["PROMPTS"])
+    name, tokens = kind.spec.name, torch.tensor(CASE["TOKENS"])
+    told = [generator.tokenizer.decode(generator.prompt_ids(prompt)) for prompt in prompts]
+    assert told == [BOS + text for text in RECORDED["texts"][name]]
+    rollout = Rollout(prompts, torch.arange(len(prompts)), tokens, torch.zeros(tokens.shape), generator.spec.sampling)
+    with torch.no_grad():
+        found = generator.logprobs(rollout)
+    AGREE(record_property, name, RECORDED, found, torch.tensor(RECORDED["logprobs"][name]), atol=1e-4)
+
+
+def test_images_are_those_of_the_authors_code() -> None:
+    """To the last of 255 levels but for rounding; even grey has the codes that their VQ gives it."""
+    generator, tokens = official(JanusPro), torch.tensor(CASE["TOKENS"])
+    shown = torch.stack([pil_to_tensor(image).permute(1, 2, 0).flatten() for image in generator.decode(tokens)]).int()
+    off = (shown - torch.tensor(RECORDED["levels"])).abs()
+    assert off.max() <= 1  # what lies on a level may be rounded to either side
+    assert off.float().mean() < 0.01
+    grey = torch.tensor([RECORDED["grey"]])
+    assert generator.decode_partial(tokens[:1, :0])[0].tobytes() == generator.decode(grey)[0].tobytes()
 
 
 def logits(generator: JanusPro, ids: list[int], tokens: Tensor) -> Tensor:
