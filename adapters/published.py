@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 import pickle
 import warnings
 import zipfile
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -17,8 +16,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from rwk.adapters.preprocess import Preprocess
-from rwk.rewards.base import PixelReward, Scores
+from rwk.adapters.tunable_network import TunableNetwork
 from rwk.rewards.errors import RunFailed
+from rwk.rewards.networks import Networks
+from rwk.rewards.staged import Ready
 
 
 @dataclass(frozen=True)
@@ -155,7 +156,7 @@ def fill(name: str, network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     network.load_state_dict(tensors)
 
 
-class PublishedReward(PixelReward):
+class PublishedReward(TunableNetwork):
     """A reward with a published checkpoint and one fixed preprocessing.
 
     A subclass writes `spec`, `origin`, `preprocess`, `build`, `tiny` and `score_prepared`, and `converted` where the
@@ -167,17 +168,39 @@ class PublishedReward(PixelReward):
     context: ClassVar[int | None] = None
     """Tokens of a prompt that the network reads, begin and end among them; None where nothing is cut off."""
 
-    def __init__(self, *, weights: str | Path | None = None, revision: str | None = None, device: str = "cpu") -> None:
+    def __init__(
+        self,
+        *,
+        weights: str | Path | None = None,
+        revision: str | None = None,
+        device: str = "cpu",
+        networks: Networks | None = None,
+    ) -> None:
         """
         Args:
             weights: the published file, or a folder that holds it; by default it comes from the hub.
             revision: branch, tag or commit of the hub's repository.
             device: where the network runs.
+            networks: those of the rewards that are loaded together with this one, which it shares.
         """
         path = find(self.spec.name, self.origin, weights, revision)  # first, as a large network takes its time
-        network = self.build()
-        fill(self.spec.name, network, self.converted(read(path)))
-        self._take(network, device)
+        self._take(self.loaded(path, networks or Networks(), device), device)
+
+    @classmethod
+    def loaded(cls, path: Path, networks: Networks, device: str) -> nn.Module:
+        """The network of a published file; the one in `networks` where the same was loaded before."""
+
+        def make() -> nn.Module:
+            network = cls.build()
+            fill(cls.spec.name, network, cls.converted(read(path)))
+            return network
+
+        return networks.get((cls.family(), path.resolve(), device), make)
+
+    @classmethod
+    def family(cls) -> Hashable:
+        """Equal for the classes that make the same network of one file."""
+        return cls
 
     def _take(self, network: nn.Module, device: str = "cpu") -> Self:
         super().__init__(device=device)
@@ -211,16 +234,23 @@ class PublishedReward(PixelReward):
         """[B] scores, with gradient, of pixels [B, 3, size, size] as `preprocess` makes them."""
 
     def score_pixels(self, pixels: Tensor, prompts: Sequence[str] = ()) -> Tensor:
-        return self.score_prepared(self.preprocess.differentiable(pixels), prompts)
+        return self.score_prepared(self.prepared_pixels(pixels), prompts)
 
-    def _score(self, images: list[Image.Image], prompts: list[str]) -> Scores:
-        values = torch.full([len(images)], math.nan)
-        notes = [self.preprocess.refusal(image) for image in images]
-        taken = [i for i, note in enumerate(notes) if not note]
-        if taken:
-            pixels = self.preprocess.exact([images[i] for i in taken]).to(self.device)
-            values[taken] = self.score_prepared(pixels, [prompts[i] for i in taken] if prompts else []).float().cpu()
-        return Scores(values, notes)
+    @property
+    def preparation(self) -> Hashable:
+        return self.preprocess
+
+    def prepare(self, image: Image.Image) -> Ready:
+        return self.preprocess.refusal(image) or self.preprocess.image(image)
+
+    def prefer_fast(self) -> None:
+        self.preprocess = self.preprocess.fast()  # type: ignore[misc]
+
+    def least_size(self, width: int, height: int) -> tuple[int, int] | None:
+        return self.preprocess.least_size(width, height)
+
+    def score_taken(self, ready: Tensor, prompts: Sequence[str]) -> Tensor:
+        return self.score_prepared(self.preprocess.normalised(ready.to(self.device)), prompts)
 
     def warn_of_cut(self, prompts: Sequence[str], lengths: Sequence[int], unit: str = "tokens") -> None:
         """Warns, once for each reward, of the first prompt that is longer than `context`, which counts `unit`."""

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from rwk.adapters.clip_towers import TowersReward, seeded
+from rwk.adapters.clip_towers import TowersReward, cosine, seeded
 from rwk.adapters.preprocess import HALF, Preprocess
 from rwk.adapters.published import Origin, beside
 from rwk.rewards.base import Reward, RewardSpec
@@ -136,9 +136,9 @@ class Siglip(TowersReward):
         """The prompt as the network was trained to read it."""
         return " ".join(prompt.translate(_BARE).lower().split())
 
-    def score_prepared(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
+    def score_features(self, image: Tensor, text: Tensor | None) -> Tensor:
         scale, bias = (self.network.get_parameter(name) for name in ("logit_scale", "logit_bias"))
-        return scale.exp() * self.cosine(pixels, prompts) + bias
+        return scale.exp() * cosine(image, text) + bias
 
     def image_features(self, pixels: Tensor) -> Tensor:
         towers: Any = self.network

@@ -135,6 +135,14 @@ class Vlm:
             raise Refused(f"is refused by the model's processor: {error}") from error
         return made.to(self.device, self.network.dtype)
 
+    def refusal(self, image: Image.Image) -> str:
+        """Why the processor cannot take an image, or ""; any thread may ask, which a tokenizer does not allow."""
+        try:
+            self.processor.image_processor(images=[image], return_tensors="pt")
+        except ValueError as error:
+            return f"is refused by the model's processor: {error}"
+        return ""
+
     def log_probs(self, inputs: Any, *, skip: int, count: int) -> Tensor:
         """[B, count, V] float32 log-probabilities of tokens, from one forward pass.
 
@@ -147,6 +155,12 @@ class Vlm:
         logits = self.network(**inputs, logits_to_keep=kept, use_cache=False).logits  # [B, K, V]
         rows = torch.arange(len(ends), device=self.device)[:, None]
         return logits[rows, where].float().log_softmax(2)  # type: ignore[no-any-return]
+
+    def states(self, inputs: Any) -> Tensor:
+        """[B, D] last state of the last token of each text, with gradient."""
+        made = self.network.base_model(**inputs, use_cache=False).last_hidden_state  # [B, L, D]
+        found: Tensor = made[torch.arange(len(made), device=self.device), inputs["attention_mask"].sum(1) - 1]
+        return found
 
     def _options(self, text: str) -> dict[str, Any]:
         """Chat templates that write the first token themselves must not get a second one."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from rwk.rewards.base import UNREADABLE, Reward
-from rwk.rewards.data import Picture, PreferenceDataset, identity
+from rwk.rewards.data import PreferenceDataset
+from rwk.rewards.pictures import Picture, identity, opened
 
 Floats = NDArray[np.float64]
 Strings = NDArray[np.str_]
@@ -224,11 +224,11 @@ def score_preferences(
             wanted.setdefault((identity(picture), row.prompt), picture)
     items, scores = list(wanted.items()), dict[tuple[str, str], float]()
     for start in range(0, len(items), _CHUNK):
-        opened = {key: image for key, picture in items[start : start + _CHUNK] if (image := _opened(picture))}
-        prompts = [prompt for _, prompt in opened]
+        held = {key: image for key, picture in items[start : start + _CHUNK] if (image := _opened(picture))}
+        prompts = [prompt for _, prompt in held]
         given = prompts if reward.spec.needs_prompt or any(prompts) else []
-        found = reward.score(list(opened.values()), given, batch_size=batch_size).values
-        scores.update(zip(opened, found.tolist(), strict=True))
+        found = reward.score(list(held.values()), given, batch_size=batch_size).values
+        scores.update(zip(held, found.tolist(), strict=True))
         advance(len(items[start : start + _CHUNK]))
 
     def of(pictures: Iterable[Picture]) -> Floats:
@@ -239,13 +239,9 @@ def score_preferences(
 
 
 def _opened(picture: Picture) -> Image.Image | None:
-    """The picture with its pixels in memory and no file open, or None where it cannot be read."""
-    if not isinstance(picture, Path):
-        return picture
+    """The picture, or None where it cannot be read."""
     try:
-        with Image.open(picture) as file:
-            file.load()
-            return file
+        return opened(picture)
     except UNREADABLE:
         return None
 

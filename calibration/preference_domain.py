@@ -8,7 +8,8 @@ from PIL import Image
 from rwk.calibration.pairs import Floats, PairTable
 from rwk.calibration.probe import Domain
 from rwk.rewards.base import UNREADABLE, to_rgb
-from rwk.rewards.data import Picture, PreferenceDataset, identity
+from rwk.rewards.data import PreferenceDataset
+from rwk.rewards.pictures import Picture, identity, opened
 
 
 def preference_domain(name: str, data: PreferenceDataset) -> Domain:
@@ -20,13 +21,13 @@ def preference_domain(name: str, data: PreferenceDataset) -> Domain:
     images: list[Image.Image] = []
     prompts: list[str] = []
     kept, places = [], []
-    opened: dict[str, Image.Image | None] = {}
+    seen: dict[str, Image.Image | None] = {}
 
     def place(picture: Picture, prompt: str) -> int | None:
         key = identity(picture)
-        if key not in opened:
-            opened[key] = _opened(picture)
-        image = opened[key]
+        if key not in seen:
+            seen[key] = _opened(picture)
+        image = seen[key]
         if image is None:
             return None
         if (key, prompt) not in rows:
@@ -51,14 +52,11 @@ def preference_domain(name: str, data: PreferenceDataset) -> Domain:
     def pairs(scores: Floats) -> PairTable:
         return PairTable.from_preferences(held, scores[at[:, 0]], scores[at[:, 1]])
 
-    return Domain(name, images, prompts, fits=fits, preferences=pairs)
+    return Domain(name, images, prompts, fits=fits, preferences=pairs, places=at)
 
 
 def _opened(picture: Picture) -> Image.Image | None:
     try:
-        if isinstance(picture, Image.Image):
-            return to_rgb(picture)
-        with Image.open(picture) as file:
-            return to_rgb(file)
+        return to_rgb(opened(picture))
     except UNREADABLE:
         return None

@@ -12,6 +12,7 @@ import click
 
 from rwk.cli.console import note, progress, show, table
 from rwk.cli.options import Common, options
+from rwk.cli.preferences import preferences
 from rwk.rewards.errors import RunFailed
 
 if TYPE_CHECKING:
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
     from rwk.calibration.statistics import Interval
     from rwk.rewards.data import PreferenceDataset
 
-WORLD = "shapes.preferences"
-"""Data that is taken where none is named."""
 SHOWN = {
     "accuracy": "accuracy (a margin of 0 is half a hit)",
     "nll": "negative log-likelihood, nats a pair",
@@ -39,7 +38,7 @@ class Calibration:
     reward: str = field(metadata={"argument": True, "help": "A name of a reward, its folder, or an expression."})
     data: Path | None = field(
         default=None,
-        metadata={"argument": True, "metavar": "[DATA]", "help": "Preferences: .jsonl, .csv or .parquet."},
+        metadata={"argument": True, "metavar": "[DATA]", "help": "Preferences: a file, or FORMAT:FILE."},
     )
     out: Path | None = field(
         default=None,
@@ -116,7 +115,7 @@ def command(config: Calibration, common: Common) -> dict[str, Any]:
         "temperature": temperature and temperature._asdict(),
         "fit": dict(calibrator.fit_),
         **found.evaluation.document(),
-        "data": about,
+        "data": about | {"left_out": data.omissions.document()},
         "seed": common.seed,
         "seconds": round(time.monotonic() - begun, 1),
     }
@@ -131,11 +130,8 @@ _WHY = {
 def _data(config: Calibration, common: Common, card: Path) -> PreferenceDataset:
     """The preferences that were named, or the world's, without those that the reward was trained on."""
     from rwk.calibration.calibrate import unseen
-    from rwk.rewards.data import PreferenceDataset, built_in
 
-    if config.data is None:
-        note(f"no DATA is named: taking {WORLD}, which is made on first use")
-    data = PreferenceDataset.read(config.data or built_in(WORLD, seed=common.seed))
+    data = preferences(config.data, common.seed)
     rest = unseen(data, card)
     if len(rest) < len(data):
         note(f"the reward was trained on {len(data) - len(rest)} of these {len(data)} pairs, which are left out")

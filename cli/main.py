@@ -18,6 +18,7 @@ COMMANDS = (
     "train-reward",
     "calibrate",
     "probe",
+    "compare",
     "sample",
     "evaluate",
     "optimize",

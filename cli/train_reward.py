@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import math
 import time
-from pathlib import Path
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from rwk.cli.console import is_main, note, progress, show, table
 from rwk.cli.options import Common, options
+from rwk.cli.preferences import preferences
 from rwk.rewards.configs import RewardTraining
+from rwk.rewards.presets import PRESETS
 
 if TYPE_CHECKING:
     from rwk.rewards.data import PreferenceDataset
     from rwk.rewards.held_out import HeldOut
     from rwk.rewards.intervals import Interval
-
-WORLD = "shapes.preferences"
-"""Data that is trained on where none is named."""
 
 
 @click.command()
@@ -27,15 +27,24 @@ WORLD = "shapes.preferences"
 def command(config: RewardTraining, common: Common) -> dict[str, Any]:
     """Trains a reward on preferences, by default on those of the built-in world.
 
-    DATA is a .jsonl, .csv or .parquet file with the columns first and second (images; paths are taken from the file's
-    folder), prompt, and p_first: the share that prefers the first, 0.5 for a tie. The columns votes_first,
-    votes_second and ties may stand in its place, and weight beside it.
+    DATA is a .json, .jsonl, .csv or .parquet file with the columns first and second (images; paths are taken from the
+    file's folder), prompt, and p_first: the share that prefers the first, 0.5 for a tie. The columns votes_first,
+    votes_second and ties may stand in its place, and weight beside it. Or it is a file of a published set, which its
+    columns tell or FORMAT:FILE names: pickapic, hpdv2 (or hpdv2.votes), hpdv3 (or hpdv3.confident), imagereward,
+    genai_bench, genai_arena, mjbench, mmrb2, richhf (or richhf.aesthetics, .artifact, .misalignment) and evalmuse.
+
+    A trained judge or published reward is kept as what training moved and the name of its base, which has to be had
+    wherever the folder goes; the others are kept whole.
     """
     from rwk.rewards.home import home
     from rwk.rewards.saving import check_name, keep
     from rwk.rewards.train import train_reward
 
     began = time.monotonic()
+    if config.preset is not None:
+        config = RewardTraining.of(**_given(config))
+        preset = PRESETS[config.preset or ""]
+        note(f"preset {config.preset}, after {preset.source}; not copied: {preset.differs}")
     check_name(config.name)
     out = config.out or home("runs", "train-reward", config.name)
     data = _data(config, common)
@@ -63,7 +72,12 @@ def command(config: RewardTraining, common: Common) -> dict[str, Any]:
         "reward": config.name,
         "folder": kept,
         "run": out,
-        "data": {"name": data.name, "train_pairs": len(train), "held_out_pairs": len(valid)},
+        "data": {
+            "name": data.name,
+            "train_pairs": len(train),
+            "held_out_pairs": len(valid),
+            "left_out": data.omissions.document(),
+        },
         "base": {"name": config.base} | report.base.document(),
         "held_out": report.held_out.document(),
         "step": report.step,
@@ -73,18 +87,21 @@ def command(config: RewardTraining, common: Common) -> dict[str, Any]:
     }
 
 
+def _given(config: RewardTraining) -> dict[str, Any]:
+    """The settings that the command line names."""
+    source = click.get_current_context().get_parameter_source
+    names = (item.name for item in fields(config))
+    return {name: getattr(config, name) for name in names if source(name) is not ParameterSource.DEFAULT}
+
+
 def _data(config: RewardTraining, common: Common) -> PreferenceDataset:
     """The preferences that were named, or the world's, which the first process makes."""
-    from rwk.rewards.data import PreferenceDataset, built_in
-
     if config.data is not None:
-        return PreferenceDataset.read(config.data)
+        return preferences(config.data, common.seed)
     from accelerate import PartialState
 
-    note(f"no DATA is named: taking {WORLD}, which is made on first use")
     with PartialState(cpu=common.device == "cpu").main_process_first():
-        path: Path = built_in(WORLD, seed=common.seed)
-    return PreferenceDataset.read(path)
+        return preferences(None, common.seed)
 
 
 def _row(name: str, found: HeldOut) -> list[str]:

@@ -69,9 +69,16 @@ class Experiment:
     prompt_count: int = _field(2000, "Different prompts to learn from.")
     eval_prompts: int = _field(60, "Prompts of each domain that the generator is judged on before and after.")
     eval_images: int = _field(4, "Images of each of them.")
+    watch: str = _field(
+        "",
+        "Name or folder of a reward, the truth or one of another make, to look at meanwhile on prompts that are "
+        "neither learnt from nor judged on: its course beside the reward's, and an alarm where it falls while the "
+        "reward rises. [default: none]",
+    )
+    watch_prompts: int = _field(32, "Prompts of each look; as many images of each as in judging.")
 
     def __post_init__(self) -> None:
-        for name in ("prompt_count", "eval_prompts", "eval_images"):
+        for name in ("prompt_count", "eval_prompts", "eval_images", "watch_prompts"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
         if not self.rewards:

@@ -7,12 +7,15 @@ import importlib
 import inspect
 import json
 import warnings
+from collections.abc import Iterable
+from functools import cache, partial
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from rwk.rewards.base import Reward
 from rwk.rewards.home import home
+from rwk.rewards.networks import Networks
 
 T = TypeVar("T")
 
@@ -78,7 +81,7 @@ class Registry(Generic[T]):
 
         Args:
             name: see the class.
-            options: `device` and whatever else the class takes.
+            options: `device` and whatever else the class takes; `networks` is dropped where it takes none.
 
         Raises:
             ValueError: for an unknown name or a damaged folder, in one sentence.
@@ -93,6 +96,8 @@ class Registry(Generic[T]):
             if "weights" not in inspect.signature(self.target(known)).parameters:
                 raise ValueError(f"{self.kind} {known!r} takes no weights of one's own, got {path!r}; leave it out.")
             return self.load(known, weights=path, **options)
+        if "networks" in options and "networks" not in inspect.signature(self.target(name)).parameters:
+            del options["networks"]
         built: T = self.target(name)(**options)
         return built
 
@@ -107,6 +112,7 @@ class Registry(Generic[T]):
         return None
 
     def _from_folder(self, folder: Path, options: dict[str, Any]) -> T:
+        options = {key: value for key, value in options.items() if key != "networks"}
         try:
             config = json.loads((folder / "config.json").read_text())
             name = config[f"rwk_{self.kind}"]
@@ -163,7 +169,12 @@ REWARDS: Registry[Reward] = Registry(
         "evalmuse.fga_blip2": "rwk.adapters.evalmuse:FgaBlip2",
         "evalmuse.fga_blip2_whole": "rwk.adapters.evalmuse:FgaBlip2Whole",
         "exposure": "rwk.adapters.pixels:Exposure",
+        "geneval.flow_grpo": "rwk.adapters.geneval:GenevalFlowGrpo",
+        "geneval.soft": "rwk.adapters.geneval:GenevalSoft",
+        "geneval.strict": "rwk.adapters.geneval:Geneval",
         "git_vqa.t2i_r1": "rwk.adapters.git_vqa:GitVqa",
+        "grounding_dino.t2i_r1": "rwk.adapters.grounding_dino:GroundingDino",
+        "grounding_dino.t2i_r1_published": "rwk.adapters.grounding_dino:GroundingDinoPublished",
         "hpsv2.v20": "rwk.adapters.hpsv2:Hpsv2",
         "hpsv2.v20_legacy": "rwk.adapters.hpsv2:Hpsv2Legacy",
         "hpsv2.v21": "rwk.adapters.hpsv2:Hpsv21",
@@ -191,6 +202,8 @@ REWARDS: Registry[Reward] = Registry(
         "siglip2.so400m_14_384": "rwk.adapters.siglip:Siglip2Large",
         "siglip2.so400m_16_naflex": "rwk.adapters.siglip_naflex:NaflexLarge",
         "timm_head": "rwk.adapters.timm_head:TimmHead",
+        "tuned": "rwk.rewards.tuned:Tuned",
+        "tuned.pixels": "rwk.rewards.tuned:TunedPixels",
         "unifiedreward.alignment": "rwk.adapters.unified_reward:Alignment",
         "unifiedreward.coherence": "rwk.adapters.unified_reward:Coherence",
         "unifiedreward.pointwise": "rwk.adapters.unified_reward:UnifiedReward",
@@ -216,3 +229,18 @@ def load(name: str, **options: Any) -> Reward:
     if is_expression(name) and not REWARDS.knows(name):
         return parse(name, lambda part: REWARDS.load(part, **options))
     return REWARDS.load(name, **options)
+
+
+def load_all(names: Iterable[str], **options: Any) -> dict[str, Reward]:
+    """The rewards of these names, which take what `load` takes, to score with together.
+
+    A name that occurs several times, in expressions too, is loaded once, and rewards on the same weights hold one
+    network between them.
+    """
+    from rwk.rewards.expression import is_expression, parse
+
+    part = cache(partial(REWARDS.load, networks=Networks(), **options))
+    return {
+        name: parse(name, part) if is_expression(name) and not REWARDS.knows(name) else part(name)
+        for name in dict.fromkeys(names)
+    }

@@ -1,0 +1,26 @@
+"""Preferences as commands take them: what was left out is told, and without a name they are the built-in world's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rwk.cli.console import note
+
+if TYPE_CHECKING:
+    from rwk.rewards.data import PreferenceDataset
+
+WORLD = "shapes.preferences"
+"""Data that is taken where none is named."""
+
+
+def preferences(source: Path | None, seed: int) -> PreferenceDataset:
+    """The preferences of a file or of FORMAT:FILE, or the world's, which are made on first use."""
+    from rwk.rewards.data import PreferenceDataset, built_in
+
+    if source is None:
+        note(f"no DATA is named: taking {WORLD}, which is made on first use")
+    data = PreferenceDataset.read(source or built_in(WORLD, seed=seed))
+    if data.omissions:
+        note(f"{data.name} gives {len(data)} pairs; {data.omissions}")
+    return data
