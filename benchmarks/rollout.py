@@ -52,7 +52,7 @@ class Measured(CausalGenerator):
     def prompt_ids(self, prompt: str) -> list[int]:
         return [self.spec.codes, *(self.spec.codes + 2 + ord(letter) % (TEXT - 2) for letter in prompt)]
 
-    def null_ids(self) -> list[int]:
+    def null_ids(self, prompt: str) -> list[int]:
         return [self.spec.codes, self.spec.codes + 1]
 
     def decode(self, tokens: Tensor) -> list[Image.Image]:
@@ -84,7 +84,7 @@ def plain_sample(generator: Measured, prompts: list[str], guidance: float) -> No
     ids, mask = padded(generator, prompts)
     options: dict[str, Any] = {}
     if guidance != 1:
-        null = torch.tensor([generator.null_ids()] * len(prompts), device=ids.device)
+        null = torch.tensor([generator.null_ids(prompt) for prompt in prompts], device=ids.device)
         options = {"guidance_scale": guidance, "negative_prompt_ids": null}
     count = generator.spec.tokens
     generator.module.generate(

@@ -196,7 +196,12 @@ class Generator(ABC):
 GENERATORS: Registry[Generator] = Registry(
     "generator",
     "rwk.policy_opt.generator:Generator",
-    {"shapes.llama": "rwk.adapters.shapes_generator:ShapesLlama"},
+    {
+        "janus.pro_1b": "rwk.adapters.janus:JanusPro",
+        "janus.pro_7b": "rwk.adapters.janus:JanusPro7B",
+        "janus.v1_3b": "rwk.adapters.janus:Janus",
+        "shapes.llama": "rwk.adapters.shapes_generator:ShapesLlama",
+    },
 )
 
 register = GENERATORS.register

@@ -12,6 +12,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import chain
 from typing import Any
 
 import torch
@@ -41,8 +42,11 @@ class CausalGenerator(Generator):
         """Ids of the prompt up to and including the token after which the image begins."""
 
     @abstractmethod
-    def null_ids(self) -> list[int]:
-        """Ids that stand for no prompt, likewise: the prefix of the unconditional model."""
+    def null_ids(self, prompt: str) -> list[int]:
+        """Ids that stand for no prompt in the place of this one, likewise: the prefix of the unconditional model.
+
+        Most families have one for all prompts; Janus' is as long as the prompt. Equal ones are read once.
+        """
 
     @property
     def causal_lm(self) -> Any:
@@ -107,12 +111,12 @@ class CausalGenerator(Generator):
         group = [place[prompt] for prompt in rows]
         noise = row_uniforms(rows, self.spec.tokens, seed).to(self.device)
         with torch.no_grad(), without_dropout(self.module):
-            prefixes = [self.prompt_ids(prompt) for prompt in place] + [self.null_ids()]
-            prefix = self._prefill(prefixes, torch.empty([len(prefixes), 0], dtype=torch.long, device=self.device))
-            copies = 1 if recipe.guidance == 1 else 2
+            branches = self._branches(list(place), recipe.guidance)
+            read = {ids: number for number, ids in enumerate(dict.fromkeys(chain(*branches)))}
+            prefix = self._prefill(list(read), torch.empty([len(read), 0], dtype=torch.long, device=self.device))
             drawn = []
             for part in self._parts(len(rows), recipe.guidance):
-                source = group[part] + [len(place)] * len(group[part]) * (copies - 1)  # the last is that of no prompt
+                source = [read[branch[number]] for branch in branches for number in group[part]]
                 drawn.append(self._draw(prefix, source, noise[part], recipe))
         tokens, logprobs = (torch.cat(list(column)) for column in zip(*drawn, strict=True))
         return Rollout(rows, torch.tensor(group, device=self.device), tokens, logprobs, recipe)
@@ -141,12 +145,11 @@ class CausalGenerator(Generator):
         with torch.no_grad(), without_dropout(self.module):
             for part in self._parts(len(prompts), recipe.guidance):
                 codes = [tuple(row) for row in tokens[part].tolist()]
-                rows = [(tuple(self.prompt_ids(p)), row) for p, row in zip(prompts[part], codes, strict=True)]
-                if recipe.guidance != 1:
-                    rows += [(tuple(self.null_ids()), row) for row in codes]
+                branches = self._branches(prompts[part], recipe.guidance)
+                rows = [pair for branch in branches for pair in zip(branch, codes, strict=True)]
                 index = {row: place for place, row in enumerate(dict.fromkeys(rows))}
                 read = torch.tensor([row for _, row in index], dtype=torch.long, device=self.device)
-                prefix = self._prefill([list(ids) for ids, _ in index], read.view(len(index), begun))
+                prefix = self._prefill([ids for ids, _ in index], read.view(len(index), begun))
                 drawn.append(self._draw(prefix, [index[row] for row in rows], noise[part], recipe)[0])
         return torch.cat([tokens, torch.cat(drawn)], 1)
 
@@ -159,9 +162,8 @@ class CausalGenerator(Generator):
         with without_dropout(self.module, recompute=torch.is_grad_enabled()):
             for part in self._parts(len(rollout), recipe.guidance):
                 codes = rollout.tokens[part].to(self.device)
-                states = [self._states([self.prompt_ids(prompt) for prompt in rollout.prompts[part]], codes)]
-                if recipe.guidance != 1:
-                    states.append(self._states([self.null_ids()] * len(codes), codes))
+                branches = self._branches(rollout.prompts[part], recipe.guidance)
+                states = [self._states(branch, codes) for branch in branches]
                 results.append(self._token_statistics(states, codes, recipe))
         logprobs, entropy = (torch.cat(list(column)) for column in zip(*results, strict=True))
         return TokenStatistics(logprobs, entropy)
@@ -171,7 +173,12 @@ class CausalGenerator(Generator):
         size = max(1, self.max_rows // (1 if guidance == 1 else 2))
         return [slice(start, start + size) for start in range(0, rows, size)]
 
-    def _prefill(self, prefixes: list[list[int]], codes: Tensor) -> Prefix:
+    def _branches(self, prompts: Sequence[str], guidance: float) -> list[list[tuple[int, ...]]]:
+        """Prefixes of the prompts and, where guidance asks for them, of no prompt in their place."""
+        branches = [self.prompt_ids] if guidance == 1 else [self.prompt_ids, self.null_ids]
+        return [[tuple(ids(prompt)) for prompt in prompts] for ids in branches]
+
+    def _prefill(self, prefixes: Sequence[Sequence[int]], codes: Tensor) -> Prefix:
         """Keys, values and last states of every prefix and the codes [U, k] behind it, each computed once."""
         from transformers import DynamicCache
 
@@ -212,7 +219,7 @@ class CausalGenerator(Generator):
                 hidden = self.backbone(embeds, positions=positions + step, mask=seen, cache=cache)[:, 0]
         return tokens, logprobs
 
-    def _states(self, prefixes: list[list[int]], codes: Tensor) -> Tensor:
+    def _states(self, prefixes: Sequence[Sequence[int]], codes: Tensor) -> Tensor:
         """[B, L, D] states that predict each of the codes [B, L], teacher-forced, without a cache."""
         embeds, lengths = self._embedded(prefixes, codes[:, :-1])
         hidden = self.backbone(embeds)
@@ -221,7 +228,7 @@ class CausalGenerator(Generator):
         predicts = torch.tensor(lengths)[:, None] - 1 + torch.arange(codes.shape[1])  # [B, L]
         return hidden.take_along_dim(predicts[..., None].to(self.device), 1)
 
-    def _embedded(self, prefixes: list[list[int]], codes: Tensor) -> tuple[Tensor, list[int]]:
+    def _embedded(self, prefixes: Sequence[Sequence[int]], codes: Tensor) -> tuple[Tensor, list[int]]:
         """Embeddings [B, P + k, D] of prefixes with codes [B, k] right behind each, and the length of each prefix."""
         ids, lengths = right_padded(prefixes, self.device)
         width, count = ids.shape[1], codes.shape[1]

@@ -65,7 +65,7 @@ class Tiny(CausalGenerator):
     def prompt_ids(self, prompt: str) -> list[int]:
         return [CODES, *(CODES + 2 + ord(letter) % 28 for letter in prompt), CODES + 1]
 
-    def null_ids(self) -> list[int]:
+    def null_ids(self, prompt: str) -> list[int]:
         return [CODES, CODES + 1]
 
     def decode(self, tokens: Tensor) -> list[Image.Image]:
@@ -74,7 +74,7 @@ class Tiny(CausalGenerator):
 
 
 class OwnHeads(Tiny):
-    """Codes have an embedding and a head with a bias of their own, as in Janus; text ids begin at 0 again."""
+    """Codes have an embedding and a head with a bias of their own, and no prompt is as long as one, as in Janus."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -91,6 +91,9 @@ class OwnHeads(Tiny):
 
     def prompt_ids(self, prompt: str) -> list[int]:
         return [ord(letter) % 28 for letter in prompt]
+
+    def null_ids(self, prompt: str) -> list[int]:
+        return [28] * len(prompt)
 
 
 @contextmanager
@@ -128,7 +131,7 @@ def test_logprobs_are_those_of_plain_transformers(guidance: float, llama: dict[s
     for row, prompt in enumerate(rollout.prompts):
         tokens = rollout.tokens[row]
         cond = plain_logits(generator, generator.prompt_ids(prompt), tokens)
-        uncond = plain_logits(generator, generator.null_ids(), tokens)
+        uncond = plain_logits(generator, generator.null_ids(prompt), tokens)
         logp = ((uncond + guidance * (cond - uncond)) / 0.7).log_softmax(1)
         expected = logp.gather(1, tokens[:, None])[:, 0]
         torch.testing.assert_close(rollout.logprobs[row], expected, rtol=0, atol=1e-5, check_stride=False)
@@ -153,13 +156,13 @@ def test_contract_holds(make: type[Tiny], check: Any) -> None:
 
 
 def test_each_prompt_is_read_once() -> None:
-    """One prefill has a row per different prompt and one without prompt, and each step a row per image and copy."""
+    """One prefill has a row per different prompt, and one without if guided; each step a row per image and copy."""
     generator = Tiny()
     width = len(generator.prompt_ids(PROMPTS[2]))
     for guidance, copies in ((1.0, 1), (3.0, 2)):
         with backbone_calls(generator) as calls:
             generator.sample([*PROMPTS, PROMPTS[0]], per_prompt=5, seed=0, sampling=Sampling(guidance=guidance))
-        assert [call["shape"] for call in calls] == [(4, width)] + [(20 * copies, 1)] * (TOKENS - 1)
+        assert [call["shape"] for call in calls] == [(2 + copies, width)] + [(20 * copies, 1)] * (TOKENS - 1)
 
 
 def test_cache_takes_its_room_once() -> None:
