@@ -18,6 +18,7 @@ from rwk.adapters.preprocess import Preprocess
 from rwk.adapters.published import PublishedReward, beside
 from rwk.rewards.base import Reward
 from rwk.rewards.errors import RunFailed
+from rwk.rewards.tunable import HeadKind, ScaledHead, own_head
 
 BERT = "google-bert/bert-base-uncased"
 """Repository on the Hugging Face hub that holds BERT's vocabulary."""
@@ -230,6 +231,16 @@ class BlipReward(PublishedReward):
         ids, mask = self.tokens(prompts)
         scores: Tensor = self.network(pixels, ids, mask)
         return scores
+
+    def take_head(self, kind: HeadKind, *, probe: bool) -> nn.Module:
+        own_head(self.spec.name, kind)
+        network: Any = self.network
+        head, network.mlp = ScaledHead(network.mlp), nn.Identity()
+        return head
+
+    def features(self, prepared: Tensor, prompts: Sequence[str]) -> Tensor:
+        states: Tensor = self.network(prepared, *self.tokens(prompts))  # [B, D], as the head is not there
+        return states
 
     def tokens(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Ids and mask [B, L] of the prompts, cut after `context` tokens and filled up to the longest."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
@@ -178,6 +179,10 @@ class DualEncoder(TrainableReward):
 
     def features(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
         return torch.cat([self.image_features(pixels), self.text_features(prompts)], 1)  # [B, 2E]
+
+    def embed(self, images: Sequence[Image.Image]) -> Tensor:
+        with torch.no_grad():
+            return self.image_features(self.prepared([self.preprocessing.image(image) for image in images]))
 
     def image_features(self, pixels: Tensor) -> Tensor:
         """[B, E] embeddings of pixels [B, 3, size, size] in 0..1, before the head's map."""

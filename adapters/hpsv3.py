@@ -19,6 +19,7 @@ from rwk.adapters.pretrained import load_tokenizer, load_whole
 from rwk.adapters.published import Origin, fill, find, read
 from rwk.adapters.vlm import tiny_vlm
 from rwk.rewards.base import PixelReward, RewardSpec, Scores
+from rwk.rewards.tunable import HeadKind, ScaledHead, Tunable
 
 REWARD = "<|Reward|>"
 """The token at whose place the head reads; the checkpoint adds it to Qwen2-VL's vocabulary."""
@@ -91,7 +92,13 @@ class HpsV3Network(nn.Module):
                 buffer.copy_(buffer.bfloat16().float())
 
     def forward(self, ids: Tensor, mask: Tensor, patches: Tensor, grid: Tensor, place: Tensor) -> Tensor:
-        """[B, 2] mu and sigma in float32, of ids [B, L], patches [sum of patches, 1176] and the place [B] to read at.
+        """[B, 2] mu and sigma in float32; takes what `states` takes."""
+        states = self.states(ids, mask, patches, grid, place)
+        made: Tensor = self.rm_head(states.to(self.rm_head.get_parameter("0.weight").dtype))
+        return made
+
+    def states(self, ids: Tensor, mask: Tensor, patches: Tensor, grid: Tensor, place: Tensor) -> Tensor:
+        """[B, D] states, of ids [B, L], patches [sum of patches, 1176] and the place [B] to read at.
 
         The positions are 0 to L - 1 along all three axes. Qwen2-VL numbers image tokens by row and column, and
         transformers does so today; the release that HPSv3 was trained with did not.
@@ -105,12 +112,11 @@ class HpsV3Network(nn.Module):
             image_grid_thw=grid,
             use_cache=False,
         ).last_hidden_state  # [B, L, D]
-        read = hidden[torch.arange(len(ids), device=ids.device), place]  # [B, D]
-        made: Tensor = self.rm_head(read.to(self.rm_head[0].weight.dtype))
-        return made
+        read: Tensor = hidden[torch.arange(len(ids), device=ids.device), place]
+        return read
 
 
-class HpsV3(PixelReward):
+class HpsV3(Tunable, PixelReward):
     """mu, the mean of a normal distribution of human preference: rm_head(h) at `<|Reward|>`, first of two outputs.
 
     From `MizzenAI/HPSv3`, file `HPSv3.safetensors` (keys of transformers 4.45), with the tokenizer of
@@ -228,38 +234,65 @@ class HpsV3(PixelReward):
         return sides[0], sides[1]
 
     def score_pixels(self, pixels: Tensor, prompts: Sequence[str] = ()) -> Tensor:
+        return self._mu(self.prepared_pixels(pixels), prompts)
+
+    def prepared_pixels(self, pixels: Tensor) -> list[Tensor]:
         width, height = self.fitted(pixels.shape[3], pixels.shape[2])
         if (height, width) != tuple(pixels.shape[2:]):
             pixels = interpolate(pixels, (height, width), mode="bicubic", antialias=True, align_corners=False)
             pixels = pixels.clamp(0, 1)  # as 8-bit pixels are
-        return self._mu([image[None] for image in pixels], prompts)
+        return [image[None] for image in pixels]
 
     def _score(self, images: list[Image.Image], prompts: list[str]) -> Scores:
-        notes = [self._refusal(image, prompt) for image, prompt in zip(images, prompts, strict=True)]
+        made = [self.refusal(prompt) or self.prepare(image) for image, prompt in zip(images, prompts, strict=True)]
         values = torch.full([len(images)], math.nan)
-        taken = [i for i, note in enumerate(notes) if not note]
+        taken = [i for i, each in enumerate(made) if not isinstance(each, str)]
         if taken:
-            resized = [images[i].resize(self.fitted(*images[i].size), Image.Resampling.BICUBIC) for i in taken]
-            pixels = [pil_to_tensor(image)[None].to(self.device, torch.float32) / 255 for image in resized]
-            values[taken] = self._mu(pixels, [prompts[i] for i in taken]).cpu()
-        return Scores(values, notes)
+            ready = [each for each in made if not isinstance(each, str)]
+            values[taken] = self._mu(self.prepared(ready), [prompts[i] for i in taken]).cpu()
+        return Scores(values, [each if isinstance(each, str) else "" for each in made])
 
-    def _refusal(self, image: Image.Image, prompt: str) -> str:
+    def prepare(self, image: Image.Image) -> Tensor | str:
         if max(image.size) > LONGEST * min(image.size):
             return f"may be at most {LONGEST} times as long as wide, got {image.width}x{image.height}"
+        return pil_to_tensor(image.resize(self.fitted(*image.size), Image.Resampling.BICUBIC))  # type: ignore[no-any-return]
+
+    def prepared(self, ready: Sequence[Tensor]) -> list[Tensor]:
+        return [image[None].to(self.device, torch.float32) / 255 for image in ready]
+
+    def refusal(self, prompt: str) -> str:
         token = next((token for token in (*self.tokenizer.all_special_tokens, IMAGE, REWARD) if token in prompt), "")
         return f"the prompt holds {token}, which the model would take for a command" if token else ""
 
+    def trunk(self) -> nn.Module:
+        return self.network
+
+    def take_head(self, kind: HeadKind, *, probe: bool) -> nn.Module:
+        if kind == "likelihood":
+            raise ValueError(
+                f"{self.spec.name} has a head of its own and no answers, got --head likelihood; leave it out."
+            )
+        head, self.network.rm_head = ScaledHead(self.network.rm_head), nn.Sequential()
+        return head
+
+    def features(self, prepared: Sequence[Tensor], prompts: Sequence[str]) -> Tensor:
+        states: Tensor = self.network.states(*self._read(prepared, prompts))
+        return states.float()
+
     def _mu(self, pixels: Sequence[Tensor], prompts: Sequence[str]) -> Tensor:
         """[B] scores of pixels [1, 3, H, W] each, resized already."""
+        made: Tensor = self.network(*self._read(pixels, prompts))
+        return made[:, 0]
+
+    def _read(self, pixels: Sequence[Tensor], prompts: Sequence[str]) -> tuple[Tensor, ...]:
+        """What the network takes."""
         grids = [(1, image.shape[2] // PATCH, image.shape[3] // PATCH) for image in pixels]
         texts = [self.text(prompt, math.prod(grid) // MERGE**2) for prompt, grid in zip(prompts, grids, strict=True)]
         read = self.tokenizer(texts, padding=True, return_tensors="pt").to(self.device)
         places = (read.input_ids == self.place).int().argmax(1)
         patches = torch.cat([_patches(image) for image in pixels]).to(next(self.network.backbone.parameters()).dtype)
         grid = torch.tensor(grids, device=self.device)
-        made: Tensor = self.network(read.input_ids, read.attention_mask, patches, grid, places)
-        return made[:, 0]
+        return read.input_ids, read.attention_mask, patches, grid, places
 
     @staticmethod
     def text(prompt: str, tokens: int) -> str:

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
+from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 
 from rwk.adapters.questions import QUESTIONS, Question
+from rwk.adapters.timm_head import Head
 from rwk.adapters.vlm import Refused, Vlm, tiny_vlm
 from rwk.rewards.base import Reward, RewardSpec, Scores
+from rwk.rewards.tunable import HeadKind, ScaledHead, Tunable
 
 HUB = "Qwen/Qwen2.5-VL-7B-Instruct"
 
 
-class Judge(Reward):
+class Judge(Tunable, Reward):
     """A function of the probabilities with which a vision-language model would give each of a question's answers.
 
     They are read off the logits of a forward pass, never sampled and never taken from `generate`, whose scores have
@@ -101,6 +105,10 @@ class Judge(Reward):
     def value(self, log_probs: Tensor) -> Tensor:
         """[B] scores of the answers' log-probabilities [B, A]."""
 
+    def log_odds(self, log_probs: Tensor) -> Tensor:
+        """[B] what training moves, of the answers' log-probabilities: the score as log-odds, where it is a chance."""
+        return self.value(log_probs)
+
     def text(self, prompt: str) -> str:
         """What the model reads before it answers, the image as a token of its own."""
         return self.vlm.conversation(self.question.asked(prompt)) + self.question.opening
@@ -127,7 +135,7 @@ class Judge(Reward):
 
     def _score(self, images: list[Image.Image], prompts: list[str]) -> Scores:
         prompts = prompts or [""] * len(images)
-        notes = [self._refusal(prompt) for prompt in prompts]
+        notes = [self.refusal(prompt) for prompt in prompts]
         values = torch.full([len(images)], math.nan)
         taken = [i for i, note in enumerate(notes) if not note]
         if taken:
@@ -147,7 +155,29 @@ class Judge(Reward):
         alone = [self._scored([image], [prompt]) for image, prompt in zip(images, prompts, strict=True)]
         return Scores(torch.cat([one.values for one in alone]), [one.notes[0] for one in alone])
 
-    def _refusal(self, prompt: str) -> str:
+    def trunk(self) -> nn.Module:
+        network: nn.Module = self.vlm.network
+        return network
+
+    def take_head(self, kind: HeadKind, *, probe: bool) -> nn.Module:
+        """The log-odds of the answer; `scalar`, a linear map of the state before it."""
+        self.scalar = kind == "scalar"
+        width: int = self.vlm.network.get_input_embeddings().weight.shape[1]
+        return Head(width) if self.scalar else ScaledHead(nn.Identity())
+
+    def prepare(self, image: Image.Image) -> Tensor | str:
+        whole: Tensor = pil_to_tensor(image)
+        return self.vlm.refusal(image) or whole
+
+    def prepared(self, ready: Sequence[Tensor]) -> list[Image.Image]:
+        return [to_pil_image(each) for each in ready]
+
+    def features(self, prepared: list[Image.Image], prompts: Sequence[str]) -> Tensor:
+        if not self.scalar:
+            return self.log_odds(self.log_probs(prepared, list(prompts)))[:, None]
+        return self.vlm.states(self.vlm.batch(prepared, [self.text(prompt) for prompt in prompts])).float()
+
+    def refusal(self, prompt: str) -> str:
         token = self.vlm.control_in(prompt) if self.question.needs_prompt else ""
         return f"the prompt holds {token}, which the model would take for a command" if token else ""
 
@@ -166,6 +196,17 @@ class YesNo(Judge):
         yes, no = log_probs.unbind(1)
         return (yes - no).sigmoid()
 
+    def log_odds(self, log_probs: Tensor) -> Tensor:
+        yes, no = log_probs.unbind(1)
+        return yes - no
+
+
+class Answer(YesNo):
+    """P(yes) among yes and no, in answer to the prompt itself, which is a question about the picture."""
+
+    spec = _spec("judge.question", "P(yes) among yes and no", "rwk.adapters.questions")
+    asks = "question"
+
 
 class Yes(Judge):
     """P(yes) among all that the model might say; low, too, where it would answer in other words."""
@@ -175,6 +216,10 @@ class Yes(Judge):
 
     def value(self, log_probs: Tensor) -> Tensor:
         return log_probs[:, 0].exp()
+
+    def log_odds(self, log_probs: Tensor) -> Tensor:
+        yes = log_probs[:, 0].clamp(max=-1e-7)  # of a certain yes the odds are infinite
+        return yes - (-yes.expm1()).log()
 
 
 class VqaScore(Yes):

@@ -9,7 +9,7 @@ _JOINTS = frozenset(
     "outside against around across through along next front while as than that which who whose where when it".split()
 )
 _VERBS = frozenset("is are was were be been being has have had".split())
-_DETERMINERS = frozenset(
+DETERMINERS = frozenset(
     "a an the his her their its my your our this these those some two three four five six seven eight nine ten "
     "several many".split()
 )
@@ -30,7 +30,7 @@ def noun_phrases(prompt: str) -> list[str]:
     skipping = False
     for word in _TOKEN.findall(prompt):
         small = word.lower()
-        if small in _DETERMINERS:
+        if small in DETERMINERS:
             stretches.append([word])
             skipping = False
         elif small in _JOINTS or small in _VERBS or not word[0].isalnum():
@@ -38,4 +38,4 @@ def noun_phrases(prompt: str) -> list[str]:
             skipping = small in _VERBS
         elif not skipping:
             stretches[-1].append(word)
-    return [" ".join(words) for words in stretches if words and " ".join(words).lower() not in _DETERMINERS]
+    return [" ".join(words) for words in stretches if words and " ".join(words).lower() not in DETERMINERS]

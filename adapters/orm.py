@@ -15,8 +15,10 @@ from rwk.adapters.pretrained import load_tokenizer, load_whole, read_shards
 from rwk.adapters.published import Origin, fill
 from rwk.adapters.questions import QUESTIONS
 from rwk.adapters.squared import SquaredReward
+from rwk.adapters.timm_head import Head
 from rwk.adapters.vlm import tiny_processor
 from rwk.rewards.base import RewardSpec
+from rwk.rewards.tunable import HeadKind, ScaledHead
 
 BEFORE = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n"
 AFTER = QUESTIONS["orm"].turns[0] + "<|im_end|>\n<|im_start|>assistant\n"
@@ -32,7 +34,12 @@ class LlavaOneTile(nn.Module):
         self.newline = nn.Parameter(torch.zeros(width))
 
     def forward(self, pixels: Tensor, before: Tensor, after: Sequence[Tensor]) -> Tensor:
-        """[B, V] float32 logits of the first word after the text.
+        """[B, V] float32 logits of the first word after the text; takes what `states` takes."""
+        logits: Tensor = self.language.get_submodule("lm_head")(self.states(pixels, before, after))
+        return logits.float()
+
+    def states(self, pixels: Tensor, before: Tensor, after: Sequence[Tensor]) -> Tensor:
+        """[B, D] last states of the last token of the text.
 
         Args:
             pixels: [B, 3, size, size], normalised.
@@ -48,14 +55,10 @@ class LlavaOneTile(nn.Module):
         ]
         ends = torch.tensor([len(row) - 1 for row in rows], device=pixels.device)
         mask = pad_sequence([torch.ones(len(row), device=row.device) for row in rows], batch_first=True)  # [B, L]
-        kept, where = ends.unique(return_inverse=True)
-        logits: Tensor = self.language(
-            inputs_embeds=pad_sequence(rows, batch_first=True),
-            attention_mask=mask.bool(),
-            logits_to_keep=kept,
-            use_cache=False,
-        ).logits  # [B, K, V]
-        return logits[torch.arange(len(rows), device=where.device), where].float()
+        states: Tensor = self.language.get_submodule("model")(
+            inputs_embeds=pad_sequence(rows, batch_first=True), attention_mask=mask.bool(), use_cache=False
+        ).last_hidden_state  # [B, L, D]
+        return states[torch.arange(len(rows), device=ends.device), ends]
 
 
 class Orm(SquaredReward):
@@ -198,11 +201,29 @@ class Orm(SquaredReward):
         return cls.of(network, tokenizer=tokenizer, preprocess=Preprocess(28, "squash", mean=HALF, std=HALF))
 
     def score_prepared(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
-        after = [self._ids(AFTER.replace("{prompt}", prompt)) for prompt in prompts]
-        logits = self.network(pixels, self._ids(BEFORE), after)  # [B, V]
+        return self.log_odds(pixels, prompts).sigmoid()
+
+    def take_head(self, kind: HeadKind, *, probe: bool) -> nn.Module:
+        """The log-odds of yes; `scalar`, a linear map of the state before the answer."""
+        self.scalar = kind == "scalar"
+        return Head(len(self.network.get_parameter("newline"))) if self.scalar else ScaledHead(nn.Identity())
+
+    def features(self, prepared: Tensor, prompts: Sequence[str]) -> Tensor:
+        if not self.scalar:
+            return self.log_odds(prepared, prompts)[:, None]
+        network: Any = self.network
+        states: Tensor = network.states(prepared, self._ids(BEFORE), self._after(prompts))
+        return states.float()
+
+    def log_odds(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
+        """[B] (l_yes - l_no) / 0.3, with gradient, of pixels [B, 3, size, size] as `preprocess` makes them."""
+        logits = self.network(pixels, self._ids(BEFORE), self._after(prompts))  # [B, V]
         yes, no = (logits[:, self.tokenizer.convert_tokens_to_ids(word)] for word in QUESTIONS["orm"].answers)
-        score: Tensor = ((yes - no) / self.temperature).sigmoid()
-        return score
+        log_odds: Tensor = (yes - no) / self.temperature
+        return log_odds
+
+    def _after(self, prompts: Sequence[str]) -> list[Tensor]:
+        return [self._ids(AFTER.replace("{prompt}", prompt)) for prompt in prompts]
 
     def _ids(self, text: str) -> Tensor:
         """[L] ids of a text."""

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from rwk.adapters.published import Origin, find, read
+from rwk.adapters.published import Origin, find, hub_is_near, read
 from rwk.rewards.errors import RunFailed
 
 FILES = ("model.safetensors.index.json", "pytorch_model.bin.index.json", "model.safetensors", "pytorch_model.bin")
@@ -50,7 +50,13 @@ def read_shards(
 
 
 def load_whole(
-    name: str, kind: Any, where: str | None, *, faults: Sequence[str] = ("missing", "unexpected"), **options: Any
+    name: str,
+    kind: Any,
+    where: str | None,
+    *,
+    faults: Sequence[str] = ("missing", "unexpected"),
+    unused: Sequence[str] = (),
+    **options: Any,
 ) -> Any:
     """What `kind.from_pretrained(where, **options)` gives, provided that the checkpoint fills it.
 
@@ -61,6 +67,7 @@ def load_whole(
         kind: a class of transformers that builds networks.
         where: hub id or folder; None where `state_dict` is among the options.
         faults: what is refused beside tensors of another shape.
+        unused: parts of keys that may be missing or too many, as nothing that is used depends on them.
 
     Raises:
         ValueError: that counts and names the keys at fault.
@@ -69,6 +76,7 @@ def load_whole(
     keys = sorted(
         key if isinstance(key, str) else key[0] for fault in (*faults, "mismatched") for key in told[f"{fault}_keys"]
     )
+    keys = [key for key in keys if not any(part in key for part in unused)]
     if keys:
         raise ValueError(
             f"{name} needs a checkpoint that fills its network, got {len(keys)} keys that are missing, not wanted or "
@@ -95,10 +103,42 @@ def load_tokenizer(name: str, hub: str, weights: str | Path | None = None) -> An
         folder = folder.parent
     own = folder is not None and (folder / "tokenizer.json").is_file()
     try:
-        return AutoTokenizer.from_pretrained(str(folder) if own else hub)
+        return AutoTokenizer.from_pretrained(str(folder) if own else hub, local_files_only=own or not hub_is_near())
     except OSError as error:
         raise RunFailed(
             f"{name} needs the tokenizer of {hub}, which is not in the cache and cannot be downloaded "
             f"({type(error).__name__}); with a network, unset HF_HUB_OFFLINE and run again; without, copy its "
             f"tokenizer.json and tokenizer_config.json beside the weights and name their folder as {name}@PATH."
         ) from error
+
+
+def load_folder(
+    name: str,
+    kind: Any,
+    origin: Origin,
+    weights: str | Path | None = None,
+    revision: str | None = None,
+    *,
+    unused: Sequence[str] = (),
+) -> Any:
+    """The network of a repository or folder in the layout of transformers, of the size that its config.json states.
+
+    Args:
+        name: the reward that asks.
+        kind: a class of transformers that builds networks.
+        origin: the repository, and its file of weights.
+        weights: a folder that holds config.json and one of `FILES`; None takes the hub's.
+        revision: branch, tag or commit of the hub's repository.
+        unused: as `load_whole` takes it.
+
+    Raises:
+        ValueError: where a file is not in the folder, or the checkpoint does not fill the network.
+        RunFailed: where the hub cannot be reached and its cache lacks a file.
+    """
+    folder = Path(weights).expanduser() if weights is not None else None
+    if folder is not None:
+        origin = replace(origin, file=next((file for file in FILES if (folder / file).is_file()), origin.file))
+    by_hand = f"copy the folder of {origin.hub} here and name it as {{name}}@PATH"
+    found = find(name, origin, folder, revision, by_hand=by_hand)
+    find(name, replace(origin, file="config.json", megabytes=0), folder, revision, by_hand=by_hand)
+    return load_whole(name, kind, str(found.parent), unused=unused, dtype="float32", local_files_only=True)

@@ -14,10 +14,18 @@ NOISE = 0.1
 """Share of the preferences that name the wrong picture."""
 
 
-def preferences(folder: Path, *, seed: int = 0, count: int = 1500, per_prompt: int = 3, device: str = "cpu") -> Path:
+def preferences(
+    folder: Path,
+    *,
+    seed: int = 0,
+    count: int = 1500,
+    per_prompt: int = 3,
+    device: str = "cpu",
+    family: str = "shapes.long",
+) -> Path:
     """The JSONL file of preferences in the folder, made if it is not there yet.
 
-    For each prompt of `shapes.long` the shipped generator draws `per_prompt` pictures; of every two whose shares of
+    For each prompt of the family the shipped generator draws `per_prompt` pictures; of every two whose shares of
     facts differ, the better one is preferred, but for `NOISE` of the pairs, which are turned round. Two pictures that
     are equally right make no pair.
 
@@ -27,12 +35,13 @@ def preferences(folder: Path, *, seed: int = 0, count: int = 1500, per_prompt: i
         count: prompts.
         per_prompt: pictures of each.
         device: where the generator runs.
+        family: of prompts; a reward that learns from `shapes.narrow` has never been told of what it withholds.
     """
     out = folder / "preferences.jsonl"
     if out.exists():
         return out
     rng = random.Random(f"preferences/{seed}")
-    texts = [prompt.text for prompt in prompts("shapes.long", count, seed=seed)]
+    texts = [prompt.text for prompt in prompts(family, count, seed=seed)]
     generator, verifier = ShapesLlama(device=device), Verifier()
     rollout = generator.sample(texts, per_prompt=per_prompt, seed=seed)
     images = generator.decode(rollout.tokens)

@@ -18,6 +18,7 @@ from rwk.adapters.shapes_world import (
     RELATIONS,
     SHAPES,
     SIZES,
+    WITHHELD,
     Clause,
     Description,
 )
@@ -80,6 +81,10 @@ FAMILIES = {
     "shapes.short": ("single_object", "two_object", "counting", "colors", "position", "color_attr"),
 }
 """Prompt families and their categories, named after T2I-CompBench's and GenEval's."""
+NARROW = "shapes.narrow"
+"""The family of those prompts of `shapes.long` that name nothing in `WITHHELD`."""
+PARTS = ("short", *WITHHELD)
+"""What stands behind `shapes.narrow.`; see `prompts`."""
 
 
 class Prompt(NamedTuple):
@@ -93,7 +98,9 @@ def prompts(family: str, count: int, *, seed: int, held_out: bool = False) -> li
     """Different prompts of a family, categories in turn.
 
     Args:
-        family: `shapes.long` or `shapes.short`; with `.test` behind it, prompts that the family itself never yields.
+        family: `shapes.long`, `shapes.short` or `shapes.narrow`; with `.test` behind it, prompts that the family itself
+            never yields. `shapes.narrow.short` is worded short and names as little of `WITHHELD`;
+            `shapes.narrow.color`, `.shape`, `.number` and `.relation` name that value of it and no other.
         count: how many.
         seed: of the draw.
         held_out: every prompt names a pair of colour and shape of `HELD_OUT`; otherwise none does.
@@ -101,16 +108,14 @@ def prompts(family: str, count: int, *, seed: int, held_out: bool = False) -> li
     Raises:
         ValueError: for an unknown family, or where there are not as many.
     """
-    name, _, part = family.partition(".test")
-    if name not in FAMILIES or part or (family != name and not family.endswith(".test")):
-        raise ValueError(f"prompt family must be one of {', '.join(FAMILIES)}, or that with .test, got {family!r}.")
+    kind = _kind(family)
     rng = random.Random(f"{family}/{seed}")
     found: dict[str, Prompt] = {}
-    categories = list(FAMILIES[name])
+    categories = list(FAMILIES[kind.wording])
     while len(found) < count and categories:
         for category in list(categories):
-            drawn = (_draw_prompt(name, category, rng, held_out) for _ in range(_TRIES))
-            text = next((t for t in drawn if t and t not in found and _is_test(t) == family.endswith(".test")), None)
+            drawn = (_draw_prompt(kind, category, rng, held_out) for _ in range(_TRIES))
+            text = next((t for t in drawn if t and t not in found and kind.test in (None, _is_test(t))), None)
             if text is None:
                 categories.remove(category)  # there are no more of its kind
             elif len(found) < count:
@@ -120,15 +125,53 @@ def prompts(family: str, count: int, *, seed: int, held_out: bool = False) -> li
     return list(found.values())
 
 
+class _Kind(NamedTuple):
+    """What the name of a family asks for."""
+
+    wording: str
+    """A family of `FAMILIES`."""
+    withheld: frozenset[str] | None
+    """The factors whose value of `WITHHELD` every prompt names; None for any."""
+    test: bool | None
+    """Whether prompts are of those kept for tests; None for any."""
+
+
+def _kind(family: str) -> _Kind:
+    name = family.removesuffix(".test")
+    if name in FAMILIES:
+        return _Kind(name, None, family != name)
+    if name == NARROW:
+        return _Kind("shapes.long", frozenset(), family != name)
+    part = family.removeprefix(f"{NARROW}.")
+    if family == part or part not in PARTS:
+        raise ValueError(
+            f"prompt family must be one of {', '.join([*FAMILIES, NARROW])}, or that with .test, or {NARROW} with "
+            f"{', '.join('.' + part for part in PARTS)}, got {family!r}."
+        )
+    return _Kind(*("shapes.short", frozenset()) if part == "short" else ("shapes.long", frozenset({part})), test=None)
+
+
 _TRIES = 100
 """Draws without a new prompt after which a category counts as exhausted."""
 
 
-def _draw_prompt(family: str, category: str, rng: random.Random, held_out: bool) -> str:
-    """A prompt, or "" where it names a held-out pair though it should not, or none though it should."""
+def _draw_prompt(kind: _Kind, category: str, rng: random.Random, held_out: bool) -> str:
+    """A prompt, or "" where it names a held-out pair or a withheld value though it should not, or none as it should."""
     description = describe(category, rng, held_out=held_out)
     named = any((clause.color, clause.shape) in HELD_OUT for clause in description.clauses)
-    return word(description, family, rng) if named == held_out else ""
+    fits = named == held_out and kind.withheld in (None, withheld(description))
+    return word(description, kind.wording, rng) if fits else ""
+
+
+def withheld(description: Description) -> frozenset[str]:
+    """The factors of `WITHHELD` whose value the description names."""
+    named = {
+        factor
+        for factor in ("color", "shape", "number")
+        for clause in description.clauses
+        if getattr(clause, factor) == WITHHELD[factor]
+    }
+    return frozenset(named | ({"relation"} if description.relation == WITHHELD["relation"] else set()))
 
 
 def _is_test(text: str) -> bool:

@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 
+from PIL import Image
+from torchvision.transforms.functional import to_pil_image
+
+from rwk.adapters.shapes_prompts import understand
+from rwk.adapters.shapes_render import render
 from rwk.adapters.shapes_world import COLORS, OFFSETS, PLACES, RELATIONS, SHAPES, SIZES, Description, Scene, Thing
 
 
@@ -25,6 +31,12 @@ def draw_scene(description: Description, rng: random.Random) -> Scene:
             color = clause.color or rng.choice(list(COLORS))
             scene.append(place(clause.shape, color, clause.size or rng.choice(list(SIZES)), row, column, rng))
     return tuple(scene)
+
+
+def pictures(prompts: Sequence[str], *, seed: int) -> list[Image.Image]:
+    """A rendered picture for each prompt in which every fact of it holds."""
+    rng = random.Random(f"pictures/{seed}")
+    return [to_pil_image(pixels) for pixels in render([draw_scene(understand(prompt), rng) for prompt in prompts])]
 
 
 def place(shape: str, color: str, size: str, row: int, column: int, rng: random.Random) -> Thing:

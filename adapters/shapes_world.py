@@ -44,6 +44,8 @@ HELD_OUT = frozenset(
     }
 )
 """Pairs of colour and shape that no prompt of `shapes.long` or `shapes.short` holds."""
+WITHHELD = {"color": "cyan", "shape": "ring", "number": 4, "relation": "below"}
+"""One value of each factor that no prompt of `shapes.narrow` names."""
 MOST_THINGS = 4
 
 

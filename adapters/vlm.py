@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from rwk.adapters.pretrained import load_whole
+from rwk.adapters.published import hub_is_near
 from rwk.rewards.errors import RunFailed
 
 CHAT = (
@@ -79,11 +80,10 @@ class Vlm:
         from transformers import AutoModelForImageTextToText, AutoProcessor
 
         where = str(Path(weights).expanduser()) if Path(weights).expanduser().is_dir() else str(weights)
+        options: dict[str, Any] = {"revision": revision, "local_files_only": not hub_is_near()}
         try:
-            processor = AutoProcessor.from_pretrained(where, revision=revision)
-            network = load_whole(
-                name, AutoModelForImageTextToText, where, faults=["missing"], revision=revision, dtype=dtype
-            )
+            processor = AutoProcessor.from_pretrained(where, **options)
+            network = load_whole(name, AutoModelForImageTextToText, where, faults=["missing"], dtype=dtype, **options)
         except OSError as error:
             raise RunFailed(
                 f"{name} needs the vision-language model {where}, which is no folder here, is not in the cache and "
@@ -135,6 +135,14 @@ class Vlm:
             raise Refused(f"is refused by the model's processor: {error}") from error
         return made.to(self.device, self.network.dtype)
 
+    def refusal(self, image: Image.Image) -> str:
+        """Why the processor cannot take an image, or ""; any thread may ask, which a tokenizer does not allow."""
+        try:
+            self.processor.image_processor(images=[image], return_tensors="pt")
+        except ValueError as error:
+            return f"is refused by the model's processor: {error}"
+        return ""
+
     def log_probs(self, inputs: Any, *, skip: int, count: int) -> Tensor:
         """[B, count, V] float32 log-probabilities of tokens, from one forward pass.
 
@@ -147,6 +155,12 @@ class Vlm:
         logits = self.network(**inputs, logits_to_keep=kept, use_cache=False).logits  # [B, K, V]
         rows = torch.arange(len(ends), device=self.device)[:, None]
         return logits[rows, where].float().log_softmax(2)  # type: ignore[no-any-return]
+
+    def states(self, inputs: Any) -> Tensor:
+        """[B, D] last state of the last token of each text, with gradient."""
+        made = self.network.base_model(**inputs, use_cache=False).last_hidden_state  # [B, L, D]
+        found: Tensor = made[torch.arange(len(made), device=self.device), inputs["attention_mask"].sum(1) - 1]
+        return found
 
     def _options(self, text: str) -> dict[str, Any]:
         """Chat templates that write the first token themselves must not get a second one."""

@@ -203,6 +203,9 @@ def _number(value: float) -> float | None:
 def _limits(subject: Subject, results: Sequence[Result]) -> list[str]:
     """What the numbers do not bear out."""
     said = [f"{result.probe.name} was not run: {result.reason}" for result in results if result.status == "skip"]
+    if subject.ideal is not None:
+        count = len(subject.ideal.images)
+        said.append(f"prompts are made false of {count} images that hold all of theirs, which no generator drew")
     for domain in subject.domains:
         prompts = len(set(domain.prompts))
         if prompts < FEW_CLUSTERS:

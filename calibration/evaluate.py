@@ -10,7 +10,8 @@ import numpy as np
 
 from rwk.calibration import metrics
 from rwk.calibration.calibrator import PairCalibrator
-from rwk.calibration.metrics import Corp, Ties
+from rwk.calibration.folded import Folded, fold
+from rwk.calibration.metrics import Ties
 from rwk.calibration.pairs import Floats, PairTable, vector
 from rwk.calibration.statistics import Interval, bootstrap_draws, mean_interval, percentile_interval
 
@@ -107,14 +108,14 @@ def _means(table: PairTable, q: Floats) -> dict[str, Measure]:
 
 def _resampled(table: PairTable, q: Floats, draws: int, null_draws: int, seed: int) -> dict[str, Measure]:
     """The measures that are none, from a bootstrap of prompts, and what those in `BIASED` are for perfect q."""
-    y, w, clusters, count = table.label, table.decided, table.clusters, table.prompts
-    whole = _values(q, y, w, clusters)
+    clusters, count, folded = table.clusters, table.prompts, fold(q, table.label, table.decided)
+    whole = _values(folded, clusters)
     drawn = np.full((1, len(whole)), math.nan)
     if count > 1:
-        drawn = bootstrap_draws(lambda times: _values(q, y, w * times, clusters), clusters, draws=draws, seed=seed)
+        drawn = bootstrap_draws(lambda times: _values(folded.times(times), clusters), clusters, draws=draws, seed=seed)
     rng = np.random.default_rng(seed)
     labels = ((rng.random(len(q)) < q).astype(np.float64) for _ in range(null_draws))
-    null = np.array([_errors(q, of, w, clusters, metrics.brier(q, of, w)) for of in labels])
+    null = np.array([_errors(fold(q, of, table.decided), clusters) for of in labels])
     found = {}
     for k, (name, value) in enumerate(zip(_NAMES, whole.tolist(), strict=True)):
         interval = Interval(value, math.nan, math.nan, count)
@@ -152,18 +153,17 @@ def cross_fitted(calibrator: PairCalibrator, table: PairTable, *, folds: int = 5
 _NAMES = (*BIASED, "brier", "discrimination", "auroc", "aurc", *(f"accuracy_at_{part:g}" for part in COVERAGES))
 
 
-def _values(q: Floats, y: Floats, w: Floats, clusters: Any) -> Floats:
+def _values(folded: Folded, clusters: Any) -> Floats:
     """[K] what `_NAMES` names."""
-    corp = metrics.brier(q, y, w)
-    selective = [metrics.selective_accuracy(q, y, w, coverage=coverage) for coverage in COVERAGES]
-    others = corp.brier, corp.discrimination, metrics.auroc(q, y, w), metrics.aurc(q, y, w)
-    return np.array([*_errors(q, y, w, clusters, corp), *others, *selective])
+    selective = [folded.selective_accuracy(coverage) for coverage in COVERAGES]
+    others = folded.corp.brier, folded.corp.discrimination, folded.auroc(), folded.aurc()
+    return np.array([*_errors(folded, clusters), *others, *selective])
 
 
-def _errors(q: Floats, y: Floats, w: Floats, clusters: Any, corp: Corp) -> list[float]:
+def _errors(folded: Folded, clusters: Any) -> list[float]:
     """What `BIASED` names."""
-    debiased = metrics.debiased_l2(q, y, w, clusters=clusters)
-    return [corp.miscalibration, debiased, metrics.ece(q, y, w), metrics.smooth_ece(q, y, w)]
+    debiased = folded.debiased_l2(metrics.BINS, clusters)
+    return [folded.corp.miscalibration, debiased, folded.ece(metrics.BINS), folded.smooth_ece()]
 
 
 def _finite(value: float) -> float | None:

@@ -52,7 +52,7 @@ def preference_domain(name: str, data: PreferenceDataset) -> Domain:
     def pairs(scores: Floats) -> PairTable:
         return PairTable.from_preferences(held, scores[at[:, 0]], scores[at[:, 1]])
 
-    return Domain(name, images, prompts, fits=fits, preferences=pairs)
+    return Domain(name, images, prompts, fits=fits, preferences=pairs, places=at)
 
 
 def _opened(picture: Picture) -> Image.Image | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal, NamedTuple
@@ -11,8 +11,9 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from PIL import Image
 
-from rwk.calibration.pairs import Floats, PairTable, Strings
-from rwk.calibration.statistics import Interval, bootstrap_interval, mean_interval, wilson
+from rwk.calibration.judged import judged, judged_rows
+from rwk.calibration.pairs import Floats, PairTable
+from rwk.calibration.statistics import Interval, bootstrap_interval, mean_interval, pooled_sd, wilson
 from rwk.calibration.temperature import Temperature
 from rwk.rewards.base import Reward
 
@@ -71,6 +72,16 @@ class Result(NamedTuple):
     """The worst first."""
 
 
+class Codes(NamedTuple):
+    """What a generator drew a domain's images from."""
+
+    tokens: Any
+    """[N, L] whole numbers from 0 to `book` - 1, an image a row."""
+    book: int
+    decode: Callable[[Any], Sequence[Image.Image]]
+    """The images of tokens [B, L], given as a tensor of whole numbers."""
+
+
 @dataclass(frozen=True, eq=False)
 class Domain:
     """Images of prompts from one source, row by row; rows of one prompt are a group."""
@@ -87,7 +98,13 @@ class Domain:
     categories: Sequence[str] = ()
     """[N], or none."""
     preferences: Callable[[Floats], PairTable] | None = None
-    """From scores [N] to the domain's pairs, where they are no pairs of gold."""
+    """From scores [N] to the domain's pairs, where they are no pairs of gold; see `places`."""
+    places: Any = None
+    """[K, 2] rows of the two images of each of those preferences; a pair without two scores is left out."""
+    codes: Codes | None = None
+    """Where the images come from a generator."""
+    judge: Callable[[Sequence[Image.Image], Sequence[str]], Floats] | None = None
+    """Gold of any images and their prompts, where it can be asked."""
 
     def __post_init__(self) -> None:
         n = len(self.images)
@@ -95,6 +112,10 @@ class Domain:
             held = getattr(self, name)
             if held is not None and len(held) not in ({0, n} if name == "categories" else {n}):
                 raise ValueError(f"a domain needs {name} of all its {n} images, got {len(held)}; give one an image.")
+        if self.codes is not None and len(self.codes.tokens) != n:
+            raise ValueError(f"a domain needs a row of tokens for all its {n} images, got {len(self.codes.tokens)}.")
+        if self.preferences is not None and self.places is None:
+            raise ValueError("a domain with preferences needs their places, got none; give the rows of both images.")
 
     @cached_property
     def groups(self) -> Any:
@@ -120,6 +141,10 @@ class Sizes:
     attacked: int = 16
     """Images that are attacked by gradients."""
     attack_steps: int = 20
+    again: int = 32
+    """Images that are scored again, in another order, and alone."""
+    mutants: int = 64
+    """Images of other codes among which the best is taken, for each attacked image."""
     draws: int = 500
     """Bootstrap draws behind intervals of what is no mean."""
     findings: int = 3
@@ -145,6 +170,10 @@ class Subject:
     batch_size: int = 32
     advance: Callable[[int], None] = lambda _: None
     """Is told of every so many images scored."""
+    others: Mapping[str, Reward] = field(default_factory=dict)
+    """Rewards that this one is compared with, by name."""
+    ideal: Domain | None = None
+    """Images that all fit their prompts, for probes that need such; by default those of the first domain that do."""
 
     def __post_init__(self) -> None:
         if not self.domains:
@@ -152,9 +181,12 @@ class Subject:
 
     def score(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> Floats:
         """[N] scores, NaN where there is none."""
+        return self._score(self.reward, images, prompts)
+
+    def _score(self, reward: Reward, images: Sequence[Image.Image], prompts: Sequence[str]) -> Floats:
         if not len(images):
             return np.empty(0)
-        found = self.reward.score(list(images), list(prompts), batch_size=self.batch_size).values
+        found = reward.score(list(images), list(prompts), batch_size=self.batch_size).values
         self.advance(len(images))
         return found.numpy().astype(np.float64)
 
@@ -164,24 +196,28 @@ class Subject:
         return [self.score(domain.images, domain.prompts) for domain in self.domains]
 
     @cached_property
+    def others_scores(self) -> dict[str, list[Floats]]:
+        """What `scores` is, of each of the other rewards."""
+        return {
+            name: [self._score(other, domain.images, domain.prompts) for domain in self.domains]
+            for name, other in self.others.items()
+        }
+
+    @cached_property
     def pairs(self) -> list[PairTable]:
         """The pairs of each domain; none where neither gold nor preferences are known."""
-        return [
-            domain.preferences(scores) if domain.preferences else gold_pairs(domain, scores)
-            for domain, scores in zip(self.domains, self.scores, strict=True)
-        ]
+        return [judged(domain, scores) for domain, scores in zip(self.domains, self.scores, strict=True)]
+
+    @cached_property
+    def rows(self) -> list[Any]:
+        """[K, 2] rows of the two images of each of the `pairs` of each domain."""
+        return [judged_rows(domain, scores) for domain, scores in zip(self.domains, self.scores, strict=True)]
 
     @cached_property
     def within_sd(self) -> float:
         """Pooled standard deviation of the scores within a prompt, in the first domain."""
-        scores, groups = self.scores[0], self.domains[0].groups
-        held = np.isfinite(scores)
-        scores, groups = scores[held], np.unique(groups[held], return_inverse=True)[1]
-        free = len(scores) - groups.max(initial=-1) - 1
-        if free < 1:
-            return math.nan
-        means = np.bincount(groups, scores) / np.bincount(groups)
-        return float(np.sqrt(((scores - means[groups]) ** 2).sum() / free))
+        held = np.isfinite(self.scores[0])
+        return pooled_sd(self.scores[0][held], self.domains[0].groups[held])
 
     @cached_property
     def scale(self) -> Scale:
@@ -213,21 +249,6 @@ class Subject:
             rank.append(seen.get(group, 0))
             seen[group] = rank[-1] + 1
         return np.sort(rows[np.lexsort((rows, np.asarray(rank)))][:count])
-
-
-def gold_pairs(domain: Domain, scores: Floats) -> PairTable:
-    """All pairs of a prompt whose gold differs, the better image first; the slice `category` where it is known."""
-    first: list[int] = []
-    second: list[int] = []
-    if domain.gold is not None:
-        for group in range(int(domain.groups.max(initial=-1)) + 1):
-            rows = np.flatnonzero((domain.groups == group) & np.isfinite(scores) & np.isfinite(domain.gold))
-            better, worse = np.nonzero(domain.gold[rows][:, None] > domain.gold[rows][None, :])
-            first += rows[better].tolist()
-            second += rows[worse].tolist()
-    prompts: Strings = np.asarray(domain.prompts, dtype=np.str_)[first]
-    slices = {"category": np.asarray(domain.categories, dtype=np.str_)[first]} if len(domain.categories) else None
-    return PairTable(scores[first] - scores[second], np.ones(len(first)), prompt=prompts, slices=slices)
 
 
 def mean_of(values: Floats, clusters: Any, *, tests: int = 1) -> Interval:

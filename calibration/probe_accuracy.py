@@ -7,7 +7,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from rwk.calibration.metrics import hits
+from rwk.calibration.calibrate import temperature_interval
+from rwk.calibration.calibrator import sigmoid
+from rwk.calibration.judged import judged
+from rwk.calibration.metrics import hits, losses
 from rwk.calibration.pairs import Floats, PairTable
 from rwk.calibration.probe import (
     NONE,
@@ -17,11 +20,14 @@ from rwk.calibration.probe import (
     Status,
     Subject,
     known,
+    mean_of,
     share_of,
     skipped,
     told,
 )
-from rwk.calibration.statistics import Interval
+from rwk.calibration.probe_calibration import calibrated
+from rwk.calibration.probe_information import information
+from rwk.calibration.statistics import Interval, bootstrap_draws, max_t
 from rwk.calibration.temperature import fit
 
 LEAST_PAIRS, LEAST_PROMPTS = 20, 4
@@ -35,7 +41,8 @@ OUT = Probe("accuracy.out_of_domain", "The lowest accuracy over the other domain
 SLICES = Probe(
     "accuracy.slices",
     "The lowest accuracy over the slices of all domains that hold enough pairs.",
-    "Fails where a slice is below the rest of its domain and its interval reaches 0.5, both after Bonferroni.",
+    "Fails where a slice is below the rest of its domain and no better than chance, by intervals that cover all slices "
+    "at once (max-T over the same draws of prompts; where no pair of a slice is wrong, Bonferroni).",
     "",
 )
 SHIFT = Probe(
@@ -47,13 +54,18 @@ SHIFT = Probe(
 
 
 def accuracy(subject: Subject) -> Iterator[Result]:
-    """Accuracy in and out of domain and by slice, and how far the temperature moves."""
+    """Accuracy in and out of domain and by slice, what margins tell, how far the temperature moves, and its odds."""
     names = [domain.name for domain in subject.domains]
-    levels = [Level(name, _accuracy(table)) for name, table in zip(names, subject.pairs, strict=True)]
+    levels = [
+        Level(name, _accuracy(table), _of_others(subject, number))
+        for number, (name, table) in enumerate(zip(names, subject.pairs, strict=True))
+    ]
     yield _gated(IN, levels[:1], "has no pairs of known preference")
     yield _gated(OUT, [level for level in levels[1:] if level.value.clusters], "there is no other domain with pairs")
+    yield information(subject)
     yield _slices(subject)
     yield _shift(subject)
+    yield calibrated(subject)
 
 
 def _hits(table: PairTable) -> Floats:
@@ -62,6 +74,13 @@ def _hits(table: PairTable) -> Floats:
 
 def _accuracy(table: PairTable, *, tests: int = 1) -> Interval:
     return share_of(_hits(table), table.prompt, tests=tests) if len(table) else NONE
+
+
+def _of_others(subject: Subject, number: int) -> dict[str, Interval]:
+    """The accuracy of the other rewards in a domain, by name."""
+    domain = subject.domains[number]
+    found = {name: _accuracy(judged(domain, scores[number])) for name, scores in subject.others_scores.items()}
+    return {name: value for name, value in found.items() if known(value)}
 
 
 def _gated(probe: Probe, levels: list[Level], without: str) -> Result:
@@ -86,9 +105,15 @@ def _slices(subject: Subject) -> Result:
     if not found:
         return skipped(SLICES, f"no slice holds {LEAST_PAIRS} pairs of {LEAST_PROMPTS} prompts")
     levels, failed = [], []
-    for name, part, rest in found:
-        value, others = (_accuracy(side, tests=2 * len(found)) for side in (part, rest))
-        levels.append(Level(name, value, {"rest": others}))
+    lows, highs = _simultaneous(found, subject)
+    for (name, part, rest), (low, other_low), (high, other_high) in zip(found, lows, highs, strict=True):
+        value, others = (
+            _accuracy(side)._replace(low=float(least), high=float(most))
+            for side, least, most in ((part, low, high), (rest, other_low, other_high))
+        )
+        temperature = temperature_interval(*fit(part), part.prompts)
+        measures = {"rest": others} | ({"temperature": temperature} if known(temperature) else {})
+        levels.append(Level(name, value, measures))
         if value.low <= 0.5 and value.high < others.mean and others.low > 0.5:
             failed.append(levels[-1])
     worst = min(failed or levels, key=lambda level: level.value.mean)
@@ -97,6 +122,33 @@ def _slices(subject: Subject) -> Result:
         reason = f"{worst.name}: {told(worst.value)}, the rest {told(others)}"
         return Result(SLICES, "fail", reason, worst.value, levels)
     return Result(SLICES, "pass", f"lowest in {worst.name}: {told(worst.value)}", worst.value, levels)
+
+
+def _simultaneous(found: list[tuple[str, PairTable, PairTable]], subject: Subject) -> tuple[Floats, Floats]:
+    """[S, 2] lower and [S, 2] upper bounds of the accuracy of every slice and of its rest, covering all at once."""
+    sides = [(name.partition(", ")[0], table) for name, *both in found for table in both]
+    prompts = sorted({f"{domain}: {text}" for domain, table in sides for text in table.prompt})
+    place = {text: k for k, text in enumerate(prompts)}
+    right, count = np.zeros((2, len(prompts), len(sides)))
+    for k, (domain, table) in enumerate(sides):
+        rows = [place[f"{domain}: {text}"] for text in table.prompt]
+        hit = _hits(table)
+        np.add.at(right[:, k], rows, np.nan_to_num(hit))
+        np.add.at(count[:, k], rows, ~np.isnan(hit))
+    each = [_accuracy(table, tests=len(sides)) for _, table in sides]
+    low, high = (np.array([getattr(value, name) for value in each]) for name in ("low", "high"))
+    value = right.sum(0) / count.sum(0)
+
+    def accuracies(weight: Floats) -> Floats:
+        drawn = weight @ count
+        return np.where(drawn > 0, weight @ right / np.maximum(drawn, 1), value)
+
+    draws = bootstrap_draws(accuracies, np.arange(len(prompts)), draws=subject.sizes.draws, seed=subject.seed)
+    vary = draws.std(0) > 0
+    if vary.any():
+        joint = max_t(value[vary], draws[:, vary])
+        low[vary], high[vary] = np.maximum(joint.low, 0), np.minimum(joint.high, 1)
+    return low.reshape(-1, 2), high.reshape(-1, 2)
 
 
 def _shift(subject: Subject) -> Result:
@@ -112,7 +164,9 @@ def _shift(subject: Subject) -> Result:
         if base > 0 and value > 0 and math.isfinite(spread) and spread < 2:
             ratio, count = math.log(value / base), min(table.prompts, subject.pairs[0].prompts)
             reach = float(t.ppf(0.975, count - 1)) * spread
-            levels.append(Level(domain.name, Interval(ratio, ratio - reach, ratio + reach, count)))
+            levels.append(
+                Level(domain.name, Interval(ratio, ratio - reach, ratio + reach, count), _reuse(table, base, value))
+            )
     if not levels:
         return skipped(SHIFT, "there are not two domains in which a temperature can be fitted")
     worst = max(levels, key=lambda level: abs(level.value.mean))
@@ -120,3 +174,11 @@ def _shift(subject: Subject) -> Result:
     said = "over-confident there" if worst.value.mean > 0 else "under-confident there"
     reason = f"{worst.name}: {told(worst.value)}" + (f", {said}" if far else "")
     return Result(SHIFT, "warn" if far else "pass", reason, worst.value, levels)
+
+
+def _reuse(table: PairTable, base: float, own: float) -> dict[str, Interval]:
+    """Nats a pair that the first domain's temperature loses against that of these pairs themselves."""
+    kept = table.take(table.decided > 0)
+    lost = losses(sigmoid(kept.margin / base), kept.label) - losses(sigmoid(kept.margin / own), kept.label)
+    value = mean_of(np.where(np.isfinite(lost), lost, math.nan), kept.prompt)
+    return {"nats lost with the temperature in domain": value} if known(value) else {}

@@ -10,6 +10,7 @@ from PIL import Image
 
 from rwk.calibration.pairs import Floats
 from rwk.calibration.probe import (
+    Domain,
     Finding,
     Level,
     Probe,
@@ -53,17 +54,23 @@ def prompts(subject: Subject) -> Iterator[Result]:
 
 def _of_another(subject: Subject) -> Rewording:
     """Gives each prompt the next one of the domain."""
-    held = list(dict.fromkeys(subject.domains[0].prompts))
+    held = list(dict.fromkeys((subject.ideal or subject.domains[0]).prompts))
     after = dict(zip(held, [*held[1:], *held[:1]], strict=True))
     return lambda prompt: after[prompt] if len(held) > 1 else None
 
 
-def _reworded(subject: Subject, rows: Any, reword: Rewording, most: int) -> tuple[Any, list[str], list[str]]:
+def _reworded(domain: Domain, rows: Any, reword: Rewording, most: int) -> tuple[Any, list[str], list[str]]:
     """The rows whose prompts can be changed, their prompts, and what these become."""
-    domain = subject.domains[0]
     changed = [(row, domain.prompts[row], other) for row in rows if (other := reword(domain.prompts[row]))]
     held = [(row, prompt, other) for row, prompt, other in changed if other != prompt][:most]
     return np.array([row for row, _, _ in held], dtype=np.intp), [p for _, p, _ in held], [o for _, _, o in held]
+
+
+def _still_true(domain: Domain, held: Any, others: Sequence[str]) -> Any:
+    """[M] bool, whether an image fits the other prompt as well, so far as gold can be asked."""
+    if domain.judge is None or domain.gold is None or not len(held):
+        return np.zeros(len(held), dtype=bool)
+    return domain.judge([domain.images[row] for row in held], others) >= domain.gold[held]
 
 
 def _unfit(subject: Subject, texts: Sequence[str]) -> str | None:
@@ -76,14 +83,17 @@ def _unfit(subject: Subject, texts: Sequence[str]) -> str | None:
 def counterfactual(subject: Subject, name: str, words: str, reword: Rewording, *, tests: int = 1) -> Result:
     """Whether images that fit their prompt score higher with it than with a false one, and grey images do not."""
     probe = Probe(f"prompt_counterfactual.{name}", _FALSE.format(words), _GATE, "share of images")
-    domain = subject.domains[0]
-    rows = [row for row in subject.chosen(len(domain.images), fitting=True) if domain.fitting[row]]
-    held, right, wrong = _reworded(subject, rows, reword, subject.sizes.edited)
+    domain = subject.ideal or subject.domains[0]
+    every = range(len(domain.images)) if subject.ideal else subject.chosen(len(domain.images), fitting=True)
+    rows = [row for row in every if domain.fitting[row]]
+    held, right, wrong = _reworded(domain, rows, reword, subject.sizes.edited)
+    wronged = np.flatnonzero(~_still_true(domain, held, wrong))
+    held, right, wrong = held[wronged], [right[i] for i in wronged], [wrong[i] for i in wronged]
     if (without := _unfit(subject, right)) is not None:
         return skipped(probe, without)
     images = [domain.images[row] for row in held]
     grey = [Image.new("RGB", image.size, "gray") for image in images]
-    true, false = subject.scores[0][held], subject.score(images, wrong)
+    true, false = subject.score(images, right), subject.score(images, wrong)
     words_alone = np.nan_to_num(subject.score(grey, right) - subject.score(grey, wrong))  # no score: no difference
     groups = domain.groups[held]
     margins = (true - false - words_alone, true - false, words_alone)
@@ -111,7 +121,7 @@ def manner(subject: Subject, name: str, words: str, reword: Rewording) -> Result
     probe = Probe(f"prompt_invariance.{name}", _STAY.format(words), _STAY_GATE, "units of the scale")
     domain, scores = subject.domains[0], subject.scores[0]
     rows = subject.chosen(subject.sizes.edited)
-    held, prompts, others = _reworded(subject, rows, reword, len(rows))
+    held, prompts, others = _reworded(domain, rows, reword, len(rows))
     if not subject.reward.spec.needs_prompt:
         return skipped(probe, "the reward takes no prompt")
     if not subject.scale.value > 0:

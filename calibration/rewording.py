@@ -122,4 +122,10 @@ def _replaced(prompt: str, lines: Sequence[Sequence[str]]) -> str | None:
     line = next(line for line in lines if found[0].lower() in line)
     at = line.index(found[0].lower())
     free = next((word for word in [*line[at + 1 :], *line[:at]] if word not in named), None)
-    return None if free is None else _put(prompt, found, free)
+    if free is None:
+        return None
+    many = re.match(r"e?s\b", prompt[found.end() :])
+    if not many:
+        return _put(prompt, found, free)
+    plural = free + ("es" if free.endswith(("s", "ch", "sh", "x")) else "s")
+    return prompt[: found.start()] + plural + prompt[found.end() + many.end() :]

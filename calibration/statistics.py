@@ -28,6 +28,7 @@ __all__ = [
     "mean_interval",
     "paired_test",
     "percentile_interval",
+    "pooled_sd",
     "wilson",
 ]
 
@@ -60,6 +61,21 @@ def cluster_se(values: Any, clusters: Any, weight: Any = None) -> float:
         return math.nan
     totals = np.bincount(codes, w * (x - np.average(x, weights=w)))
     return math.sqrt(count / (count - 1) * float(totals @ totals)) / float(w.sum())
+
+
+def pooled_sd(values: Any, clusters: Any) -> float:
+    """The standard deviation within clusters; NaN where no cluster has two values.
+
+    >>> pooled_sd([1.0, 3.0, 10.0, 12.0], ["a", "a", "b", "b"]) ** 2
+    2.0000000000000004
+    """
+    x = vector("values", values)
+    codes = _codes(clusters, len(x))
+    free = len(x) - codes.max(initial=-1) - 1
+    if free < 1:
+        return math.nan
+    means = np.bincount(codes, x) / np.bincount(codes)
+    return math.sqrt(float(((x - means[codes]) ** 2).sum()) / free)
 
 
 def mean_interval(values: Any, clusters: Any, weight: Any = None, *, level: float = 0.95) -> Interval:

@@ -28,9 +28,9 @@ class Known:
     @property
     def bare(self) -> bool:
         """Whether it is a kind of network that has to be trained first."""
-        from rwk.rewards.trainable import TrainableReward
+        from rwk.rewards.trainable import Trainable
 
-        return not self.weights and issubclass(self.kind, TrainableReward)
+        return not self.weights and issubclass(self.kind, Trainable)
 
     @property
     def megabytes(self) -> float | None:

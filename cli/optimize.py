@@ -49,7 +49,8 @@ def command(run: Run, experiment: Experiment, recipe: Recipe, settings: Any, com
     """Let a generator learn from rewards by DPO, GRPO or REBEL.
 
     The run folder gets config.json, metrics.jsonl, result.json, page.html with images before and after, and the
-    tuned generator, which is also kept by name.
+    tuned generator, which is also kept by name. Alarms, as when entropy collapses, are told at once, and stand in
+    metrics.jsonl and on the page.
     """
     chosen, out = algorithm(run.algo, settings, common.seed), run.folder()
 
@@ -63,6 +64,8 @@ def command(run: Run, experiment: Experiment, recipe: Recipe, settings: Any, com
         def update(done: int, total: int, metrics: dict[str, Any]) -> None:
             advance(done - seen[0], total)
             seen[0] = done
+            for text in metrics.get("alarms", ()):
+                note(f"update {done}: {text}")
 
         comparison = optimize(
             experiment, chosen, recipe, out=out, resume=run.resume, device=common.device, progress=update
@@ -71,6 +74,8 @@ def command(run: Run, experiment: Experiment, recipe: Recipe, settings: Any, com
     if is_main():
         write_page(comparison, out)
         shutil.copytree(comparison.trained.generator, kept, dirs_exist_ok=True)
+    if comparison.trained.ended:
+        note("the run was ended there, and its generator is that of the look with the highest watched reward.")
     found = result(comparison)
     show(outcome(found["results"]))
     note(f"the tuned generator is kept as {kept.name}; open {out / 'page.html'} to see it.")

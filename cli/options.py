@@ -105,7 +105,7 @@ def _option(item: Field[Any], hint: Any) -> Function:
     settings: dict[str, Any] = {"help": meta.get("help"), "required": required, "metavar": meta.get("metavar")}
     if not required:
         settings |= {"default": default, "show_default": default not in (None, (), "", False)}
-    if hint is bool:
+    if hint in (bool, bool | None):
         names[1] = name if meta.get("switch") else f"{name}/--no-{name[2:]}"
         settings |= {"is_flag": True}
     else:

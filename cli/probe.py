@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,11 +16,30 @@ from rwk.cli.options import Common, options
 from rwk.cli.preferences import preferences
 
 if TYPE_CHECKING:
-    from rwk.calibration.probe import Domain
+    from PIL import Image
+
+    from rwk.calibration.forecast import Forecast
+    from rwk.calibration.pairs import Floats
+    from rwk.calibration.probe import Domain, Subject
+    from rwk.calibration.statistics import Interval
+    from rwk.rewards.base import Reward
 
 WORLD = "shapes.long"
 """Prompts that are taken where neither data nor prompts are named."""
 PAGE = "reward_card.html"
+
+
+FAMILIES = (
+    "accuracy",
+    "optimisation",
+    "edits",
+    "prompts",
+    "adversarial",
+    "uncertainty",
+    "structure",
+    "consistency",
+)
+"""Keys of `calibration.probing.FAMILIES`, whose import takes longer than help should."""
 
 
 @dataclass(frozen=True)
@@ -40,9 +61,21 @@ class Probing:
         default=(),
         metadata={
             "option": "--probe",
-            "choices": ("accuracy", "optimisation", "edits", "prompts", "adversarial"),
+            "choices": (
+                "accuracy",
+                "optimisation",
+                "edits",
+                "prompts",
+                "adversarial",
+                "uncertainty",
+                "structure",
+                "consistency",
+            ),
             "help": "Only this family of probes; may be given many times.",
         },
+    )
+    beside: tuple[str, ...] = field(
+        default=(), metadata={"help": "Another reward to compare with: its ranks, its errors; may be given many times."}
     )
     prompts: str = field(default=WORLD, metadata={"help": "Without DATA: prompt family, or file of prompts."})
     generator: str = field(default="shapes.llama", metadata={"help": "Without DATA: what draws the images."})
@@ -53,8 +86,15 @@ class Probing:
     prompt_count: int = field(default=36, metadata={"help": "Prompts of each domain."})
     per_prompt: int = field(default=8, metadata={"help": "Images of each prompt."})
     edited: int = field(default=96, metadata={"help": "Images that every edit is tried on."})
-    attacked: int = field(default=16, metadata={"help": "Images that are attacked by gradients."})
+    attacked: int = field(default=16, metadata={"help": "Images that are attacked by gradients and by other codes."})
     batch_size: int = field(default=32, metadata={"help": "Images that go through a network at once."})
+    forecast: bool = field(
+        default=False,
+        metadata={
+            "help": "Forecast what learning from the reward may gain, and run no probe but those that are named.",
+            "switch": True,
+        },
+    )
 
     def __post_init__(self) -> None:
         for name, least in (("prompt_count", 2), ("per_prompt", 2), ("edited", 2), ("attacked", 2), ("batch_size", 1)):
@@ -63,6 +103,10 @@ class Probing:
                 raise ValueError(f"{option} must be at least {least}, got {getattr(self, name)}.")
         if self.other and self.data is None:
             raise ValueError("--other stands beside DATA, got it alone; name the first domain's preferences too.")
+        if self.forecast and self.data is not None:
+            raise ValueError("--forecast is by images whose truth is known, got DATA; leave it out, or name --gold.")
+        if self.forecast and self.per_prompt < 4:
+            raise ValueError(f"--forecast needs --per-prompt of at least 4, got {self.per_prompt}.")
 
 
 @click.command()
@@ -72,7 +116,9 @@ def command(config: Probing, common: Common) -> dict[str, Any]:
 
     REWARD is what `rwk list` names, a folder, or an expression. DATA is as in `rwk train-reward`; pairs that the reward
     was trained on are left out. Without DATA a generator draws images of the prompts in domain, of another wording,
-    and of combinations that no prompt in domain holds. Every number has its 95 % interval, clustered by prompt.
+    and of combinations that no prompt in domain holds; with --prompts shapes.narrow also of a colour, a shape, a number
+    and a relation that it never names. Every number has its 95 % interval, clustered by prompt. With --forecast, what
+    choosing by the reward gains in truth on those prompts, for what learning may gain.
     """
     begun = time.monotonic()
     with progress("loading"):
@@ -87,8 +133,15 @@ def command(config: Probing, common: Common) -> dict[str, Any]:
     domains, sources = _preferences(config, common) if config.data else _drawn(config, common)
     sizes = Sizes(edited=config.edited, attacked=config.attacked)
     with progress("probing") as advance:
-        subject = Subject(reward, domains, sizes, common.seed, config.batch_size, advance)
-        results = run_probes(subject, config.probes)
+        others = {name: load(name, device=common.device) for name in config.beside}
+        ideal = None if config.data else _ideal(config, common)
+        subject = Subject(reward, domains, sizes, common.seed, config.batch_size, advance, others, ideal)
+        forecasts = _forecasts(subject) if config.forecast else {}
+        results = [] if config.forecast and not config.probes else run_probes(subject, config.probes)
+    _show_forecasts(forecasts)
+    if not results:
+        seconds = round(time.monotonic() - begun, 1)
+        return {"reward": config.reward, "forecast": _document(forecasts), "seconds": seconds}
     card = RewardCard.build(subject, results, sources=sources)
     card.save(place)
     page = place.with_name(PAGE)
@@ -102,6 +155,7 @@ def command(config: Probing, common: Common) -> dict[str, Any]:
         "page": page,
         "counts": card.counts,
         **card.document(),
+        **({"forecast": _document(forecasts)} if config.forecast else {}),
         "seconds": round(time.monotonic() - begun, 1),
     }
 
@@ -128,7 +182,7 @@ def _drawn(config: Probing, common: Common) -> tuple[list[Domain], dict[str, str
     """Images of the prompts' domains by the generator, with gold where it is known."""
     import numpy as np
 
-    from rwk.calibration.probe import Domain
+    from rwk.calibration.probe import Codes, Domain
     from rwk.policy_opt import generator as generators
     from rwk.policy_opt.prompts import domains, gold_of
     from rwk.rewards.registry import load
@@ -138,29 +192,104 @@ def _drawn(config: Probing, common: Common) -> tuple[list[Domain], dict[str, str
     if config.data is None and not name:
         note(f"nobody knows the truth about {config.prompts}: probes that need it are skipped; --gold names a reward")
     generator, gold = generators.load(config.generator, device=common.device), load(name) if name else None
+    judge = _judge(gold) if gold else None
     made, sources = [], {}
     with progress("drawing", config.per_prompt * sum(map(len, found.values()))) as advance:
         for domain, held in found.items():
-            images = []
+            images, drawn = [], []
             for start in range(0, len(held), _AT_ONCE):
                 texts = [prompt.text for prompt in held[start : start + _AT_ONCE]]
                 rollout = generator.sample(texts, per_prompt=config.per_prompt, seed=common.seed)
                 images += generator.decode(rollout.tokens)
+                drawn.append(rollout.tokens.cpu().numpy())
                 advance(len(texts) * config.per_prompt)
             rows = [prompt for prompt in held for _ in range(config.per_prompt)]
             texts = [prompt.text for prompt in rows]
             truth = fits = None
-            if gold is not None:
-                truth = gold.score(images, texts).values.numpy().astype(np.float64)
+            if gold and judge:
+                truth = judge(images, texts)
                 fits = truth >= gold.spec.high
             categories = [prompt.category for prompt in rows] if any(prompt.category for prompt in rows) else []
-            made.append(Domain(domain, images, texts, truth, fits, categories))
+            codes = Codes(np.concatenate(drawn), generator.spec.codes, generator.decode)
+            made.append(Domain(domain, images, texts, truth, fits, categories, codes=codes, judge=judge))
             sources[domain] = f"{config.generator} on {config.prompts}, gold {name or 'unknown'}"
     return made, sources
 
 
+def _ideal(config: Probing, common: Common) -> Domain | None:
+    """Images that hold all that their prompts of the first domain say, where the prompts' world can make them."""
+    import numpy as np
+
+    from rwk.calibration.probe import Domain
+    from rwk.policy_opt.prompts import gold_of, pictures_of, read_prompts
+    from rwk.rewards.registry import load
+
+    name = gold_of(config.prompts)
+    if name is None:
+        return None
+    prompts = read_prompts(config.prompts.removesuffix(".test") + ".test", count=_IDEAL, seed=common.seed)
+    images, texts = pictures_of(config.prompts, prompts, seed=common.seed), [prompt.text for prompt in prompts]
+    if images is None:
+        return None
+    return Domain("ideal", images, texts, np.ones(len(texts)), judge=_judge(load(name)))
+
+
+def _judge(gold: Reward) -> Callable[[Sequence[Image.Image], Sequence[str]], Floats]:
+    """Gold [N] of any images and their prompts."""
+    import numpy as np
+
+    return lambda images, prompts: gold.score(images, prompts).values.numpy().astype(np.float64)
+
+
+_IDEAL = 120
+"""Images that hold all of their prompts."""
 _AT_ONCE = 16
 """Prompts drawn for at once."""
+
+
+def _forecasts(subject: Subject) -> dict[str, list[Forecast]]:
+    """What is forecast of the truth, by its name."""
+    from rwk.calibration.forecast import forecast
+
+    found = {"gold": forecast(subject), "all facts hold": forecast(subject, fitting=True)}
+    if not any(found.values()):
+        raise ValueError("--forecast needs to know the truth about the images, got none; name it with --gold.")
+    return {name: of for name, of in found.items() if of}
+
+
+def _show_forecasts(found: dict[str, list[Forecast]]) -> None:
+    """A table for each truth: what it is now, and what choosing by the reward gains, a column a domain."""
+    for name, of in found.items():
+        heads = (name, *(one.domain for one in of))
+        lines: dict[str, list[Interval | None]] = {
+            "as it is drawn": [one.now for one in of],
+            "gain of the best of 4: likely": [one.likely for one in of],
+            f"gain of the best of {of[0].images}: possible": [one.most for one in of],
+            "best of 4, share of what the truth would gain": [one.eta for one in of],
+            "that share over the one in domain": [one.retention for one in of],
+        }
+        show(table(heads, [[words, *map(_cell, values)] for words, values in lines.items()], numbers=heads[1:]))
+    if found:
+        show(
+            "A forecast, with 95 % intervals by prompt: what choosing the best image by the reward gains in truth. "
+            "Learning is likely to gain no more than best of 4 does, and may come to the best of all; neither is a "
+            "bound."
+        )
+
+
+def _cell(value: Interval | None) -> str:
+    if value is None or not math.isfinite(value.mean):
+        return ""
+    return f"{value.mean:.3f} ({value.low:.3f} to {value.high:.3f})"
+
+
+def _document(found: dict[str, list[Forecast]]) -> dict[str, Any]:
+    """The forecasts with their intervals as objects."""
+
+    def plain(value: Any) -> Any:
+        return value._asdict() if hasattr(value, "_asdict") else value
+
+    return {name: [{key: plain(v) for key, v in one._asdict().items()} for one in of] for name, of in found.items()}
 
 
 def _show(results: Any) -> None:

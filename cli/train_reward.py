@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 import time
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from rwk.cli.console import is_main, note, progress, show, table
 from rwk.cli.options import Common, options
 from rwk.cli.preferences import preferences
 from rwk.rewards.configs import RewardTraining
+from rwk.rewards.presets import PRESETS
 
 if TYPE_CHECKING:
     from rwk.rewards.data import PreferenceDataset
@@ -29,12 +32,19 @@ def command(config: RewardTraining, common: Common) -> dict[str, Any]:
     votes_second and ties may stand in its place, and weight beside it. Or it is a file of a published set, which its
     columns tell or FORMAT:FILE names: pickapic, hpdv2 (or hpdv2.votes), hpdv3 (or hpdv3.confident), imagereward,
     genai_bench, genai_arena, mjbench, mmrb2, richhf (or richhf.aesthetics, .artifact, .misalignment) and evalmuse.
+
+    A trained judge or published reward is kept as what training moved and the name of its base, which has to be had
+    wherever the folder goes; the others are kept whole.
     """
     from rwk.rewards.home import home
     from rwk.rewards.saving import check_name, keep
     from rwk.rewards.train import train_reward
 
     began = time.monotonic()
+    if config.preset is not None:
+        config = RewardTraining.of(**_given(config))
+        preset = PRESETS[config.preset or ""]
+        note(f"preset {config.preset}, after {preset.source}; not copied: {preset.differs}")
     check_name(config.name)
     out = config.out or home("runs", "train-reward", config.name)
     data = _data(config, common)
@@ -75,6 +85,13 @@ def command(config: RewardTraining, common: Common) -> dict[str, Any]:
         "processes": report.processes,
         "seconds": round(time.monotonic() - began, 1),
     }
+
+
+def _given(config: RewardTraining) -> dict[str, Any]:
+    """The settings that the command line names."""
+    source = click.get_current_context().get_parameter_source
+    names = (item.name for item in fields(config))
+    return {name: getattr(config, name) for name in names if source(name) is not ParameterSource.DEFAULT}
 
 
 def _data(config: RewardTraining, common: Common) -> PreferenceDataset:

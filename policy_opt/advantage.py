@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -19,6 +20,22 @@ class Weighted(NamedTuple):
     name: str
     reward: Reward
     weight: float = 1.0
+    temperature: float = math.nan
+    """Margin that makes log-odds of 1 of a human preference, as `rwk calibrate` found it; NaN where nobody asked."""
+
+    @property
+    def known_temperature(self) -> float:
+        """The temperature; raises ValueError where there is none."""
+        if not self.temperature > 0:
+            raise ValueError(f"{self.name} needs a temperature above 0, got {self.temperature}; calibrate it first.")
+        return self.temperature
+
+
+def weights_of(rewards: Sequence[Weighted], how: Aggregation) -> list[float]:
+    """R numbers that `combine` takes: the weights, for `log_odds` over the temperatures, so that each adds log-odds."""
+    if how != "log_odds":
+        return [part.weight for part in rewards]
+    return [part.weight and part.weight / part.known_temperature for part in rewards]
 
 
 def score_all(rewards: Sequence[Weighted], images: list[Image.Image], prompts: list[str]) -> Tensor:
@@ -43,19 +60,28 @@ def summary(rewards: Sequence[Weighted], scores: Tensor, reward: Tensor, group: 
 
 
 def combine(
-    scores: Tensor, weights: Sequence[float], group: Tensor, *, how: Aggregation = "normalise", min_std: float = 1e-4
+    scores: Tensor,
+    weights: Sequence[float],
+    group: Tensor,
+    *,
+    how: Aggregation = "normalise",
+    min_std: float = 1e-4,
+    lower_k: float = 1.0,
 ) -> Tensor:
     """[B] one reward per row, made of several.
 
-    One reward is passed on in its own unit times its weight. Several are added as they are (`sum`: NaN where any is
-    missing), or after each was standardised within its group (`normalise`, as in GDPO: a missing one counts as the
-    mean of its group, and the row is NaN only where all are missing).
+    One reward is passed on in its own unit times its weight. Several are added as they are (`sum`, and `log_odds` with
+    the weights of `weights_of`: NaN where any is missing), or after each was standardised within its group
+    (`normalise`, as in GDPO: a missing one counts as the mean of its group, and the row is NaN only where all are
+    missing). `lower_bound` takes what the standardised ones agree on, mean - k deviation over the rewards (divided by
+    n); NaN where any is missing.
 
     Args:
         scores: [B, R], NaN where a reward has no score.
         weights: R numbers; a reward of weight 0 takes no part.
         group: [B] long: rows of one prompt have the same number.
         min_std: for standardising, as in `group_advantage`.
+        lower_k: k of `lower_bound`.
     """
     if scores.ndim != 2 or scores.shape != (group.numel(), len(weights)):
         raise ValueError(
@@ -67,11 +93,20 @@ def combine(
         raise ValueError(f"combine needs a weight other than 0, got {list(weights)}; no reward would be learnt from.")
     chosen = scores[:, active]
     weight = torch.tensor([weights[column] for column in active], dtype=scores.dtype)
-    if how == "normalise" and len(active) > 1:
-        missing = chosen.isnan()
-        parts = [group_advantage(column, group, min_std=min_std) for column in chosen.T]
-        return (torch.stack(parts, dim=1) @ weight).masked_fill(missing.all(dim=1), torch.nan)
-    return chosen @ weight
+    if not standardised(weights, how):
+        return chosen @ weight
+    missing = chosen.isnan()
+    parts = torch.stack([group_advantage(column, group, min_std=min_std) for column in chosen.T], dim=1)
+    if how == "normalise":
+        return (parts @ weight).masked_fill(missing.all(dim=1), torch.nan)
+    members = parts * weight
+    agreed = members.mean(1) - lower_k * members.std(1, correction=0)
+    return agreed.masked_fill(missing.any(dim=1), torch.nan)
+
+
+def standardised(weights: Sequence[float], how: Aggregation) -> bool:
+    """Whether `combine` standardises the rewards within their groups, which then is not to be done once more."""
+    return how in ("normalise", "lower_bound") and sum(weight != 0 for weight in weights) > 1
 
 
 def group_advantage(

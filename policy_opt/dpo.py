@@ -5,6 +5,9 @@ policy that drew them:
 
     loss = - log sigmoid(beta [(l_won - r_won) - (l_lost - r_lost)])                            TRL's, by `loss_type`
 
+With soft labels, where q is the probability by the reward's calibration that people prefer the image that won, it is
+- q log sigmoid(z) - (1 - q) log sigmoid(-z) of the same z                                          `soft_label_loss`
+
 Rafailov et al. (2023), arXiv:2305.18290.
 """
 
@@ -18,6 +21,7 @@ from rwk.policy_opt.configs import Dpo
 from rwk.policy_opt.generator import Generator, Sampling
 from rwk.policy_opt.journal import Progress, Trained
 from rwk.policy_opt.rounds import learn_in_rounds
+from rwk.policy_opt.watch import Watched
 
 
 def dpo(
@@ -30,6 +34,7 @@ def dpo(
     sampling: Sampling | None = None,
     resume: bool = False,
     progress: Progress | None = None,
+    watched: Watched | None = None,
 ) -> Trained:
     """Tunes the generator, in place and as `out/generator`; arguments and errors are those of `learn_in_rounds`."""
     from rwk.policy_opt.trl_bridge import dpo_trainer
@@ -44,4 +49,5 @@ def dpo(
         sampling=sampling,
         resume=resume,
         progress=progress,
+        watched=watched,
     )

@@ -3,6 +3,7 @@
 For image i with reward R_i, and its token t with ratio rho_t of the probability now to that when it was drawn:
 
     A_i  = (R_i - mean R) / std R, both over the group of i, or by `baseline` and `scale_rewards`  `group_advantage`
+    A_i  times min(1, std R / (gate T)), where the gate is on and T is the temperature of R                   `gate`
     loss = - mean_i mean_t [min(rho_t A_i, clip(rho_t, 1 - eps, 1 + eps_high) A_i) - beta KL_t]  TRL's, by `loss_type`
 
 Shao et al. (2024), arXiv:2402.03300.
@@ -13,18 +14,22 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import nan
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from rwk.policy_opt.advantage import Weighted as Weighted
-from rwk.policy_opt.advantage import combine, group_advantage, score_all, summary
+from rwk.policy_opt.advantage import combine, group_advantage, score_all, standardised, summary, weights_of
+from rwk.policy_opt.calibrated import gate, preference_unit, win_rate
 from rwk.policy_opt.configs import Grpo
 from rwk.policy_opt.generator import Generator, Rollout, Sampling
+from rwk.policy_opt.guards import diversity
 from rwk.policy_opt.journal import Journal, Progress, Trained, derived_seed, last_checkpoint, publish, start, step_of
 from rwk.policy_opt.ledger import Ledger, prompts_of_pass
 from rwk.policy_opt.policy import Policy, Statistics, World, trainable, world
+from rwk.policy_opt.watch import Watch, Watched
 
 
 def grpo(
@@ -37,6 +42,7 @@ def grpo(
     sampling: Sampling | None = None,
     resume: bool = False,
     progress: Progress | None = None,
+    watched: Watched | None = None,
 ) -> Trained:
     """Tunes the generator, in place and as `out/generator`, and writes `out/metrics.jsonl` and `out/ledger.jsonl`.
 
@@ -49,6 +55,7 @@ def grpo(
         sampling: what is drawn from and trained; by default the generator's own recipe.
         resume: go on after the last checkpoint in `out`, from the generator that the run began with.
         progress: is called after each update.
+        watched: a reward to look at every `watch_every` updates.
 
     Raises:
         ValueError: for numbers that do not fit together.
@@ -59,9 +66,10 @@ def grpo(
     place = world(next(generator.module.parameters()).device)
     table = list(dict.fromkeys(prompts))
     _check(config, len(table), place.size)
+    unit = preference_unit(rewards, config.aggregation) if config.margins_count else nan
     recipe = sampling or generator.spec.sampling
     ledger = Ledger(out / "ledger.jsonl", config, table, rewards, main=place.rank == 0)
-    journal = start(out, place, resume=resume, progress=progress)
+    journal = start(out, place, resume=resume, progress=progress, collapse=config.collapse)
     journal.total = config.steps
     checkpoint = last_checkpoint(out / "checkpoints") if resume else None
     journal.forget_after(step_of(checkpoint))
@@ -69,15 +77,31 @@ def grpo(
     with trainable(generator, config, keep=config.beta > 0 or config.kl_every > 0) as reference:
         policy = Policy(generator.module, generator.statistics, table, recipe)
         fixed = Policy(nn.Identity(), reference, table, recipe) if reference and config.beta else None
-        draw = _Draw(config, generator, rewards, table, recipe, reference, journal, ledger, place)
+        watch = Watch(watched, config, generator, rewards, recipe, out, policy, journal, place)
+        draw = _Draw(config, generator, rewards, unit, table, recipe, reference, journal, ledger, place)
         schedule = prompt_schedule(config, len(table))
         length = generator.spec.tokens
         trainer = trl.grpo_trainer(config, policy, fixed, draw, schedule, length, journal, out / "checkpoints", place)
-        trl.train(trainer, checkpoint)
+        watch.begin(step_of(checkpoint))
+        if watch.ended is None:
+            trl.train(trainer, checkpoint, ends=watch.every(config.watch_every))
+        watch.conclude()
+    steps = watch.ended or config.steps
     tuned = publish(generator, out / "generator", place)
-    images, tokens = config.rows * config.draws, config.rows * config.steps * length
+    images, tokens = config.rows * -(-steps // config.num_iterations), config.rows * steps * length
     seconds = time.perf_counter() - journal.started
-    return Trained(tuned, journal.path, config.steps, images, images * len(rewards), tokens, seconds, place.size)
+    return Trained(
+        tuned,
+        journal.path,
+        steps,
+        images,
+        images * len(rewards),
+        tokens,
+        seconds,
+        place.size,
+        watch.images,
+        watch.ended is not None,
+    )
 
 
 @dataclass(frozen=True)
@@ -87,6 +111,7 @@ class _Draw:
     config: Grpo
     generator: Generator
     rewards: Sequence[Weighted]
+    unit: float
     table: list[str]
     sampling: Sampling
     reference: Statistics | None
@@ -117,15 +142,21 @@ class _Draw:
 
         scores = gather(score_all(self.rewards, images, rollout.prompts))  # [rows, rewards], of all processes
         group = torch.arange(config.prompts_per_step).repeat_interleave(config.group_size)
-        weights = [part.weight for part in self.rewards]
-        reward = combine(scores, weights, group, how=config.aggregation, min_std=config.min_std)
-        several = config.aggregation == "normalise" and sum(weight != 0 for weight in weights) > 1
-        scale = "batch" if several else config.scale_rewards  # what was standardised by group is not once more
-        advantage = group_advantage(reward, group, baseline=config.baseline, scale=scale, min_std=config.min_std)
+        weights = weights_of(self.rewards, config.aggregation)
+        reward = combine(scores, weights, group, how=config.aggregation, min_std=config.min_std, lower_k=config.lower_k)
+        compared = win_rate(reward, group, unit=self.unit) if config.advantage == "win_rate" else reward
+        scale = "batch" if standardised(weights, config.aggregation) else config.scale_rewards
+        advantage = group_advantage(compared, group, baseline=config.baseline, scale=scale, min_std=config.min_std)
+        if config.gate:
+            share = gate(reward, group, floor=config.gate * self.unit)
+            advantage = advantage * share
+            self.journal.note(gate=share.mean().item())
         drawn_for = gather(torch.tensor(handles)).tolist()
         self.ledger.record(step, [self.table[handle] for handle in drawn_for], scores)
         self.journal.note(
             **summary(self.rewards, scores, reward, group),
+            advantage=advantage.abs().mean().item(),
+            diversity=gather(torch.tensor([diversity(rollout.tokens, config.group_size)])).mean().item(),
             seconds_sample=sampled - began,
             seconds_score=time.perf_counter() - sampled,
         )

@@ -1,4 +1,4 @@
-"""The folder of a run: its metrics as JSON lines, what counts after a kill, and the alarm when nothing is learnt."""
+"""The folder of a run: its metrics as JSON lines, and what counts after a kill."""
 
 from __future__ import annotations
 
@@ -14,13 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from rwk.policy_opt.generator import Generator
+from rwk.policy_opt.guards import Guards
 from rwk.policy_opt.policy import World
-from rwk.rewards.errors import RunFailed
 
 Progress = Callable[[int, int, dict[str, Any]], None]
 """Is called with the updates done, the updates in all, and the newest metrics."""
-PATIENCE = 3
-"""Updates from the start of a run that may be without effect, by bad luck, before it is stopped."""
 
 
 @dataclass(frozen=True)
@@ -38,25 +36,41 @@ class Trained:
     seconds: float
     """Of this call; a part before a kill is not in it."""
     processes: int = 1
+    images_watched: int = 0
+    """Drawn for the looks at a watched reward, beside those that were learnt from."""
+    ended: bool = False
+    """Whether the run was ended because the watched reward fell while the reward rose; the generator is then that of
+    the best look."""
 
 
 class Journal:
     """Writes `metrics.jsonl`, one line per update; only the main process writes."""
 
-    def __init__(self, path: Path, *, main: bool = True, progress: Progress | None = None) -> None:
+    def __init__(
+        self, path: Path, *, main: bool = True, progress: Progress | None = None, collapse: float = 0.5
+    ) -> None:
+        """
+        Args:
+            collapse: as in `Guards`.
+        """
         self.path = path
         self.total = 1
         self.main = main
         self.started = self._last = time.perf_counter()
         self._progress = progress
         self._pending: dict[str, Any] = {}
-        self._silent = 0
+        self._alarms: list[str] = []
+        self._guards = Guards(collapse)
 
     def forget_after(self, step: int) -> None:
         """Drops the lines of updates after `step`, and a last line that was cut off; they will be made again."""
+        rows = [row for row in read(self.path) if row["step"] <= step]
+        self._guards = Guards(self._guards.collapse)
+        for row in rows:
+            self._guards.look(row)
+            self._guards.check(row, self.total)
         if not self.main:
             return
-        rows = [row for row in read(self.path) if row["step"] <= step]
         self.path.parent.mkdir(parents=True, exist_ok=True)
         partial = self.path.with_suffix(".tmp")
         partial.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -66,8 +80,12 @@ class Journal:
         """Adds values to the next line."""
         self._pending.update(values)
 
+    def alarm(self, text: str) -> None:
+        """Adds an alarm to the next line, beside those of the guards."""
+        self._alarms.append(text)
+
     def write(self, step: int, values: dict[str, Any]) -> None:
-        """Writes the line of an update, with what was noted for it.
+        """Writes the line of an update, with what was noted for it, and its alarms where there are any.
 
         Raises:
             RunFailed: when the gradient is not a number, or nothing has been learnt from the start on.
@@ -76,20 +94,15 @@ class Journal:
         row = {"step": step, **values, **self._pending, "seconds": now - self._last}
         self._last = now
         self._pending.clear()
+        if alarms := [*self._alarms, *self._guards.look(row)]:
+            row["alarms"] = alarms
+        self._alarms.clear()
         if self.main:
             with self.path.open("a") as file:
                 file.write(json.dumps({name: _plain(value) for name, value in row.items()}) + "\n")
             if self._progress:
                 self._progress(step, self.total, row)
-        self._watch(row)
-
-    def _watch(self, row: dict[str, Any]) -> None:
-        if not math.isfinite(row.get("grad_norm", 0.0)):
-            raise RunFailed(f"update {row['step']} has a gradient of {row['grad_norm']}; lower learning_rate.")
-        if row["step"] <= PATIENCE:
-            self._silent += row.get("grad_norm") == 0 or row.get("frac_zero_std") == 1
-            if self._silent >= min(PATIENCE, self.total):
-                raise RunFailed(f"the first updates, {self._silent} in number, learnt nothing: {_why(row)}")
+        self._guards.check(row, self.total)
 
 
 def read(path: Path) -> list[dict[str, Any]]:
@@ -132,25 +145,16 @@ def derived_seed(*parts: int) -> int:
     return int.from_bytes(digest[:4], "big") >> 1
 
 
-def start(folder: Path, place: World, *, resume: bool, progress: Progress | None = None) -> Journal:
+def start(
+    folder: Path, place: World, *, resume: bool, progress: Progress | None = None, collapse: float = 0.5
+) -> Journal:
     """The journal of the run in a folder, which is made; raises ValueError where one is that is not to be resumed."""
     path = folder / "metrics.jsonl"
     if not resume and path.exists():
         raise ValueError(f"{folder} must be free for a new run, got one that holds a run; resume it or name another.")
     folder.mkdir(parents=True, exist_ok=True)
     place.wait()  # no process may write before all have looked
-    return Journal(path, main=place.rank == 0, progress=progress)
-
-
-def _why(row: dict[str, Any]) -> str:
-    if row.get("unscored", 0) and row.get("unscored") == row.get("images"):
-        return "no image got a score; score one by hand and read its note."
-    if row.get("frac_zero_std") == 1:
-        return (
-            "in every group all images got the same reward, so none is better than another; "
-            "take a finer reward, a larger group_size, or a higher temperature."
-        )
-    return "no gradient reaches the weights; see that generator.module holds what statistics computes with."
+    return Journal(path, main=place.rank == 0, progress=progress, collapse=collapse)
 
 
 def _plain(value: Any) -> Any:

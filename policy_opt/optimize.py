@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from rwk.calibration.preference_scale import preference_scale
 from rwk.calibration.statistics import Interval
 from rwk.policy_opt import generator as generators
 from rwk.policy_opt.configs import Dpo, Grpo, Optimisation, Rebel
@@ -24,6 +25,7 @@ from rwk.policy_opt.journal import Progress, Trained, start
 from rwk.policy_opt.policy import world
 from rwk.policy_opt.prompts import Domains, domains, gold_of
 from rwk.policy_opt.rebel import rebel
+from rwk.policy_opt.watch import Watched
 from rwk.rewards import registry
 from rwk.rewards.base import Reward
 from rwk.rewards.sinks import finished
@@ -43,6 +45,8 @@ class Comparison:
     proxies: list[str]
     gold: str | None
     """The reward that tells the truth, where one does; in the scores of `Drawn`, `GOLD` holds its accuracy."""
+    watched: str = ""
+    """The reward that was looked at meanwhile, if one was."""
 
 
 Results = Mapping[str, Mapping[str, Mapping[str, Mapping[str, float]]]]
@@ -66,7 +70,7 @@ def optimize(
     """Lets a generator learn from rewards, and says what came of it.
 
     Writes to `out`: config.json (settings, seeds, versions), metrics.jsonl, result.json, and the tuned generator in
-    `generator/`.
+    `generator/`; with a watch also watch.jsonl.
 
     Args:
         experiment: what learns from what.
@@ -78,24 +82,35 @@ def optimize(
         progress: is called after every update.
 
     Raises:
-        ValueError: for what does not fit together, as the settings and the run to resume.
+        ValueError: for what does not fit together, as the settings and the run to resume, or a reward that is to be
+            used in log-odds and its calibration.
         RunFailed: where nothing is learnt.
     """
     generator = generators.load(experiment.generator, device=device)
     sampling = sampling_of(generator, recipe)
     rewards = {name: registry.load(name, device=device) for name in experiment.rewards}
+    weighted = [Weighted(name, reward) for name, reward in rewards.items()]
+    if algorithm.calibrated:
+        weighted = [part._replace(temperature=preference_scale(*part[:2]).temperature) for part in weighted]
     gold = gold_of(experiment.prompts)
     prompts = domains(
-        experiment.prompts, train=experiment.prompt_count, test=experiment.eval_prompts, seed=algorithm.seed
+        experiment.prompts,
+        train=experiment.prompt_count,
+        test=experiment.eval_prompts,
+        seed=algorithm.seed,
+        watch=experiment.watch_prompts if experiment.watch else 0,
     )
-    weighted = [Weighted(name, reward) for name, reward in rewards.items()]
+    watched = watched_of(experiment, prompts, rewards, device)
+    if algorithm.stop_on_divergence and watched is None:
+        raise ValueError("--stop-on-divergence needs a reward to watch, got none; name one with --watch.")
     if gold is not None and gold not in rewards:
         rewards[gold] = registry.load(gold, device=device)
         weighted.append(Weighted(gold, rewards[gold], 0.0))
 
     place = world(torch.device(device))
     run = {"algorithm": type(algorithm).__name__.lower(), **asdict(algorithm), "sampling": asdict(sampling)}
-    settings = {"experiment": asdict(experiment), "algorithm": run}
+    temperatures = {part.name: part.temperature for part in weighted if algorithm.calibrated and part.weight}
+    settings = {"experiment": asdict(experiment), "algorithm": run, "temperatures": temperatures}
     if resume:
         check_same(out, settings)
     start(out, place, resume=resume)  # refuses a folder that is taken before anything is drawn
@@ -104,13 +119,40 @@ def optimize(
     before = judge(generator, prompts, rewards, gold, experiment, sampling)
     texts = [prompt.text for prompt in prompts.train]
     learn = ALGORITHMS[type(algorithm)]
-    trained = learn(algorithm, generator, weighted, texts, out=out, sampling=sampling, resume=resume, progress=progress)
+    trained = learn(
+        algorithm,
+        generator,
+        weighted,
+        texts,
+        out=out,
+        sampling=sampling,
+        resume=resume,
+        progress=progress,
+        watched=watched,
+    )
     after = judge(generator, prompts, rewards, gold, experiment, sampling)
 
-    comparison = Comparison(before, after, trained, list(experiment.rewards), gold)
+    comparison = Comparison(before, after, trained, list(experiment.rewards), gold, experiment.watch)
     if place.rank == 0:
         write_json(out / "result.json", result(comparison))
     return comparison
+
+
+def watched_of(experiment: Experiment, prompts: Domains, rewards: Mapping[str, Reward], device: str) -> Watched | None:
+    """What the run is to look at meanwhile; None where it names nothing.
+
+    Raises:
+        ValueError: where a file has too few prompts to keep some for looking.
+    """
+    if not experiment.watch:
+        return None
+    if len(prompts.watch) < 2:
+        raise ValueError(
+            f"--watch needs 2 prompts or more that are neither learnt from nor judged on, got {len(prompts.watch)} in "
+            f"{experiment.prompts}; add prompts or lower --eval-prompts."
+        )
+    reward = rewards.get(experiment.watch) or registry.load(experiment.watch, device=device)
+    return Watched(Weighted(experiment.watch, reward, 0.0), prompts.watch, experiment.eval_images)
 
 
 LENGTHS = ("steps", "rounds", "save_every")

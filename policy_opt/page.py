@@ -13,6 +13,8 @@ from PIL import Image
 from rwk.policy_opt.evaluate import Drawn
 from rwk.policy_opt.journal import read
 from rwk.policy_opt.optimize import GOLD, Comparison, Results, result
+from rwk.policy_opt.watch import FILE as WATCH
+from rwk.policy_opt.watch_plot import draw_looks
 from rwk.rewards.report import Figure, figures, number, page, save, section, table
 
 SHOWN = 8
@@ -34,6 +36,8 @@ def write_page(comparison: Comparison, out: Path) -> Path:
             lead="Mean of a score and its 95 % interval, clustered by prompt.",
         ),
         section("Course", [curves], lead="Of the images drawn while it learnt; one point an update or a round."),
+        *alarms(metrics),
+        *watched(comparison, out),
         *before_and_after(comparison),
         *fooled(comparison),
     ]
@@ -44,6 +48,27 @@ def write_page(comparison: Comparison, out: Path) -> Path:
     )
     save(out / "page.html", page(f"Learning from {', '.join(comparison.proxies)}", body, lead=lead))
     return out / "page.html"
+
+
+def alarms(metrics: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """A section with the alarms of the run, where there are any."""
+    rows = [[str(row["step"]), text] for row in metrics for text in row.get("alarms", ())]
+    if rows:
+        yield section("Alarms", [table(["update", "what"], rows)])
+
+
+def watched(comparison: Comparison, out: Path) -> Iterator[str]:
+    """A section with the looks of a run that watched a reward; their plot is kept as `watch.svg` too."""
+    looks = read(out / WATCH)
+    if not looks:
+        return
+    svg = draw_looks(looks, comparison.watched)
+    (out / "watch.svg").write_text(svg, encoding="utf-8")
+    lead = (
+        "The same prompts at every look, neither learnt from nor judged on; 95 % intervals. Where the slope between "
+        "two looks lies below 0, the watched reward falls while the reward rises, or the other way round."
+    )
+    yield section(f"{comparison.watched} beside the reward", [svg], lead=lead)
 
 
 def tabulated(results: Results) -> tuple[list[str], list[list[str]]]:

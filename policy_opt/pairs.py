@@ -40,6 +40,8 @@ class PreferencePairs(NamedTuple):
     """[P] float32."""
     margin: Tensor
     """[P] float32: by how much the reward differs."""
+    p_won: Tensor
+    """[P] float32: probability that people prefer the better image; 1 where nobody asked."""
 
 
 def best_worst(reward: Tensor, group: Tensor, *, min_margin: float = 0.0) -> Pairs:

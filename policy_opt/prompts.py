@@ -5,19 +5,40 @@ from __future__ import annotations
 import csv
 import importlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
+
+from PIL import Image
 
 FAMILIES = {
     "shapes.long": "rwk.adapters.shapes_prompts:prompts",
     "shapes.long.test": "rwk.adapters.shapes_prompts:prompts",
     "shapes.short": "rwk.adapters.shapes_prompts:prompts",
     "shapes.short.test": "rwk.adapters.shapes_prompts:prompts",
+    "shapes.narrow": "rwk.adapters.shapes_prompts:prompts",
+    "shapes.narrow.test": "rwk.adapters.shapes_prompts:prompts",
+    "shapes.narrow.short": "rwk.adapters.shapes_prompts:prompts",
+    "shapes.narrow.color": "rwk.adapters.shapes_prompts:prompts",
+    "shapes.narrow.shape": "rwk.adapters.shapes_prompts:prompts",
+    "shapes.narrow.number": "rwk.adapters.shapes_prompts:prompts",
+    "shapes.narrow.relation": "rwk.adapters.shapes_prompts:prompts",
 }
 """Family -> `module:function(family, count, *, seed, held_out)`."""
 
+WITHHELD = {
+    "held-out colour": "color",
+    "held-out shape": "shape",
+    "held-out number": "number",
+    "held-out relation": "relation",
+}
+"""Domain -> part of a narrow family whose prompts all name what the family itself never does."""
+
 GOLD = {"shapes": "shapes.verifier"}
 """World -> the reward that tells the truth about its prompts."""
+
+PICTURES = {"shapes": "rwk.adapters.shapes_scenes:pictures"}
+"""World -> `module:function(prompts, *, seed)` that gives an image for each prompt in which all of it holds."""
 
 
 class Prompt(NamedTuple):
@@ -58,6 +79,15 @@ def gold_of(source: str) -> str | None:
     return GOLD.get(source.split(".")[0]) if source in FAMILIES else None
 
 
+def pictures_of(source: str, prompts: Sequence[Prompt], *, seed: int = 0) -> list[Image.Image] | None:
+    """An image for each of a family's prompts in which all of it holds; None where nobody can make them."""
+    if source not in FAMILIES or (world := source.split(".")[0]) not in PICTURES:
+        return None
+    module, _, function = PICTURES[world].partition(":")
+    made: list[Image.Image] = getattr(importlib.import_module(module), function)([p.text for p in prompts], seed=seed)
+    return made
+
+
 def _rows(path: Path) -> list[Prompt]:
     with path.open(encoding="utf-8", newline="") as file:
         if path.suffix == ".csv":
@@ -87,25 +117,43 @@ class Domains(NamedTuple):
 
     train: list[Prompt]
     test: dict[str, list[Prompt]]
+    watch: list[Prompt] = []  # noqa: RUF012 (never changed)
+    """Others again, of the kind that is learnt from, to look at meanwhile."""
 
 
-def domains(source: str, *, train: int, test: int, seed: int) -> Domains:
-    """Prompts of a source to learn from, and others to be judged on.
+def domains(source: str, *, train: int, test: int, seed: int, watch: int = 0) -> Domains:
+    """Prompts of a source to learn from, others to be judged on, and others again to look at meanwhile.
 
     A family is judged on prompts of its own that it does not learn from (`in domain`), on the other wording (`out of
-    domain`), and on combinations that no prompt to learn from holds (`held out`). Of a file every fifth prompt, `test`
-    at most, is kept for judging.
+    domain`), and on combinations that no prompt to learn from holds (`held out`); a narrow family also on a colour, a
+    shape, a number and a relation that it never names. Of a file every fifth prompt, `test` at most, is kept for
+    judging, and every fifth of the others, `watch` at most, for looking.
     """
-    if source in FAMILIES:
-        world, wording = source.removesuffix(".test").rsplit(".", 1)
-        other = f"{world}.{'short' if wording == 'long' else 'long'}"
+    if source in FAMILIES and source.removesuffix(".test").endswith(".narrow"):
+        family = source.removesuffix(".test")
+        own = read_prompts(f"{family}.test", count=test + watch)
         return Domains(
             read_prompts(source, count=train, seed=seed),
             {
-                "in domain": read_prompts(f"{world}.{wording}.test", count=test),
+                "in domain": own[:test],
+                "out of domain": read_prompts(f"{family}.short", count=test),
+                "held out": read_prompts(f"{family}.test", count=test, held_out=True),
+            }
+            | {name: read_prompts(f"{family}.{part}", count=test) for name, part in WITHHELD.items()},
+            own[test:],
+        )
+    if source in FAMILIES:
+        world, wording = source.removesuffix(".test").rsplit(".", 1)
+        other = f"{world}.{'short' if wording == 'long' else 'long'}"
+        own = read_prompts(f"{world}.{wording}.test", count=test + watch)
+        return Domains(
+            read_prompts(source, count=train, seed=seed),
+            {
+                "in domain": own[:test],
                 "out of domain": read_prompts(other, count=test),
                 "held out": read_prompts(f"{world}.{wording}.test", count=test, held_out=True),
             },
+            own[test:],
         )
     prompts = list(dict.fromkeys(read_prompts(source)))
     if len(prompts) < 5:
@@ -113,4 +161,6 @@ def domains(source: str, *, train: int, test: int, seed: int) -> Domains:
             f"{source} must hold at least 5 different prompts, got {len(prompts)}; one in 5 is for judging."
         )
     judged = prompts[::5][:test]
-    return Domains([prompt for prompt in prompts if prompt not in judged][:train], {"in domain": judged})
+    rest = [prompt for prompt in prompts if prompt not in judged]
+    watched = rest[::5][:watch] if watch else []
+    return Domains([prompt for prompt in rest if prompt not in watched][:train], {"in domain": judged}, watched)

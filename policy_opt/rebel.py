@@ -22,6 +22,7 @@ from rwk.policy_opt.configs import Rebel
 from rwk.policy_opt.generator import Generator, Sampling
 from rwk.policy_opt.journal import Progress, Trained
 from rwk.policy_opt.rounds import learn_in_rounds
+from rwk.policy_opt.watch import Watched
 
 
 def rebel(
@@ -34,6 +35,7 @@ def rebel(
     sampling: Sampling | None = None,
     resume: bool = False,
     progress: Progress | None = None,
+    watched: Watched | None = None,
 ) -> Trained:
     """Tunes the generator, in place and as `out/generator`; arguments and errors are those of `learn_in_rounds`."""
     from rwk.policy_opt.trl_bridge import rebel_trainer
@@ -48,6 +50,7 @@ def rebel(
         sampling=sampling,
         resume=resume,
         progress=progress,
+        watched=watched,
     )
 
 

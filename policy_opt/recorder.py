@@ -1,7 +1,8 @@
-"""What of a trainer's log goes to the journal of a run, and under which names."""
+"""What of a trainer's log goes to the journal of a run, and under which names; and what else follows an update."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -43,3 +44,18 @@ def recorder(journal: Journal, before: int) -> Any:
                 (Path(args.output_dir) / f"checkpoint-{state.global_step}" / "complete").touch()
 
     return Recorder()
+
+
+def stopper(ends: Callable[[int], bool]) -> Any:
+    """A callback for a trainer that calls `ends` after each update, before its log, and ends the run where it is true.
+
+    Args:
+        ends: takes the trainer's updates so far.
+    """
+    from transformers import TrainerCallback
+
+    class Stopper(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            control.should_training_stop = ends(state.global_step) or control.should_training_stop  # asked always
+
+    return Stopper()

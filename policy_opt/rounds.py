@@ -6,24 +6,29 @@ log-probabilities a pair, and they lie with the draws.
 
 from __future__ import annotations
 
-import os
 import shutil
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import nan
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
-from rwk.policy_opt.advantage import Weighted, combine, score_all, summary
-from rwk.policy_opt.configs import Rounds
+from rwk.policy_opt.advantage import Weighted, combine, score_all, summary, weights_of
+from rwk.policy_opt.calibrated import confident, preference_unit
+from rwk.policy_opt.configs import Dpo, Rounds
+from rwk.policy_opt.draws import Draws, joined, save_whole
 from rwk.policy_opt.generator import Generator, Rollout, Sampling
+from rwk.policy_opt.guards import diversity
 from rwk.policy_opt.journal import Journal, Progress, Trained, derived_seed, last_checkpoint, publish, start, step_of
-from rwk.policy_opt.pairs import RULES, PreferencePairs
+from rwk.policy_opt.pairs import RULES
 from rwk.policy_opt.policy import Policy, Statistics, World, trainable, world
+from rwk.policy_opt.watch import Watch, Watched
 from rwk.rewards.errors import RunFailed
 
 KL_IMAGES = 128
@@ -43,6 +48,7 @@ def learn_in_rounds(
     sampling: Sampling | None = None,
     resume: bool = False,
     progress: Progress | None = None,
+    watched: Watched | None = None,
 ) -> Trained:
     """Tunes the generator, in place and as `out/generator`, and writes `out/metrics.jsonl`.
 
@@ -56,6 +62,7 @@ def learn_in_rounds(
         sampling: what is drawn from and trained; by default the generator's own recipe.
         resume: go on with what is in `out`, from the generator that the run began with.
         progress: is called after each update.
+        watched: a reward to look at every `watch_every` rounds.
 
     Raises:
         ValueError: for numbers that do not fit together.
@@ -65,11 +72,15 @@ def learn_in_rounds(
     table = list(dict.fromkeys(prompts))
     if not table:
         raise ValueError(f"{_name(config)} needs at least one prompt, got none.")
-    journal = start(out, place, resume=resume, progress=progress)
-    artist = _Artist(config, generator, rewards, table, sampling or generator.spec.sampling, place)
+    unit = preference_unit(rewards, config.aggregation) if config.margins_count else nan
+    journal = start(out, place, resume=resume, progress=progress, collapse=config.collapse)
+    recipe = sampling or generator.spec.sampling
+    artist = _Artist(config, generator, rewards, unit, table, recipe, place)
     updates = images = pairs = 0
     with trainable(generator, config, keep=config.kl_every > 0) as began:
-        policy = Policy(generator.module, generator.statistics, table, artist.sampling)
+        policy = Policy(generator.module, generator.statistics, table, recipe)
+        watch = Watch(watched, config, generator, rewards, recipe, out, policy, journal, place)
+        watch.begin(sys.maxsize)
         for number in range(config.rounds):
             folder = out / f"round-{number + 1}"
             drawn = artist.draw(folder / "draws", number)
@@ -79,13 +90,29 @@ def learn_in_rounds(
                     journal.note(round=number + 1, **artist.summary(drawn))
                     if began and number % config.kl_every == 0:
                         journal.note(kl=artist.distance(drawn, began))
-                _train(config, trainer_of, policy, drawn, journal, folder, place, before=updates)
+                soft = unit if isinstance(config, Dpo) and config.soft_labels else None
+                due = (number + 1) % config.watch_every == 0
+                _train(config, trainer_of, policy, drawn, soft, journal, watch, folder, place, due=due, before=updates)
             policy.load_state_dict(load_file(folder / "policy.safetensors"), strict=False)
             updates, images, pairs = updates + drawn.updates(config), images + len(drawn.tokens), pairs + len(drawn.won)
+            if watch.ended == updates:
+                break
+        watch.conclude()
     tuned = publish(generator, out / "generator", place)
     tokens = config.epochs * pairs * 2 * generator.spec.tokens
     seconds = time.perf_counter() - journal.started
-    return Trained(tuned, journal.path, updates, images, images * len(rewards), tokens, seconds, place.size)
+    return Trained(
+        tuned,
+        journal.path,
+        updates,
+        images,
+        images * len(rewards),
+        tokens,
+        seconds,
+        place.size,
+        watch.images,
+        watch.ended is not None,
+    )
 
 
 def _train(
@@ -93,67 +120,36 @@ def _train(
     trainer_of: PairTrainer,
     policy: Policy,
     drawn: Draws,
+    soft: float | None,
     journal: Journal,
+    watch: Watch,
     folder: Path,
     place: World,
     *,
+    due: bool,
     before: int,
 ) -> None:
-    """Trains on the pairs of one round, from its last checkpoint on, and keeps the policy that comes of it."""
+    """Trains on the pairs of one round, from its last checkpoint on, and keeps the policy that comes of it.
+
+    Args:
+        soft: margin that makes log-odds of 1, where labels are soft.
+        due: whether the watch looks at the end of the round.
+        before: updates of the rounds before.
+    """
     from rwk.policy_opt import trl_bridge as trl
 
     checkpoint = last_checkpoint(folder / "checkpoints")
     journal.forget_after(before + step_of(checkpoint))
+    watch.begin(before + step_of(checkpoint))
     # The last update is filled up with the first pairs, so that it has the same number in each of several processes.
     taken = torch.arange(-(-len(drawn.won) // config.batch_size) * config.batch_size) % len(drawn.won)
-    trainer = trainer_of(
-        config, policy, drawn.preferences(taken), journal, folder / "checkpoints", place, before=before
-    )
-    trl.train(trainer, checkpoint)
+    pairs = drawn.preferences(taken, soft)
+    trainer = trainer_of(config, policy, pairs, journal, folder / "checkpoints", place, before=before)
+    trl.train(trainer, checkpoint, ends=watch.every(drawn.updates(config), before=before) if due else None)
     if place.rank == 0:
-        _save(dict(policy.state_dict()), folder / "policy.safetensors")
+        save_whole(dict(policy.state_dict()), folder / "policy.safetensors")
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     place.wait()
-
-
-@dataclass(frozen=True)
-class Draws:
-    """Scored images of a round, row by row in whole groups, and the pairs made of them; as it lies on disk."""
-
-    handles: Tensor
-    """[B] long: index of the prompt."""
-    tokens: Tensor
-    """[B, L] long."""
-    scores: Tensor
-    """[B, R] float32."""
-    reward: Tensor
-    """[B] float32, what the pairs were made by."""
-    won: Tensor
-    """[P] long: row of the better image."""
-    lost: Tensor
-    """[P] long."""
-    reference_won: Tensor
-    """[P] float32: log-probability of the better image under the policy that drew it, by teacher forcing."""
-    reference_lost: Tensor
-    """[P] float32."""
-    drift: Tensor
-    """[P] float32: mean distance of the pair's token log-probabilities from the sampler's own."""
-
-    def updates(self, config: Rounds) -> int:
-        """Updates that one round makes of these pairs."""
-        return config.epochs * -(-len(self.won) // config.batch_size)
-
-    def preferences(self, pairs: Tensor) -> PreferencePairs:
-        """The pairs of these numbers, as a trainer takes them."""
-        won, lost = self.won[pairs], self.lost[pairs]
-        return PreferencePairs(
-            handles=self.handles[won],
-            won=self.tokens[won],
-            lost=self.tokens[lost],
-            reference_won=self.reference_won[pairs],
-            reference_lost=self.reference_lost[pairs],
-            margin=self.reward[won] - self.reward[lost],
-        )
 
 
 @dataclass(frozen=True)
@@ -163,6 +159,8 @@ class _Artist:
     config: Rounds
     generator: Generator
     rewards: Sequence[Weighted]
+    unit: float
+    """Margin of the reward that makes log-odds of 1; NaN where nobody asks."""
     table: list[str]
     sampling: Sampling
     place: World
@@ -177,15 +175,16 @@ class _Artist:
         for index in range(self.place.rank, len(parts), self.place.size):
             if not files[index].exists():
                 drawn = self._draw_part(parts[index], derived_seed(self.config.seed, number, index))
-                _save({name: value.contiguous() for name, value in vars(drawn).items()}, files[index])
+                save_whole({name: value.contiguous() for name, value in vars(drawn).items()}, files[index])
         self.place.wait()
-        draws = _joined([Draws(**load_file(file)) for file in files])
+        draws = joined([Draws(**load_file(file)) for file in files])
         if not len(draws.won):
             raise RunFailed(
                 f"{_name(self.config)} found no pair among {len(draws.tokens)} images in groups of "
                 f"{self.config.group_size}: {int(draws.reward.isnan().sum())} have no reward, and the others differ by "
-                f"no more than min_margin, "
-                f"which is {self.config.min_margin}; take a finer reward, a larger group_size or a smaller min_margin."
+                f"no more than min_margin, which is {self.config.min_margin}, or are preferred with less than "
+                f"min_confidence, which is {self.config.min_confidence}; take a finer reward, a larger group_size or a "
+                f"smaller bound."
             )
         return draws
 
@@ -200,8 +199,11 @@ class _Artist:
         )
         scores = score_all(self.rewards, self.generator.decode(rollout.tokens), rollout.prompts)
         group = torch.arange(len(handles)).repeat_interleave(config.group_size)
-        reward = combine(scores, [part.weight for part in self.rewards], group, how=config.aggregation)
+        weights = weights_of(self.rewards, config.aggregation)
+        reward = combine(scores, weights, group, how=config.aggregation, lower_k=config.lower_k)
         pairs = RULES[config.pairs](reward, group, min_margin=config.min_margin)
+        if config.min_confidence:
+            pairs = confident(pairs, config.min_confidence, self.unit)
 
         rows, place = torch.unique(torch.cat([pairs.won, pairs.lost]), return_inverse=True)
         with torch.no_grad():
@@ -215,7 +217,8 @@ class _Artist:
         """What the journal keeps of a round's draws."""
         group = torch.arange(len(draws.tokens)) // self.config.group_size
         values = summary(self.rewards, draws.scores, draws.reward, group)
-        return values | {"pairs": len(draws.won), "drift": draws.drift.mean().item()}
+        varied = diversity(draws.tokens, self.config.group_size)
+        return values | {"pairs": len(draws.won), "diversity": varied, "drift": draws.drift.mean().item()}
 
     def distance(self, draws: Draws, reference: Statistics) -> float:
         """Nats per image between the policy that drew and the reference, by `KL_IMAGES` of the draws."""
@@ -224,24 +227,6 @@ class _Artist:
         rollout = Rollout(prompts, handles, tokens, torch.zeros_like(tokens, dtype=torch.float32), self.sampling)
         with torch.no_grad():
             return (self.generator.logprobs(rollout) - reference(rollout).logprobs).sum(1).mean().item()
-
-
-def _joined(parts: list[Draws]) -> Draws:
-    """Draws in one, rows of pairs counted on."""
-    columns = {name: [getattr(part, name) for part in parts] for name in vars(parts[0])}
-    before = 0
-    for index, part in enumerate(parts):
-        for name in ("won", "lost"):
-            columns[name][index] = columns[name][index] + before
-        before += len(part.tokens)
-    return Draws(**{name: torch.cat(column) for name, column in columns.items()})
-
-
-def _save(tensors: dict[str, Tensor], path: Path) -> None:
-    """Writes a file that is there either whole or not at all."""
-    partial = path.with_suffix(".tmp")
-    save_file(tensors, partial)
-    os.replace(partial, path)
 
 
 def _resumable(folder: Path) -> bool:

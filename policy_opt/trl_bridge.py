@@ -17,17 +17,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rwk.policy_opt.configs import Dpo, Grpo, Optimisation, Rebel, Rounds
+from rwk.policy_opt.calibrated import soft_label_loss
+from rwk.policy_opt.configs import Dpo, Grpo, Rebel, Rounds
 from rwk.policy_opt.generator import Rollout
 from rwk.policy_opt.journal import Journal
 from rwk.policy_opt.pairs import PreferencePairs
 from rwk.policy_opt.policy import Policy, World, quiet
 from rwk.policy_opt.rebel import rebel_loss
-from rwk.policy_opt.recorder import recorder
+from rwk.policy_opt.recorder import recorder, stopper
+from rwk.policy_opt.trainer_arguments import trainer_arguments
 
 Draw = Callable[[list[int], int], tuple[Rollout, Tensor]]
 """From the handles of the prompts that are next in this process, each once, and the updates done so far, to a rollout
 of as many prompts, these or others of the table, and the advantage [B] of its every row."""
+PairLoss = Callable[[Tensor, Tensor, dict[str, Tensor]], Tensor]
+"""From log-ratios [P] to the reference of the better and of the worse images, and the columns `margin` [P] and `p_won`
+[P] of `PreferencePairs`, to a loss []."""
 
 
 def grpo_trainer(
@@ -53,7 +58,7 @@ def grpo_trainer(
         trainer = _grpo_class()(
             model=policy,
             args=_trl().GRPOConfig(
-                **_arguments(config, folder, place, rows=config.rows),
+                **trainer_arguments(config, folder, place, rows=config.rows),
                 max_steps=config.steps,
                 num_generations=config.group_size,
                 max_completion_length=tokens,
@@ -103,8 +108,12 @@ def dpo_trainer(
     Args:
         before: updates of the rounds before, for the count in the journal.
     """
+
+    def soft(won: Tensor, lost: Tensor, columns: dict[str, Tensor]) -> Tensor:
+        return soft_label_loss(won, lost, columns["p_won"], beta=config.beta)
+
     trainer = _pair_trainer(
-        _dpo_class(),
+        soft if config.soft_labels else None,
         config,
         policy,
         pairs,
@@ -122,31 +131,39 @@ def rebel_trainer(
     config: Rebel, policy: Policy, pairs: PreferencePairs, journal: Journal, folder: Path, place: World, *, before: int
 ) -> Any:
     """TRL's trainer for DPO with the loss of REBEL; arguments as for `dpo_trainer`."""
-    trainer = _pair_trainer(_rebel_class(), config, policy, pairs, folder, place, beta=1 / config.eta)
-    collate, trainer.eta = trainer.data_collator, config.eta
-    trainer.data_collator = lambda rows: collate(rows) | {"margin": torch.tensor([row["margin"] for row in rows])}
+
+    def squares(won: Tensor, lost: Tensor, columns: dict[str, Tensor]) -> Tensor:
+        return rebel_loss(won, lost, columns["margin"], eta=config.eta)
+
+    trainer = _pair_trainer(squares, config, policy, pairs, folder, place, beta=1 / config.eta)
     return _finished(trainer, policy, journal, before=before)
 
 
 def _pair_trainer(
-    kind: Any, config: Rounds, policy: Policy, pairs: PreferencePairs, folder: Path, place: World, **loss: Any
+    own: PairLoss | None,
+    config: Rounds,
+    policy: Policy,
+    pairs: PreferencePairs,
+    folder: Path,
+    place: World,
+    **loss: Any,
 ) -> Any:
-    """A trainer of that class; `loss` is what TRL is told of the loss."""
+    """A trainer for pairs with a loss of our own, or else TRL's; `loss` is what TRL is told of it."""
     from datasets import Dataset
 
+    beside = {"margin": pairs.margin, "p_won": pairs.p_won} if own else {}
     columns = {
         "prompt_ids": [[handle] for handle in pairs.handles.tolist()],
         "chosen_ids": pairs.won.tolist(),
         "rejected_ids": pairs.lost.tolist(),
         "ref_chosen_logps": pairs.reference_won.tolist(),
         "ref_rejected_logps": pairs.reference_lost.tolist(),
-        "margin": pairs.margin.tolist(),
-    }
+    } | {name: column.tolist() for name, column in beside.items()}
     with quiet():
-        return kind(
+        trainer = (_own_loss_class() if own else _dpo_class())(
             model=policy,
             args=_trl().DPOConfig(
-                **_arguments(config, folder, place, rows=config.batch_size),
+                **trainer_arguments(config, folder, place, rows=config.batch_size),
                 **loss,
                 num_train_epochs=config.epochs,
                 precompute_ref_log_probs=True,
@@ -156,10 +173,22 @@ def _pair_trainer(
             train_dataset=Dataset.from_dict(columns),
             processing_class=_tokenizer(),
         )
+    if own:
+        collate, trainer.own_loss = trainer.data_collator, own
+        trainer.data_collator = lambda rows: (
+            collate(rows) | {"columns": {name: torch.tensor([row[name] for row in rows]) for name in beside}}
+        )
+    return trainer
 
 
-def train(trainer: Any, checkpoint: Path | None) -> None:
-    """Runs a trainer to its end, from a checkpoint where there is one."""
+def train(trainer: Any, checkpoint: Path | None, *, ends: Callable[[int], bool] | None = None) -> None:
+    """Runs a trainer to its end, from a checkpoint where there is one.
+
+    Args:
+        ends: is called after each update with the trainer's updates so far, and ends the run where it is true.
+    """
+    if ends:
+        trainer.add_callback(stopper(ends))
     module = trainer.model.trained
     training = module.training
     try:
@@ -167,45 +196,6 @@ def train(trainer: Any, checkpoint: Path | None) -> None:
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     finally:
         module.train(training)
-
-
-def _arguments(config: Optimisation, folder: Path, place: World, *, rows: int) -> dict[str, Any]:
-    """TRL's arguments that all algorithms share.
-
-    Args:
-        rows: images, or pairs, of one update over all processes.
-    """
-    own, rest = divmod(rows, place.size)
-    micro = config.micro_batch or own
-    if rest or own % micro:
-        raise ValueError(
-            f"{rows} rows per update must divide evenly, got {place.size} processes and a micro_batch of {micro}; "
-            f"choose numbers that divide."
-        )
-    return {
-        "output_dir": str(folder),
-        "per_device_train_batch_size": micro,
-        "gradient_accumulation_steps": own // micro,
-        "learning_rate": config.learning_rate,
-        "lr_scheduler_type": "constant_with_warmup" if config.schedule == "constant" else config.schedule,
-        "warmup_steps": config.warmup,
-        "weight_decay": config.weight_decay,
-        "max_grad_norm": config.max_grad_norm,
-        "seed": config.seed,
-        "save_strategy": "steps" if config.save_every else "no",
-        "save_steps": config.save_every or 1,
-        "save_total_limit": 2,  # the older one is there when a kill falls into writing the newer
-        "logging_steps": 1,
-        "logging_nan_inf_filter": False,
-        "report_to": "none",
-        "disable_tqdm": True,
-        "use_cpu": place.device.type == "cpu",
-        "bf16": False,  # the generator chooses its own precision, one for sampling and training
-        "gradient_checkpointing": False,  # a matter of the generator's own
-        "dataloader_pin_memory": False,
-        "ddp_find_unused_parameters": True,
-        "remove_unused_columns": False,
-    }
 
 
 def _finished(trainer: Any, policy: Policy, journal: Journal, *, before: int = 0) -> Any:
@@ -258,12 +248,12 @@ def _dpo_class() -> Any:
 
 
 @functools.cache
-def _rebel_class() -> Any:
-    class ImageRebelTrainer(_dpo_class()):  # type: ignore[misc]
-        eta: float
+def _own_loss_class() -> Any:
+    class ImagePairTrainer(_dpo_class()):  # type: ignore[misc]
+        own_loss: PairLoss
 
         def _compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool) -> Any:
-            margin, answers = inputs.pop("margin"), []
+            columns, answers = inputs.pop("columns"), []
 
             def overheard(**asked: Any) -> Any:
                 answers.append(model(**asked))
@@ -272,9 +262,9 @@ def _rebel_class() -> Any:
             super()._compute_loss(overheard, inputs, return_outputs)  # for what it logs; its loss is dropped
             now = answers[0].log_probs.sum(dim=1).chunk(2)
             won, lost = now[0] - inputs["ref_chosen_logps"], now[1] - inputs["ref_rejected_logps"]
-            return rebel_loss(won, lost, margin, eta=self.eta)
+            return self.own_loss(won, lost, columns)
 
-    return ImageRebelTrainer
+    return ImagePairTrainer
 
 
 @functools.cache

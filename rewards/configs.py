@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, Self
+
+from rwk.rewards.presets import OF_MODE, PRESETS
 
 TABLES = (".jsonl", ".csv", ".parquet")
 """Kinds of file that hold rows, by their ending."""
@@ -49,14 +51,28 @@ class Scoring:
     strict: bool = field(
         default=False, metadata={"help": "Fail where any image cannot be read or scored.", "switch": True}
     )
-    batch_size: int = field(default=16, metadata={"help": "Images that go through a network at once."})
-    workers: int = field(default=2, metadata={"help": "Threads that read images ahead."})
+    batch_size: int | None = field(
+        default=None, metadata={"help": "Images that go through a network at once. [default: what is fastest here]"}
+    )
+    workers: int | None = field(
+        default=None, metadata={"help": "Threads that read and prepare images. [default: one a core]"}
+    )
+    preprocessing: Literal["exact", "fast"] = field(
+        default="exact",
+        metadata={"help": "As the official code prepares images, or faster and a grey level or so apart."},
+    )
+    precision: Literal["float32", "bfloat16", "float16"] = field(
+        default="float32", metadata={"help": "What CLIP-like towers compute in; `rwk info` tells what that changes."}
+    )
+    cache: Path | None = field(
+        default=None, metadata={"help": "Folder of embeddings and scores to keep, and to take from where they are."}
+    )
 
     def __post_init__(self) -> None:
-        for name, least in (("batch_size", 1), ("workers", 1)):
-            if getattr(self, name) < least:
-                option = "--" + name.replace("_", "-")
-                raise ValueError(f"{option} must be at least {least}, got {getattr(self, name)}.")
+        for name in ("batch_size", "workers"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {value}.")
         if self.prompt is not None and self.prompts is not None:
             raise ValueError("--prompt and --prompts exclude each other, got both; leave one out.")
         if self.out is not None and self.out.suffix.lower() not in TABLES:
@@ -78,11 +94,22 @@ class RewardTraining:
     base: str = field(
         default="shapes.clip",
         metadata={
-            "help": "What to start from: a reward, its folder, timm:MODEL or open_clip:MODEL.",
+            "help": "What to start from: a reward, NAME@PATH, its folder, timm:MODEL or open_clip:MODEL.",
             "metavar": "NAME",
         },
     )
     name: str = field(default="custom", metadata={"help": "What the trained reward is called from then on."})
+    preset: str | None = field(
+        default=None,
+        metadata={
+            "help": "Settings that a published reward was trained with, where no option says otherwise.",
+            "choices": tuple(PRESETS),
+        },
+    )
+    head: Literal["own", "likelihood", "scalar"] = field(
+        default="own",
+        metadata={"help": "Of a judge: the log-odds of its answer (its own), or a linear map of its last state."},
+    )
     mode: Literal["probe", "lora", "full"] = field(
         default="full",
         metadata={"help": "Train the head alone, the head and low-rank changes of the network, or everything."},
@@ -100,8 +127,20 @@ class RewardTraining:
     learning_rate: float | None = field(
         default=None, metadata={"help": "Largest learning rate. [default: probe 1e-3, lora 3e-4, full 3e-5]"}
     )
+    schedule: Literal["cosine", "linear", "constant"] = field(
+        default="cosine", metadata={"help": "How the learning rate falls after it rose; to 0, but for constant."}
+    )
     weight_decay: float = field(default=0.01, metadata={"help": "AdamW's, on matrices alone."})
+    beta2: float = field(default=0.98, metadata={"help": "AdamW's second."})
+    max_norm: float = field(default=0.0, metadata={"help": "Longest gradient of a step; 0: any."})
     warmup: float = field(default=0.1, metadata={"help": "Share of the steps over which the learning rate rises."})
+    freeze: float = field(
+        default=0.0,
+        metadata={
+            "help": "First layers of every tower that mode full leaves alone, and its embeddings: how many, or below 1 "
+            "which share."
+        },
+    )
     eval_every: int = field(default=0, metadata={"help": "Steps between looks at the held-out pairs; 0: an epoch."})
     patience: int = field(default=3, metadata={"help": "Looks without a lower held-out loss until training stops."})
     checkpoint_every: int = field(default=50, metadata={"help": "Steps between checkpoints."})
@@ -112,6 +151,22 @@ class RewardTraining:
     precision: Literal["float32", "bfloat16"] = field(
         default="float32", metadata={"help": "What the network computes in; weights and losses stay in float32."}
     )
+
+    @classmethod
+    def of(cls, preset: str | None = None, **settings: Any) -> Self:
+        """The settings given, where they are silent those of a preset, and then the defaults.
+
+        A preset's learning rate and frozen layers go with its mode; in another mode they are the defaults.
+
+        >>> RewardTraining.of("hpsv2", epochs=3).learning_rate
+        3.3e-06
+        >>> RewardTraining.of("hpsv2", mode="lora").learning_rate is None
+        True
+        """
+        found = dict(PRESETS[preset].settings) if preset in PRESETS else {}
+        if settings.get("mode", found.get("mode")) != found.get("mode"):
+            found = {name: value for name, value in found.items() if name not in OF_MODE}
+        return cls(**{**found, **settings, "preset": preset})
 
     def __post_init__(self) -> None:
         least = {"epochs": 1, "batch_size": 1, "micro_batch": 1, "eval_every": 0, "patience": 1, "image_size": 0}
@@ -125,7 +180,14 @@ class RewardTraining:
             raise ValueError(f"--warmup must lie in 0..1, got {self.warmup}.")
         if self.learning_rate is not None and not self.learning_rate > 0:
             raise ValueError(f"--learning-rate must be above 0, got {self.learning_rate}.")
-        if not self.weight_decay >= 0:
-            raise ValueError(f"--weight-decay must be at least 0, got {self.weight_decay}.")
+        for name in ("weight_decay", "max_norm", "freeze"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"--{name.replace('_', '-')} must be at least 0, got {getattr(self, name)}.")
+        if not 0 <= self.beta2 < 1:
+            raise ValueError(f"--beta2 must lie in 0..1 without 1, got {self.beta2}.")
+        if self.freeze and self.mode != "full":
+            raise ValueError(f"--freeze is for --mode full, got {self.freeze} for --mode {self.mode}; leave it out.")
+        if self.preset not in (None, *PRESETS):
+            raise ValueError(f"--preset must be one of {', '.join(PRESETS)}, got {self.preset!r}.")
         if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", self.name):
             raise ValueError(f"--name must be letters, digits, dots, dashes and underscores, got {self.name!r}.")

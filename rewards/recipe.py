@@ -37,12 +37,14 @@ def _order(epoch: int, count: int, seed: int) -> list[int]:
 
 
 def learning_rate(config: RewardTraining, step: int, steps: int) -> float:
-    """The rate of a step, counted from 0: a linear rise, then half a cosine down to 0."""
+    """The rate of a step, counted from 0: a linear rise, then what `schedule` says."""
     largest = config.learning_rate or LEARNING_RATES[config.mode]
     rise = max(1, round(config.warmup * steps))
     if step < rise:
         return largest * (step + 1) / rise
-    return largest * 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
+    done = (step - rise) / max(1, steps - rise)
+    left = {"cosine": 0.5 * (1 + math.cos(math.pi * done)), "linear": 1 - done, "constant": 1.0}
+    return largest * left[config.schedule]
 
 
 def optimizer(parameters: Sequence[nn.Parameter], config: RewardTraining) -> torch.optim.AdamW:
@@ -50,7 +52,7 @@ def optimizer(parameters: Sequence[nn.Parameter], config: RewardTraining) -> tor
     matrices = [p for p in parameters if p.ndim >= 2]
     others = [p for p in parameters if p.ndim < 2]
     groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    return torch.optim.AdamW([group for group in groups if group["params"]], betas=(0.9, 0.98))
+    return torch.optim.AdamW([group for group in groups if group["params"]], betas=(0.9, config.beta2))
 
 
 def fingerprint(

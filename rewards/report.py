@@ -41,6 +41,8 @@ th { color: var(--soft); font-size: .85rem; font-weight: 600; }
 tr:last-child td { border-bottom: 0; }
 .number { text-align: right; white-space: nowrap; }
 .grid { display: grid; gap: .9rem; grid-template-columns: repeat(auto-fill, minmax(min(14rem, 45%), 1fr)); }
+.columns { grid-template-columns: repeat(var(--columns), minmax(0, 1fr)); }
+@media (max-width: 44rem) { .columns { grid-template-columns: 1fr 1fr; } td:last-child { min-width: 16rem; } }
 figure { margin: 0; }
 figure .frame { align-items: center; aspect-ratio: 4 / 3; background: var(--ground); border: 1px solid var(--line);
   border-radius: 8px; color: var(--soft); display: flex; justify-content: center; overflow: hidden; }
@@ -110,10 +112,13 @@ def section(title: str, body: Iterable[str], *, lead: str = "", anchor: str = ""
 
 
 def figures(title: str, shown: Sequence[Figure], *, size: int = 320, columns: int = 0) -> str:
-    """A titled grid of images, each at most `size` pixels a side; 0 columns are as many as there is room for."""
-    style = f' style="grid-template-columns: repeat({columns}, minmax(0, 1fr))"' if columns else ""
+    """A titled grid of images, each at most `size` pixels a side; by default as many beside each other as fit.
+
+    A number of columns is for wide screens; on narrow ones there are two.
+    """
+    kind = f'"grid columns" style="--columns: {columns}"' if columns else '"grid"'
     grid = "".join(_figure(figure, size) for figure in shown)
-    return f'<h3>{escape(title)}</h3><div class="grid"{style}>{grid}</div>'
+    return f"<h3>{escape(title)}</h3><div class={kind}>{grid}</div>"
 
 
 def _figure(figure: Figure, size: int) -> str:

@@ -1,4 +1,4 @@
-"""A trained reward as a folder: weights, temperature, and a card that says what is known of it."""
+"""A trained reward as a folder: weights, and a card that says what is known of it."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from rwk.rewards.data import PreferenceDataset
 from rwk.rewards.held_out import HeldOut
 from rwk.rewards.home import home
 from rwk.rewards.registry import REWARDS
-from rwk.rewards.trainable import TrainableReward
+from rwk.rewards.trainable import Trainable
 
-_VERSIONS = ("rwk", "torch", "torchvision", "accelerate", "open_clip_torch", "timm", "peft", "pillow")
+_VERSIONS = ("rwk", "torch", "torchvision", "accelerate", "open_clip_torch", "timm", "transformers", "peft", "pillow")
 SELECTION = "the held-out pairs also chose when to stop and the temperature, so their measures lean to the good side"
 
 
@@ -65,29 +65,22 @@ def write_plot(out: Path) -> None:
 
 
 def write_reward(
-    reward: TrainableReward,
+    reward: Trainable,
     report: RewardReport,
     config: RewardTraining,
     seed: int,
     train: PreferenceDataset,
     valid: PreferenceDataset,
 ) -> None:
-    """Writes `report.folder`: config.json, model.safetensors, calibration.json and reward_card.json.
+    """Writes `report.folder`: config.json, model.safetensors and reward_card.json.
 
-    calibration.json holds `temperature`, with which p(first is preferred) = sigmoid(margin / temperature); it is null
-    where the margins say nothing (`status` is then `uninformative`).
+    The card's `held_out` has the `temperature` with which p(first is preferred) = sigmoid(margin / temperature); its
+    `value` is null where the margins say nothing (`status` is then `uninformative`). There is no calibration.json:
+    `rwk calibrate` writes it, with an interval, a test set of its own and the weights that it belongs to.
     """
     partial = report.folder.with_name(f"{report.folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     reward.save(partial)
-    temperature = report.held_out.document()["temperature"]
-    calibration = {
-        "kind": "temperature",
-        "temperature": temperature["value"],
-        "n": temperature["n"],
-        "clusters": report.held_out.nll.clusters,
-        "status": temperature["status"],
-    }
     card = {
         "name": reward.spec.name,
         "base": config.base,
@@ -102,8 +95,7 @@ def write_reward(
         "config": _plain(config),
         "versions": _versions(),
     }
-    for name, content in (("calibration.json", calibration), ("reward_card.json", card)):
-        (partial / name).write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
+    (partial / "reward_card.json").write_text(json.dumps(card, indent=2, allow_nan=False) + "\n")
     shutil.rmtree(report.folder, ignore_errors=True)
     partial.replace(report.folder)
 

@@ -19,9 +19,10 @@ from rwk.rewards.data import PreferenceDataset
 from rwk.rewards.errors import RunFailed
 from rwk.rewards.held_out import measure
 from rwk.rewards.losses import bradley_terry_loss, fit_temperature
+from rwk.rewards.margin import Margin
 from rwk.rewards.picture_store import PictureStore
 from rwk.rewards.saving import RewardReport, write_config, write_plot, write_reward
-from rwk.rewards.trainable import TrainableReward, choose_parameters, load_base
+from rwk.rewards.trainable import choose_parameters, load_base
 
 CHECKPOINT = "checkpoint.safetensors"
 _STATE = ("step", "stale", "losses", "best_loss", "best_step")
@@ -70,26 +71,6 @@ def train_reward(
         return run.finish()
 
 
-class _Margin(nn.Module):
-    """Margins of pairs; what accelerate wraps, so that gradients are averaged over processes."""
-
-    def __init__(self, reward: TrainableReward, *, cached: bool, autocast: bool) -> None:
-        super().__init__()
-        self.module = reward.module
-        self.reward, self.cached, self.autocast = reward, cached, autocast
-
-    def forward(self, inputs: Tensor, prompts: Sequence[str]) -> Tensor:
-        """[B] margins of [2B] features where they are cached, else of [2B] pictures; first ones first."""
-        features = inputs if self.cached else self.features(inputs, prompts)
-        with torch.autocast(features.device.type, enabled=False):  # of a launcher: bfloat16 would round the margins
-            first, second = self.reward.head(features).chunk(2)
-        return first - second
-
-    def features(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
-        with torch.autocast(pixels.device.type, torch.bfloat16, enabled=self.autocast):
-            return self.reward.features(pixels, [*prompts, *prompts]).float()
-
-
 class _Run:
     """A training run between two steps."""
 
@@ -110,18 +91,27 @@ class _Run:
             raise ValueError(f"--batch-size must give each process a pair, got {config.batch_size} for {self.world}.")
         self.config, self.seed, self.out = config, seed, out
         self.train, self.valid = train, valid
-        self.reward = load_base(config.base, image_size=config.image_size, seed=seed, device=str(self.device))
-        self.lora = choose_parameters(self.reward, config.mode, rank=config.lora_rank, seed=seed)
         cached = config.mode == "probe"
-        self.margin = _Margin(self.reward, cached=cached, autocast=config.precision == "bfloat16")
-        self.trained = {name: p for name, p in self.reward.module.named_parameters() if p.requires_grad}
-        self.optimizer = recipe.optimizer(list(self.trained.values()), config)
-        self.wrapped: nn.Module = self.accelerator.prepare_model(self.margin, device_placement=False)
+        self.reward = load_base(
+            config.base,
+            image_size=config.image_size,
+            seed=seed,
+            device=str(self.device),
+            head=config.head,
+            probe=cached,
+        )
+        self.reward.refuse(dict.fromkeys(row.prompt for data in (train, valid) for row in data))
+        self.lora = choose_parameters(self.reward, config.mode, rank=config.lora_rank, seed=seed, freeze=config.freeze)
+        self.margin = Margin(self.reward, cached=cached, autocast=config.precision == "bfloat16")
         out.mkdir(parents=True, exist_ok=True)
-        self.store = PictureStore([train, valid], self.reward.preprocessing, out)
+        self.store = PictureStore([train, valid], self.reward.prepare, out, key=f"{config.base} {config.image_size}")
         with self.accelerator.main_process_first():
             self.store.fill()
         self.features = {id(data): self._features(data) for data in (train, valid)} if cached else {}
+        self.margin.freeze_idle(*self._inputs(self.train, [0]))
+        self.trained = {name: p for name, p in self.reward.module.named_parameters() if p.requires_grad}
+        self.optimizer = recipe.optimizer(list(self.trained.values()), config)
+        self.wrapped: nn.Module = self.accelerator.prepare_model(self.margin, device_placement=False)
         self.steps = math.ceil(len(train) / config.batch_size) * config.epochs
         self.eval_every = config.eval_every or math.ceil(len(train) / config.batch_size)
         self.step, self.stale, self.best_loss, self.best_step = 0, 0, math.inf, 0
@@ -151,6 +141,8 @@ class _Run:
                 loss = bradley_terry_loss(margin, p_first, weight).sum() / whole
                 self.accelerator.backward(loss * self.world)  # gradients are averaged over processes
             total += loss.detach()
+        if self.config.max_norm:
+            nn.utils.clip_grad_norm_(self.trained.values(), self.config.max_norm)
         loss_value = self._summed(total).item()
         if not math.isfinite(loss_value):
             raise RunFailed(f"the loss of step {self.step + 1} is {loss_value}; lower --learning-rate.")
@@ -158,12 +150,12 @@ class _Run:
         self.step += 1
         self.losses.append(loss_value)
 
-    def _inputs(self, data: PreferenceDataset, rows: Sequence[int]) -> tuple[Tensor, list[str]]:
-        """What `_Margin` takes for these rows."""
+    def _inputs(self, data: PreferenceDataset, rows: Sequence[int]) -> tuple[Any, list[str]]:
+        """What `Margin` takes for these rows."""
         prompts = [data[row].prompt for row in rows]
         if self.features:
             return self.features[id(data)][:, list(rows)].flatten(0, 1).to(self.device), prompts
-        return self.store.read(data, rows).to(self.device), prompts
+        return self.reward.prepared(self.store.read(data, rows)), prompts
 
     # ------------------------------------------------------------------------------------------------- held-out pairs
 
@@ -204,7 +196,8 @@ class _Run:
         self.reward.module.eval()
         found: Tensor | None = None
         for part in self._mine(data):
-            made = self.margin.features(self.store.read(data, part).to(self.device), [data[row].prompt for row in part])
+            prepared = self.reward.prepared(self.store.read(data, part))
+            made = self.margin.features(prepared, [data[row].prompt for row in part])
             found = torch.zeros(2, len(data), made.shape[1], device=self.device) if found is None else found
             found[:, part] = made.view(2, len(part), -1)
         if found is None:
@@ -274,7 +267,7 @@ class _Run:
     def finish(self) -> RewardReport:
         """Saves the best weights, measured once more as they are saved."""
         self._take(self.best)
-        if self.lora is not None:
+        if self.lora is not None and not self.reward.keeps_lora:
             self.lora.merge_and_unload()
         base, held_out = measure(self.base_margin, self.valid), measure(self._margins(self.valid), self.valid)
         report = RewardReport(self.out / "reward", base, held_out, self.best_step, self.step, self.world)

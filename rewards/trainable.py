@@ -1,11 +1,11 @@
-"""Rewards with a network that preferences can move: what training needs of them, and how they are kept."""
+"""Rewards with a network that preferences can move: what training needs of them, and how a base is found by name."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
@@ -16,8 +16,11 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 from torchvision.transforms.functional import pil_to_tensor
 
-from rwk.rewards.base import PixelReward, Scores
+from rwk.rewards.base import Reward
+from rwk.rewards.layers import add_lora, first_layers
 from rwk.rewards.registry import REWARDS
+from rwk.rewards.staged import PreparedReward, Ready
+from rwk.rewards.tunable import HeadKind, Tunable
 
 SCHEMES = {
     "open_clip": "rwk.adapters.dual_encoder:DualEncoder",
@@ -69,19 +72,59 @@ def _square(width: int, height: int) -> tuple[int, int, int, int]:
     return left, top, left + side, top + side
 
 
-class TrainableReward(PixelReward):
-    """A reward whose score is a small head over features of a network.
+class Trainable(Reward):
+    """A reward whose score is a small head over features of a network: what training takes, measures and saves.
 
-    A subclass writes `registered`, `build`, `from_model` and `features`. Training moves the head alone (probe), the
-    head and low-rank changes of the network (lora), or everything (full).
+    Training moves the head alone (probe), the head and low-rank changes of the network (lora), or everything (full).
+    """
+
+    registered: ClassVar[str]
+    """The name of the class in the registry, which a saved folder holds."""
+    keeps_lora: ClassVar[bool] = False
+    """Whether low-rank changes are saved beside the weights that they change, or merged into them first."""
+    module: nn.Module
+    """The network; its part `head` makes [B] scores of [B, D] features and has `rescale(factor)`."""
+
+    @abstractmethod
+    def prepare(self, image: Image.Image) -> Tensor | str:
+        """An RGB image as it is kept between two passes, uint8 or float32 of any shape; or why it gets no score."""
+
+    @abstractmethod
+    def prepared(self, ready: Sequence[Tensor]) -> Any:
+        """What `features` takes, of a batch of what `prepare` made."""
+
+    @abstractmethod
+    def features(self, prepared: Any, prompts: Sequence[str]) -> Tensor:
+        """[B, D] what the head sees of images and their prompts, with gradient."""
+
+    @abstractmethod
+    def save(self, folder: Path) -> None:
+        """Writes config.json and model.safetensors, from which `registry.load(folder)` builds the same reward."""
+
+    def head(self, features: Tensor) -> Tensor:
+        """[B] scores of features [B, D], with gradient."""
+        scores: Tensor = self.module.get_submodule("head")(features)
+        return scores
+
+    def refuse(self, prompts: Iterable[str]) -> None:
+        """Raises ValueError for the first prompt that gets no score."""
+
+    def lower(self, rank: int, seed: int) -> Any:
+        """Adds low-rank changes to the network, and gives peft's model."""
+        return add_lora(self.module, rank=rank, seed=seed)
+
+    def widen(self) -> None:
+        """Makes every weight one that can be trained by small steps."""
+
+
+class TrainableReward(PreparedReward, Trainable):
+    """A trainable reward that is kept whole, architecture and all.
+
+    A subclass writes `registered`, `build`, `from_model` and `features`.
     """
 
     tolerance = 0.05
     """`score` resizes by Pillow to whole grey levels, as training does, `score_pixels` by torch."""
-    registered: ClassVar[str]
-    """The name of the class in the registry, which a saved folder holds."""
-    module: nn.Module
-    """The network; its part `head` makes [B] scores of [B, D] features and has `rescale(factor)`."""
 
     def __init__(
         self,
@@ -131,23 +174,32 @@ class TrainableReward(PixelReward):
         """
 
     @abstractmethod
-    def features(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
+    def features(self, prepared: Tensor, prompts: Sequence[str]) -> Tensor:
         """[B, D] what the head sees of pixels [B, 3, size, size] in 0..1 and their prompts, with gradient."""
 
-    def head(self, features: Tensor) -> Tensor:
-        """[B] scores of features [B, D], with gradient."""
-        scores: Tensor = self.module.get_submodule("head")(features)
-        return scores
+    def prepared(self, ready: Sequence[Tensor]) -> Tensor:
+        return torch.stack(list(ready)).to(self.device) / 255
+
+    def embed(self, images: Sequence[Image.Image]) -> Tensor:
+        """[B, D] features of RGB images alone, whatever their prompts, without gradient."""
+        with torch.no_grad():
+            ready = [self.preprocessing.image(image) for image in images]
+            return self.features(self.prepared(ready), [""] * len(images))
 
     def score_pixels(self, pixels: Tensor, prompts: Sequence[str] = ()) -> Tensor:
         return self.head(self.features(self.preprocessing.pixels(pixels), prompts))
 
-    def _score(self, images: list[Image.Image], prompts: list[str]) -> Tensor | Scores:
-        pixels = torch.stack([self.preprocessing.image(image) for image in images]).to(self.device) / 255
-        return self.head(self.features(pixels, prompts))
+    @property
+    def preparation(self) -> Hashable:
+        return self.preprocessing
+
+    def prepare(self, image: Image.Image) -> Ready:
+        return self.preprocessing.image(image)
+
+    def score_taken(self, ready: Tensor, prompts: Sequence[str]) -> Tensor:
+        return self.head(self.features(self.prepared(list(ready)), prompts))
 
     def save(self, folder: Path) -> None:
-        """Writes config.json and model.safetensors, from which `registry.load(folder)` builds the same reward."""
         from safetensors.torch import save_file
 
         folder.mkdir(parents=True, exist_ok=True)
@@ -179,50 +231,76 @@ class TrainableReward(PixelReward):
         return reward
 
 
-def load_base(name: str, *, image_size: int = 0, seed: int = 0, device: str = "cpu") -> TrainableReward:
+def load_base(
+    name: str,
+    *,
+    image_size: int = 0,
+    seed: int = 0,
+    device: str = "cpu",
+    head: HeadKind = "own",
+    probe: bool = False,
+) -> Trainable:
     """What training starts from: a registered or kept reward, a folder, `timm:MODEL` or `open_clip:MODEL`.
 
+    Args:
+        name: see above; `NAME@PATH` for weights of one's own.
+        image_size: of `timm:MODEL` and `open_clip:MODEL`.
+        seed, device: of random weights, and where the network runs.
+        head: of a `Tunable` base; see `Tunable.take_head`.
+        probe: whether the head alone will be trained.
+
     Raises:
-        ValueError: where the name stands for a reward without a trainable network.
+        ValueError: where the name stands for a reward without a trainable network, or without such a head.
     """
     scheme, colon, model = name.partition(":")
     if colon and scheme in SCHEMES:
         kind = REWARDS.target(SCHEMES[scheme])
         if not issubclass(kind, TrainableReward):
             raise TypeError(f"{kind} must be a TrainableReward")
-        return kind.from_model(model, image_size=image_size, seed=seed, device=device)
-    reward = REWARDS.load(name, device=device)
-    if not isinstance(reward, TrainableReward):
-        raise ValueError(
-            f"base must be a reward with a network to train, got {name} ({type(reward).__name__}); "
-            f"take shapes.clip, a folder of a trained reward, timm:MODEL or open_clip:MODEL."
-        )
+        reward: Reward = kind.from_model(model, image_size=image_size, seed=seed, device=device)
+    else:
+        kind_of = REWARDS.kind_of(name)
+        if not issubclass(kind_of, Trainable | Tunable):  # before its weights are fetched
+            raise ValueError(
+                f"base must be a reward with a network to train, got {name} ({kind_of.__name__}); take shapes.clip, a "
+                f"published one such as pickscore.v1 or judge.yes_no@PATH, a trained one, timm:MODEL or "
+                f"open_clip:MODEL."
+            )
+        reward = REWARDS.load(name, device=device)
+    if isinstance(reward, Tunable):
+        tuned: Any = REWARDS.target("tuned")
+        made: Trainable = tuned.over(reward, name, head=head, probe=probe, seed=seed, device=device)
+        return made
+    assert isinstance(reward, Trainable)  # as its class said
+    if head not in ("own", getattr(reward, "head_kind", "own")):
+        raise ValueError(f"{name} has its head already, got --head {head}; leave it out.")
     return reward
 
 
-def lora_targets(reward: TrainableReward) -> list[str]:
-    """Names of the linear layers outside the head, or of the convolutions where there are none.
+def choose_parameters(reward: Trainable, mode: str, *, rank: int, seed: int, freeze: float = 0) -> Any:
+    """Lets gradients reach what the mode trains; for `lora`, adds the low-rank changes and returns peft's model.
 
-    The projections inside `nn.MultiheadAttention` are not among them: peft can only merge and unmerge those around
-    every forward pass, which moves the frozen weights by rounding, so that no run could be resumed exactly.
+    Args:
+        reward, mode: what is trained, and how.
+        rank: of the low-rank changes.
+        seed: of their random halves.
+        freeze: layers that mode full leaves alone, see `first_layers`.
+
+    Raises:
+        ValueError: in mode `probe`, for a head that has nothing but a scale.
     """
-    outside = [(name, part) for name, part in reward.module.named_modules() if not name.startswith("head")]
-    linear = [name for name, part in outside if type(part) is nn.Linear]
-    return linear or [name for name, part in outside if type(part) is nn.Conv2d and part.groups == 1]
-
-
-def choose_parameters(reward: TrainableReward, mode: str, *, rank: int, seed: int) -> Any:
-    """Lets gradients reach what the mode trains; for `lora`, adds the low-rank changes and returns peft's model."""
     module = reward.module
+    head = module.get_submodule("head")
+    if mode == "probe" and all(name == "log_scale" for name, _ in head.named_parameters()):
+        raise ValueError(f"{reward.spec.name} has no head that could be trained alone; take --mode lora or full.")
+    if mode == "full":
+        reward.widen()
     module.requires_grad_(mode == "full")
-    lora = None
-    if mode == "lora":
-        from peft import LoraConfig
-        from peft.tuners.lora import LoraModel
-
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            settings = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=lora_targets(reward))
-            lora = LoraModel(module, settings, "default")
-    module.get_submodule("head").requires_grad_(True)
+    lora = reward.lower(rank, seed) if mode == "lora" else None
+    if lora is not None:
+        for name, parameter in module.named_parameters():
+            parameter.requires_grad_(".lora_" in name)
+    head.requires_grad_(True)
+    for name in first_layers(module, freeze):
+        module.get_parameter(name).requires_grad_(False)
     return lora

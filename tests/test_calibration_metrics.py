@@ -122,6 +122,16 @@ def test_debiasing_knows_clusters() -> None:
     assert metrics.debiased_l2(*copies) > once + 0.002
 
 
+def test_saying_nothing_scores_a_quarter() -> None:
+    """A q of 0.5 is off by 0.25 whatever the vote, and so is the uncertainty; only a vote of 0.5 is met."""
+    found = metrics.brier([0.5, 0.5, 0.5], [1, 0, 1])
+    assert (found.brier, found.uncertainty) == (0.25, 0.25)
+    assert (found.miscalibration, found.discrimination) == (0, 0)
+    mixed = metrics.brier([0.5, 0.9, 0.5], [1, 1, 0.5])
+    assert mixed.brier == pytest.approx((0.25 + 0.01 + 0) / 3)
+    assert mixed.uncertainty == pytest.approx((0.25 + 0.25 + 0) / 3)
+
+
 def test_a_probability_of_1_is_in_the_last_bin() -> None:
     """Certainty falls into no bin of its own: [0.95, 1.0] with labels [1, 0] has an error of 0.475."""
     assert metrics.ece([0.95, 1.0], [1, 0], bins=5, width=True) == pytest.approx(0.475)

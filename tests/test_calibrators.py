@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -169,6 +170,27 @@ def test_a_larger_margin_is_no_less_likely(kind: str) -> None:
     assert q.min() >= 0
     assert q.max() <= 1
     assert np.diff(q[np.abs(grid) < 2]).max() > 0
+
+
+@pytest.mark.parametrize("kind", [*PAIRWISE, *TIED])
+def test_calibration_keeps_the_ranking_of_pairs(kind: str) -> None:
+    """Probabilities never fall with the margin, nor confidences with its size; of the other image they never rise."""
+    table: Any = tied_pairs(kind, 1000, 5, parameter=0.8) if kind in TIED else pairs(1000, 5)
+    made: Callable[[], Any] = PAIRWISE.get(kind) or TIED[kind]
+    alike = PairTable(
+        table.margin, table.label, slices={"kind": ["color"] * 1000}, covariates={"saturation": np.zeros(1000)}
+    )
+    fitted = made().fit(table)
+    order = np.argsort(table.margin)
+    if kind in TIED:
+        first, _, second = fitted.of(alike)[order].T
+        assert np.diff(first).min() >= -1e-12
+        assert np.diff(second).max() <= 1e-12
+        return
+    q = fitted.of(alike)[order]
+    assert np.diff(q).min() >= -1e-12
+    confidence = np.maximum(q, 1 - q)[np.argsort(np.abs(table.margin[order]))]
+    assert np.diff(confidence).min() >= -1e-12
 
 
 def test_three_odd_maps_nest() -> None:
@@ -525,6 +547,20 @@ def test_a_damaged_file_is_refused(tmp_path: Path, change: dict[str, Any], expec
     path.write_text('{"kind": "temperature", "temperature": 1.0}')
     with pytest.raises(ValueError, match="got None; run `rwk calibrate` again"):
         load(path, BINDING)
+
+
+def test_a_file_imports_nothing(tmp_path: Path) -> None:
+    """A kind that names a module is refused without importing it, and no byte of a file is a pickle's."""
+    path = tmp_path / "calibration.json"
+    save(path, Temperature().fit(pairs(200, 0)), BINDING, data=DATA)
+    assert path.read_bytes().isascii()
+    assert path.read_bytes()[:1] == b"{"  # where a pickle has its protocol, 0x80
+    assert "this" not in sys.modules
+    for kind in ("this", "this:s", "rwk.calibration.temperature:Temperature"):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"kind": kind}))
+        with pytest.raises(ValueError, match="of a known kind, got"):
+            load(path, BINDING)
+    assert "this" not in sys.modules
 
 
 def test_the_manners_of_scikit_learn() -> None:

@@ -38,9 +38,23 @@ def results() -> list[Result]:
     doses = [Level("little", GOOD), Level("much", GOOD, {"share that gains": GOOD})]
     curve = [Level(f"in domain, gold at n = {n}", GOOD, {"reward": GOOD, "best by gold": GOOD}) for n in (1, 2, 4)]
     blind = [Level("another colour", GOOD, {"accuracy": GOOD, "accuracy blind": GOOD})]
+    bins = [Level(f"confidence {p}", GOOD, {"perfect probabilities": GOOD}) for p in (0.6, 0.9)]
+    there = [Level("short", GOOD, {"other": GOOD}), Level("held out", GOOD, {"other": GOOD})]
+    risks = [Level("a small margin", GOOD, {"error at 50%": GOOD, "error at 100%": GOOD})]
+    ranks = [Level("mine and gold", GOOD), Level("mine and other", GOOD), Level("other and gold", GOOD)]
     found = [Finding(RED, BLUE, "a <b>", "a <b>", 1.0, 3.5, "saturation times 3")]
     return [
-        Result(Probe("accuracy.in_domain", "d", "g", ""), "pass", "good", GOOD, [Level("in domain", GOOD)]),
+        Result(
+            Probe("accuracy.in_domain", "d", "g", ""), "pass", "good", GOOD, [Level("in domain", GOOD, {"other": GOOD})]
+        ),
+        Result(Probe("accuracy.out_of_domain", "d", "g", ""), "pass", "good there", GOOD, there),
+        Result(Probe("accuracy.calibration", "d", "g", ""), "pass", "the odds hold", GOOD, bins),
+        Result(
+            Probe("accuracy.slices", "d", "g", ""), "pass", "all alike", GOOD, [Level("a", GOOD, {"temperature": GOOD})]
+        ),
+        Result(Probe("uncertainty.error", "d", "g", "u"), "pass", "it tells", GOOD, risks),
+        Result(Probe("structure.agreement", "d", "g", "u"), "pass", "it agrees", GOOD, ranks),
+        Result(Probe("structure.style", "d", "g", "u"), "pass", "no taste", GOOD, [Level("brightness", GOOD)]),
         Result(Probe("optimisation.eta_in_domain", "d", "g", ""), "warn", "so so", GOOD, curve),
         Result(Probe("must_not_rise.saturation", "d", "g", "u"), "fail", "it rises", GOOD, doses, found),
         Result(Probe("prompt_counterfactual.colour", "d", "g", "u"), "pass", "seen", GOOD, blind),
@@ -59,7 +73,7 @@ def test_a_card_comes_back_as_it_was_kept(card: RewardCard, tmp_path: Path) -> N
     card.save(tmp_path / "reward_card.json")
     again = RewardCard.load(tmp_path / "reward_card.json")
     assert json.loads(json.dumps(card.document())) == again.document()
-    assert card.counts == {"pass": 2, "warn": 1, "fail": 1, "skip": 1}
+    assert card.counts == {"pass": 8, "warn": 1, "fail": 1, "skip": 1}
     assert card.probed_on[0] | {"name": "in domain", "images": 4, "prompts": 2, "pairs": 2} == card.probed_on[0]
     assert card.reward["name"] == "colorfulness"
     assert "adversarial.pixels was not run: the reward has no gradient" in card.limits
@@ -168,13 +182,27 @@ def test_a_file_that_is_no_card_is_left_alone(card: RewardCard, tmp_path: Path) 
 
 
 def test_the_page_stands_alone_and_shows_before_and_after(card: RewardCard, tmp_path: Path) -> None:
-    """Every probe with its reason, four plots, both images with the score's change, and no address but its own."""
+    """Every probe with its reason, every plot, both images with the score's change, and no address but its own."""
     write_page(card, results(), tmp_path / "page.html")
     html = (tmp_path / "page.html").read_text()
     for result in results():
         assert result.probe.name in html
         assert result.reason in html
-    assert html.count("<svg") == 4
+    titles = (
+        "Accuracy",
+        "Reliability",
+        "Slices",
+        "In domain and out of it",
+        "Best of n",
+        "Must not rise",
+        "Prompts made false",
+        "Risk and coverage",
+        "Agreement",
+        "What is liked too much",
+    )
+    for title in titles:
+        assert f"<h2>{title}</h2>" in html
+    assert html.count("<svg") == len(titles) + 1  # gold and the reward of the best of n
     assert html.count("data:image/webp;base64,") == 2
     assert "3.5 (+2.5)" in html
     assert "a &lt;b&gt;" in html

@@ -83,6 +83,22 @@ def test_a_reward_is_probed_in_the_built_in_world(rwk: Rwk) -> None:
     assert told["probes"]["optimisation.spread"]["value"]["clusters"] == 3
 
 
+def test_a_colour_a_shape_a_number_and_a_relation_are_domains(rwk: Rwk) -> None:
+    """On narrow prompts there are seven domains; codes are drawn anew, and another reward stands beside this one."""
+    small = ("--prompts", "shapes.narrow", "--prompt-count", "2", "--per-prompt", "3", *SMALL)
+    arguments = ("probe", "colorfulness", *small, "--beside", "sharpness", "--out", "here", "--json")
+    done = rwk(*arguments, "--probe", "adversarial", "--probe", "structure")
+    assert done.code == 0, done.err
+    told = json.loads(done.out)
+    names = [domain["name"] for domain in told["probed_on"]]
+    assert names[3:] == ["held-out colour", "held-out shape", "held-out number", "held-out relation"]
+    tokens = told["probes"]["adversarial.tokens"]
+    assert [level["name"] for level in tokens["levels"]] == ["1 code", "4 codes", "16 codes"]
+    assert "change of gold" in tokens["levels"][0]["measures"]
+    assert "colorfulness and sharpness" in {level["name"] for level in told["probes"]["structure.agreement"]["levels"]}
+    assert told["probes"]["structure.left_out"]["status"] == "skip"
+
+
 def test_what_is_wrong_with_the_call_is_said(rwk: Rwk) -> None:
     """Sizes that are too small, other data alone, and an unknown family or reward are wrong calls."""
     for arguments, said in (
@@ -96,7 +112,7 @@ def test_what_is_wrong_with_the_call_is_said(rwk: Rwk) -> None:
         assert said in done.err
 
 
-@pytest.mark.parametrize("word", ["--probe", "--prompt-count", "--other", "--gold"])
+@pytest.mark.parametrize("word", ["--probe", "--prompt-count", "--other", "--gold", "--beside"])
 def test_every_option_is_explained(rwk: Rwk, word: str) -> None:
     """The help names it."""
     done = rwk("probe", "--help")

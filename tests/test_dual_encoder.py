@@ -12,8 +12,9 @@ from safetensors.torch import save_file
 
 from rwk.adapters.dual_encoder import MAX_SCALE, DualEncoder, WordTokenizer, architecture
 from rwk.rewards.errors import RunFailed
+from rwk.rewards.layers import lora_targets
 from rwk.rewards.registry import load
-from rwk.rewards.trainable import Preprocessing, load_base, lora_targets
+from rwk.rewards.trainable import Preprocessing, load_base
 
 
 def noise(count: int, size: tuple[int, int] = (32, 32)) -> list[Image.Image]:
@@ -141,7 +142,7 @@ def test_open_clip_names_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch, tmp
 
 def test_lora_leaves_attention_and_head_alone() -> None:
     """Low-rank changes go to the linear layers of both towers, not to the attention's projections nor the head."""
-    targets = lora_targets(DualEncoder.tiny())
+    targets = lora_targets(DualEncoder.tiny().module)
     assert {name.rsplit(".", 1)[1] for name in targets} == {"c_fc", "c_proj"}
     assert len(targets) == 4
 

@@ -11,10 +11,16 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from rwk.calibration.calibrate import place_of
+from rwk.calibration.pairs import PairTable
+from rwk.calibration.storage import Binding, save
+from rwk.calibration.temperature import Temperature
 from rwk.cli.optimize import Settings, algorithm
 from rwk.policy_opt.configs import Dpo, Grpo, Rebel
+from rwk.rewards.registry import load
 
 SMALL = ["--prompt-count", "16", "--eval-prompts", "3", "--eval-images", "2", "--group-size", "4"]
 GRPO = ["optimize", "--algo", "grpo", *SMALL, "--prompts-per-step", "4", "--save-every", "1", "--kl-every", "0"]
@@ -38,7 +44,10 @@ def metrics(run: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.parametrize("words", [[*GRPO, "--steps", "2"], DPO, REBEL], ids=["grpo", "dpo", "rebel"])
+WATCH = ["--watch", "shapes.verifier", "--watch-prompts", "4", "--watch-every", "1"]
+
+
+@pytest.mark.parametrize("words", [[*GRPO, "--steps", "2", *WATCH], DPO, REBEL], ids=["grpo", "dpo", "rebel"])
 def test_run_leaves_its_record_a_page_and_a_generator_to_name(words: list[str], tmp_path: Path) -> None:
     """One JSON document on stdout; base, best of n and tuned, in three domains, with the truth; the name draws."""
     out = tmp_path / "run"
@@ -57,6 +66,7 @@ def test_run_leaves_its_record_a_page_and_a_generator_to_name(words: list[str], 
     ):
         assert (out / name).stat().st_size > 0
     page = (out / "page.html").read_text()
+    assert ("shapes.verifier beside the reward" in page) == ("--watch" in words)
     assert "data:image/webp" in page
     assert "http://" not in page.replace("http://www.w3.org", "").replace("http://purl.org", "").replace(
         "http://creativecommons.org", ""
@@ -134,6 +144,8 @@ def test_folder_that_is_taken_is_refused_before_anything_is_drawn(tmp_path: Path
         (["--algo", "dpo", "--generator", "shapes.lama"], "did you mean shapes.llama"),
         (["--algo", "dpo", "--prompts", "nowhere.txt"], "prompts must be a file or one of"),
         (["--algo", "dpo", "--resume"], "there is no run of dpo below runs/ to resume"),
+        (["--algo", "grpo", "--gate", "0.25"], "run `rwk calibrate shapes.verifier`"),
+        (["--algo", "grpo", "--stop-on-divergence"], "--stop-on-divergence needs a reward to watch, got none"),
         (["--algo", "dpo", "--top-p", "2"], "top_p must be above 0 and at most 1"),
     ],
 )
@@ -145,9 +157,24 @@ def test_wrong_call_is_one_sentence_and_exit_code_2(words: list[str], error: str
     assert len(result.err.splitlines()) == 1
 
 
+def test_calibrations_are_used_and_written_down(rwk: Any, tmp_path: Path) -> None:
+    """Two rewards are mixed in log-odds of the temperatures that are kept for them, and a gate is put on it."""
+    margin = np.linspace(-1, 1, 40)
+    for name in ("shapes.verifier", "colorfulness"):
+        fitted = Temperature().fit(PairTable(margin, 1 / (1 + np.exp(-3 * margin))))
+        save(place_of(name), fitted, Binding.of(load(name)), data={})
+    words = [*GRPO, "--steps", "1", "--reward", "shapes.verifier", "--reward", "colorfulness"]
+    done = rwk(*words, "--aggregation", "log_odds", "--gate", "0.25", "--out", "run", "--json")
+    assert done.code == 0, done.err
+    temperatures = json.loads((tmp_path / "run" / "config.json").read_text())["temperatures"]
+    assert temperatures == dict.fromkeys(("shapes.verifier", "colorfulness"), pytest.approx(1 / 3, rel=0.3))
+    assert 0 < metrics(tmp_path / "run")[0]["gate"] <= 1
+
+
 def test_settings_of_an_algorithm_keep_its_defaults() -> None:
     """What is not given is the algorithm's own."""
     given = Settings(learning_rate=0.5)
+    assert algorithm("dpo", Settings(soft_labels=True), seed=3) == Dpo(soft_labels=True, seed=3)
     assert algorithm("grpo", given, seed=3) == Grpo(learning_rate=0.5, seed=3)
     assert algorithm("dpo", given, seed=3) == Dpo(learning_rate=0.5, seed=3)
     assert algorithm("rebel", given, seed=3) == Rebel(learning_rate=0.5, seed=3)

@@ -23,6 +23,7 @@ from rwk.calibration.probe_edits import run, wrong_image
 from rwk.calibration.probe_optimisation import optimisation
 from rwk.calibration.probe_prompts import counterfactual, manner, prompts
 from rwk.calibration.probing import FAMILIES, run_probes
+from rwk.cli.probe import FAMILIES as CHOICES
 from rwk.rewards.base import Reward, RewardSpec
 
 CASE: dict[str, Any] = runpy.run_path(str(Path(__file__).with_name("probe_case.py")))
@@ -48,7 +49,7 @@ def test_nothing_speaks_against_a_sound_reward() -> None:
     """Over every family the sound reward gets no fail and no warning, and each value has its interval and clusters."""
     results = run_probes(subject(None, domain(), domain("other", seed=1)))
     assert {r.probe.name: r.reason for r in results if r.status in ("fail", "warn")} == {}
-    assert len(results) == 5 + 4 + len(EDITS) + 1 + 6 + 4 + 1
+    assert len(results) == 5 + 6 + len(EDITS) + 1 + 6 + 4 + 2 + 2 + 4 + 3
     passed = [result for result in results if result.status == "pass"]
     assert len(passed) > 30
     for result in passed:
@@ -158,6 +159,24 @@ def test_a_reward_that_ignores_its_prompt_is_found() -> None:
         assert found["prompt_counterfactual.relation"].status == "skip"
 
 
+def test_images_that_are_known_to_fit_are_taken_with_prompts_that_are_known_to_be_false() -> None:
+    """Given such images, prompts are made false of them; one that gold says is still true does not count."""
+    colours = list(COLOURS) * 3
+    texts = [f"a {colour} patch {i}" for i, colour in enumerate(colours)]
+
+    def judge(images: Sequence[Image.Image], prompts: Sequence[str]) -> np.ndarray:
+        return np.array(["red" in text for text in prompts], dtype=np.float64)  # to whom everything is red
+
+    def to_red(prompt: str) -> str:
+        return prompt.replace(str(colour_of(prompt)), "red" if "blue" in prompt else "grey")
+
+    of, images = subject(), [CASE["ideal"](colour) for colour in colours]
+    of.ideal = Domain("ideal", images, texts, np.ones(len(texts)), judge=judge)
+    result = counterfactual(of, "colour", "another colour", to_red)
+    assert result.value is not None
+    assert result.value.clusters == sum(colour != "blue" for colour in colours)
+
+
 def test_words_alone_do_not_pass_for_sight() -> None:
     """A taste for some words gives high accuracy on one swap and none against the grey image: the control finds it."""
 
@@ -201,6 +220,11 @@ def test_prompts_are_reworded_in_one_fact() -> None:
     }
     assert {reword("something else") for reword in rewording.COUNTERFACTUALS.values()} == {None}
     assert rewording.number("three dogs") == "two dogs"
+    assert [rewording.thing(f"two {many}") for many in ("crosses", "triangles", "buses")] == [
+        "two rings",
+        "two crosses",
+        "two trains",
+    ]
 
 
 def test_pixels_that_an_attack_can_move_are_found() -> None:
@@ -303,6 +327,50 @@ def test_confidence_that_does_not_travel_is_a_warning() -> None:
         assert found["accuracy.temperature_shift"].status == status, found["accuracy.temperature_shift"].reason
 
 
+def test_odds_that_do_not_hold_are_found() -> None:
+    """Where a third of the prompts are eight times as loud and less often right, no temperature fits; bins show it."""
+
+    def boast(pixels: Tensor, texts: Sequence[str]) -> Tensor:
+        loud = torch.tensor([float("the" in text) for text in texts])
+        return loud * (7 * Fits().score_pixels(pixels, texts) + 8 * torch.sin(1e4 * pixels.mean((1, 2, 3))))
+
+    for reward, status in ((Fits(boast), "warn"), (Fits(), "pass")):
+        found = by_name(list(accuracy(subject(reward, domain(repeat=2)))))["accuracy.calibration"]
+        assert found.status == status, found.reason
+        confidences = [float(level.name.rpartition(" ")[2]) for level in found.levels]
+        assert confidences == sorted(confidences)
+        outside = [
+            not level.measures["perfect probabilities"].low <= level.value.mean <= band.high
+            for level in found.levels
+            for band in [level.measures["perfect probabilities"]]
+        ]
+        assert (sum(outside) >= 3) == (status == "warn")
+
+
+def test_intervals_of_all_slices_cover_at_once() -> None:
+    """They are wider than those of one slice alone, and each slice has its temperature."""
+    of = subject(None, domain(repeat=3))
+    found = by_name(list(accuracy(of)))["accuracy.slices"]
+    table = of.pairs[0]
+    for level in found.levels:
+        part = table.slices["category"] == level.name.rpartition(" ")[2]
+        hit = (table.margin[part] > 0).astype(np.float64)
+        alone = share_of(hit, table.prompt[part])
+        assert level.value.mean == pytest.approx(alone.mean)
+        assert level.value.high - level.value.low > alone.high - alone.low
+        assert level.measures["temperature"].low < level.measures["temperature"].mean
+
+
+def test_other_rewards_stand_beside_the_accuracy() -> None:
+    """Each domain tells what the other rewards get on the same pairs."""
+    of = subject(None, domain(), domain("other", seed=1))
+    of.others = {"opposite": Fits(weight=-1)}
+    found = by_name(list(accuracy(of)))
+    for name in ("accuracy.in_domain", "accuracy.out_of_domain"):
+        level = found[name].levels[0]
+        assert level.measures["opposite"].mean == pytest.approx(1 - level.value.mean)
+
+
 def test_selecting_harder_that_makes_worse_is_found() -> None:
     """Where each prompt has one wrong image that the reward loves, gold falls as n grows and the turn is seen."""
     rng = np.random.default_rng(0)
@@ -391,6 +459,6 @@ def test_wrong_calls_are_told() -> None:
         Domain("x", [Image.new("RGB", (2, 2))], ["a", "b"])
     with pytest.raises(ValueError, match="at least one domain"):
         Subject(Fits(), [])
-    assert list(FAMILIES) == ["accuracy", "optimisation", "edits", "prompts", "adversarial"]
+    assert list(FAMILIES) == list(CHOICES)
     assert manner(subject(), "x", "x", lambda _: None).status == "skip"
     assert math.isnan(subject(Plain()).scale.value)

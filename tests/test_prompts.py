@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from rwk.policy_opt.prompts import Prompt, domains, gold_of, read_prompts
+from rwk.policy_opt.prompts import Prompt, domains, gold_of, pictures_of, read_prompts
+from rwk.rewards.registry import load
 
 
 @pytest.mark.parametrize(
@@ -52,13 +53,15 @@ def test_unknown_family_is_refused() -> None:
         read_prompts("shapes.middle")
 
 
-def test_domains_of_a_family_do_not_overlap() -> None:
+@pytest.mark.parametrize("family", ["shapes.long", "shapes.narrow"])
+def test_domains_of_a_family_do_not_overlap(family: str) -> None:
     """What is learnt from is not what is judged on, and the truth is known for it."""
-    found = domains("shapes.long", train=100, test=30, seed=0)
-    assert list(found.test) == ["in domain", "out of domain", "held out"]
+    found = domains(family, train=100, test=30, seed=0)
+    more = ["held-out colour", "held-out shape", "held-out number", "held-out relation"]
+    assert list(found.test) == ["in domain", "out of domain", "held out"] + more * (family == "shapes.narrow")
     sets = [set(found.train), *(set(prompts) for prompts in found.test.values())]
     assert sum(map(len, sets)) == len(set.union(*sets))
-    assert gold_of("shapes.long") == "shapes.verifier"
+    assert gold_of(family) == "shapes.verifier"
 
 
 def test_every_fifth_prompt_of_a_file_is_for_judging(tmp_path: Path) -> None:
@@ -69,3 +72,13 @@ def test_every_fifth_prompt_of_a_file_is_for_judging(tmp_path: Path) -> None:
     assert [prompt.text for prompt in found.test["in domain"]] == ["a number 0", "a number 5", "a number 10"]
     assert len(found.train) == 9
     assert gold_of(str(file)) is None
+
+
+def test_pictures_of_a_family_hold_what_their_prompts_say(tmp_path: Path) -> None:
+    """Gold is 1 for every one of them, whatever the wording; of a file nobody can make them."""
+    for family in ("shapes.long", "shapes.short.test", "shapes.narrow.relation"):
+        prompts = read_prompts(family, count=40)
+        images = pictures_of(family, prompts)
+        assert images is not None
+        assert set(load(str(gold_of(family))).score(images, [p.text for p in prompts]).values.tolist()) == {1.0}
+    assert pictures_of(str(tmp_path / "p.txt"), prompts) is None

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import random
+import re
 
 import pytest
 import torch
 from torchvision.transforms.functional import to_pil_image
 
 from rwk.adapters.shapes_generator import BEGIN, LLAMA, ShapesLlama
-from rwk.adapters.shapes_prompts import FAMILIES, WORDS, describe, prompts, understand, word, words_of
+from rwk.adapters.shapes_prompts import FAMILIES, PARTS, WORDS, describe, prompts, understand, withheld, word, words_of
 from rwk.adapters.shapes_render import render, stencils
 from rwk.adapters.shapes_scenes import draw_scene, spoil
 from rwk.adapters.shapes_train import agreement
 from rwk.adapters.shapes_verifier import Verifier, recognise
-from rwk.adapters.shapes_world import HELD_OUT, Clause, Description, Thing, facts
+from rwk.adapters.shapes_world import HELD_OUT, WITHHELD, Clause, Description, Thing, facts
 from rwk.policy_opt.generator import GENERATORS
 
 CATEGORIES = [(family, category) for family, categories in FAMILIES.items() for category in categories]
@@ -107,6 +108,23 @@ def test_family_never_names_held_out_pairs_and_test_prompts_are_its_own() -> Non
     assert all((pairs[text] & HELD_OUT == set()) == (text not in held_out) for text in pairs)
 
 
+def test_narrow_prompts_withhold_one_value_of_each_factor() -> None:
+    """The narrow family, its tests and its short wording name none of them, each part one; none overlap."""
+    names = ["shapes.narrow", "shapes.narrow.test", *(f"shapes.narrow.{part}" for part in PARTS)]
+    found = {name: [prompt.text for prompt in prompts(name, 60, seed=0)] for name in names}
+    assert len({text for texts in found.values() for text in texts}) == 60 * len(names)
+    for name, texts in found.items():
+        part = name.rpartition(".")[2]
+        wanted = {part} if part in WITHHELD else set()
+        assert {withheld(understand(text)) for text in texts} == {frozenset(wanted)}
+        assert all(text.startswith("a photo of") == (part == "short") for text in texts)
+    assert all(re.search("cyan", text) for text in found["shapes.narrow.color"])
+    assert all(re.search("ring", text) for text in found["shapes.narrow.shape"])
+    assert all(re.search("four", text) for text in found["shapes.narrow.number"])
+    assert all(re.search("directly below", text) for text in found["shapes.narrow.relation"])
+    assert {prompt.category for prompt in prompts("shapes.narrow", 60, seed=0)} == set(FAMILIES["shapes.long"])
+
+
 def test_prompts_are_drawn_by_seed_and_cover_every_category() -> None:
     """The same seed gives the same prompts; another gives others; categories come in turn."""
     first = prompts("shapes.short", 60, seed=0)
@@ -115,7 +133,9 @@ def test_prompts_are_drawn_by_seed_and_cover_every_category() -> None:
     assert {prompt.category for prompt in first} == set(FAMILIES["shapes.short"])
 
 
-@pytest.mark.parametrize("family", ["shapes", "shapes.medium", "shapes.long.tests", "shapes.long.test.test"])
+@pytest.mark.parametrize(
+    "family", ["shapes", "shapes.medium", "shapes.long.tests", "shapes.long.test.test", "shapes.narrow.size"]
+)
 def test_unknown_family_is_refused(family: str) -> None:
     """The error names the families that there are."""
     with pytest.raises(ValueError, match=r"shapes\.long, shapes\.short"):

@@ -12,9 +12,10 @@ from safetensors.torch import save_file
 from rwk.rewards.configs import RewardTraining
 from rwk.rewards.data import Preference, PreferenceDataset
 from rwk.rewards.errors import RunFailed
+from rwk.rewards.layers import lora_targets
 from rwk.rewards.registry import load
 from rwk.rewards.train import train_reward
-from rwk.rewards.trainable import load_base, lora_targets
+from rwk.rewards.trainable import load_base
 
 
 def grey(value: int, size: int = 40) -> Image.Image:
@@ -31,7 +32,7 @@ def test_any_backbone(model: str, tmp_path: Path) -> None:
     assert reward.preprocessing.size == 48
     reward.save(tmp_path)
     assert torch.equal(load(str(tmp_path)).score(images).values, scores)
-    assert lora_targets(reward)
+    assert lora_targets(reward.module)
 
 
 def test_weights_of_a_file(tmp_path: Path) -> None:

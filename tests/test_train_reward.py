@@ -151,7 +151,6 @@ def test_what_is_saved_scores_the_same(tmp_path: Path, monkeypatch: pytest.Monke
     assert {"config.json", "metrics.jsonl", "metrics.svg"} < {path.name for path in (tmp_path / "run").iterdir()}
     kept = keep(report.folder, "mine")
     assert sorted(path.name for path in kept.iterdir()) == [
-        "calibration.json",
         "config.json",
         "model.safetensors",
         "reward_card.json",
@@ -171,9 +170,8 @@ def test_what_is_saved_scores_the_same(tmp_path: Path, monkeypatch: pytest.Monke
         "prompts": len({row.prompt for row in train}),
         "sha256": train.digest(),
     }
-    calibration = json.loads((kept / "calibration.json").read_text())
-    assert calibration["status"] == "fitted"
-    assert calibration["n"] == len(valid)
+    assert card["held_out"]["temperature"]["status"] == "fitted"
+    assert card["held_out"]["temperature"]["n"] == len(valid)
     again = keep(report.folder, "mine")
     assert again == kept
     unkept = load(str(report.folder)).score([Image.open(row.first) for row in valid], [row.prompt for row in valid])

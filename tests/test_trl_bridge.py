@@ -52,7 +52,8 @@ def trainer_of(algorithm: str, tmp_path: Path, draw: Any = None) -> Any:
         return trl_bridge.grpo_trainer(
             config, policy, None, draw, list(range(6)), 8, journal, tmp_path / "checkpoints", place
         )
-    begin, given = (trl_bridge.dpo_trainer, DPO) if algorithm == "dpo" else (trl_bridge.rebel_trainer, REBEL)
+    begin: Any = trl_bridge.rebel_trainer if algorithm == "rebel" else trl_bridge.dpo_trainer
+    given = {"dpo": DPO, "soft": replace(DPO, soft_labels=True), "rebel": REBEL}[algorithm]
     config = replace(given, batch_size=3, epochs=1, max_grad_norm=1e4)
     return begin(config, policy, draw, journal, tmp_path / "checkpoints", place, before=0)
 
@@ -92,6 +93,7 @@ def test_private_attributes(tmp_path: Path, algorithm: str) -> None:
         torch.zeros(3, 8).long(),
         torch.zeros(3),
         torch.zeros(3),
+        torch.ones(3),
         torch.ones(3),
     )
     trainer = trainer_of(algorithm, tmp_path, pairs if algorithm == "dpo" else lambda handles, step: None)
@@ -142,19 +144,22 @@ def test_grpo_gradient(tmp_path: Path) -> None:
     assert row["drift"] < 1e-5
 
 
-@pytest.mark.parametrize("algorithm", ["dpo", "rebel"])
+@pytest.mark.parametrize("algorithm", ["dpo", "soft", "rebel"])
 def test_pair_gradient(tmp_path: Path, algorithm: str) -> None:
-    """The first update follows - log sigmoid, or the squared error, of the ratios to the reference that we gave."""
+    """The first update follows - log sigmoid, with hard or soft labels, or the squared error, of the ratios."""
     rollout = Toy().sample(PROMPTS[:3], per_prompt=2, seed=5, sampling=GUIDED)
     won, lost = rollout[torch.arange(0, 6, 2)], rollout[torch.arange(1, 6, 2)]
     reference_won, reference_lost = torch.tensor([-20.0, -22.0, -24.0]), torch.tensor([-21.0, -30.0, -15.0])
-    better = torch.tensor([0.5, 2.0, 0.125])
-    pairs = PreferencePairs(torch.arange(3), won.tokens, lost.tokens, reference_won, reference_lost, better)
+    better, p_won = torch.tensor([0.5, 2.0, 0.125]), torch.tensor([0.9, 0.75, 0.6])
+    pairs = PreferencePairs(torch.arange(3), won.tokens, lost.tokens, reference_won, reference_lost, better, p_won)
     trl_bridge.train(trainer_of(algorithm, tmp_path, pairs), None)
     generator = Toy()
     ratio = generator.logprobs(won).sum(1) - reference_won - generator.logprobs(lost).sum(1) + reference_lost
     if algorithm == "dpo":
         loss = -torch.nn.functional.logsigmoid(DPO.beta * ratio).mean()
+    elif algorithm == "soft":
+        q = torch.sigmoid(DPO.beta * ratio)
+        loss = -(p_won * q.log() + (1 - p_won) * (1 - q).log()).mean()
     else:
         loss = ((ratio / REBEL.eta - better) ** 2).mean()
     row = read(tmp_path / "metrics.jsonl")[0]
@@ -205,7 +210,9 @@ def test_two_processes(tmp_path: Path) -> None:
         # Judged by what was written: a process may abort in native code after all is done (gloo, on CPU).
         assert (tmp_path / name / "generator").exists(), done.stderr.decode()[-2000:]
         alone: Any = run
-        trained = alone(config, Toy(), [Weighted("bright", Brightness())], PROMPTS, out=tmp_path / "alone" / name)
+        watched = toy["WATCHED"] if name == "grpo" else None
+        rewards = [Weighted("bright", Brightness())]
+        trained = alone(config, Toy(), rewards, PROMPTS, out=tmp_path / "alone" / name, watched=watched)
         one, two = (
             load_file(folder / name / "generator/model.safetensors") for folder in (tmp_path, tmp_path / "alone")
         )
@@ -214,3 +221,6 @@ def test_two_processes(tmp_path: Path) -> None:
         rows = read(tmp_path / name / "metrics.jsonl")
         assert [row["step"] for row in rows] == list(range(1, trained.steps + 1))
         assert rows[0]["images"] == read(trained.metrics)[0]["images"]
+    looks = [read(folder / "grpo" / "watch.jsonl") for folder in (tmp_path, tmp_path / "alone")]
+    assert [look["step"] for look in looks[0]] == [0, 4, 8]
+    assert looks[0][0] == looks[1][0]  # five prompts over two processes

@@ -23,7 +23,9 @@ from rwk.policy_opt.configs import Dpo, Grpo, Rebel
 from rwk.policy_opt.dpo import dpo
 from rwk.policy_opt.generator import Generator, GeneratorSpec, Rollout, Sampling, TokenStatistics
 from rwk.policy_opt.grpo import Weighted, grpo
+from rwk.policy_opt.prompts import Prompt
 from rwk.policy_opt.rebel import rebel
+from rwk.policy_opt.watch import Watched
 from rwk.rewards.base import Reward, RewardSpec, Scores
 
 CODES, TOKENS, BUCKETS, WIDTH = 16, 8, 64, 32
@@ -50,10 +52,10 @@ class Network(nn.Module):
 class Toy(Generator):
     spec = GeneratorSpec("toy", TOKENS, CODES, TOKENS, "n/a", "made up")
 
-    def __init__(self) -> None:
+    def __init__(self, *, device: str = "cpu") -> None:
         with torch.random.fork_rng():
             torch.manual_seed(7)
-            self.module = Network()
+            self.module = Network().to(device)
 
     @classmethod
     def tiny(cls) -> Toy:
@@ -130,7 +132,12 @@ class Brightness(Reward):
         return Scores(values.masked_fill(black, torch.nan), ["black" if dark else "" for dark in black])
 
 
-GRPO = Grpo(steps=8, prompts_per_step=6, group_size=4, learning_rate=1e-2, kl_every=2, save_every=2, seed=3)
+WATCHED = Watched(
+    Weighted("dark", Brightness(sign=-1.0)), [Prompt(f"a grey thing seen by chance {number}") for number in range(5)], 3
+)
+GRPO = Grpo(
+    steps=8, prompts_per_step=6, group_size=4, learning_rate=1e-2, kl_every=2, save_every=2, watch_every=4, seed=3
+)
 DPO = Dpo(
     group_size=4,
     batch_size=8,
@@ -166,7 +173,7 @@ def main(out: str, *options: str) -> None:
 
     rewards = [Weighted("bright", Brightness())]
     if "grpo" in options:
-        grpo(GRPO, Toy(), rewards, PROMPTS, out=Path(out, "grpo"), progress=progress)
+        grpo(GRPO, Toy(), rewards, PROMPTS, out=Path(out, "grpo"), progress=progress, watched=WATCHED)
     if "dpo" in options:
         dpo(DPO, Toy(), rewards, PROMPTS, out=Path(out, "dpo"), progress=progress)
     if "rebel" in options:

@@ -1,0 +1,105 @@
+"""Agreement: whether a reward ranks the images of a prompt as it did before, as other rewards do, and as the truth."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from rwk.calibration.pairs import Floats
+from rwk.calibration.probe import Level, Probe, Result, Status, Subject, known, mean_of, skipped, told
+from rwk.calibration.retest import retested, whole_prompts
+from rwk.calibration.statistics import Interval
+
+STEADY, SHAKY = 0.9, 0.7
+
+RETEST = Probe(
+    "structure.test_retest",
+    "Kendall's tau-b between the ranks that the reward gives the images of a prompt before and after an edit that "
+    "changes nothing, at the edit where it is lowest: no other reward can agree with it better.",
+    f"Fails where the interval lies below {SHAKY}, warns where it lies below {STEADY}.",
+    "tau-b",
+)
+AGREEMENT = Probe(
+    "structure.agreement",
+    "Kendall's tau-b between the ranks that the reward and another give the images of a prompt in the first domain, "
+    "with the reward or the gold that it agrees best with.",
+    "Fails where even that interval, after Bonferroni, does not lie above 0.",
+    "tau-b",
+)
+
+
+def agreement(subject: Subject) -> Iterator[Result]:
+    """Agreement with itself, and with the other rewards and gold."""
+    yield _retest(subject)
+    yield _agreement(subject)
+
+
+def rank_agreement(first: Floats, second: Floats, groups: Any) -> tuple[Floats, Any]:
+    """[P] tau-b within each prompt in which both tell images apart, and [P] the prompts' numbers.
+
+    Args:
+        first: [N] scores by one reward.
+        second: [N] by another.
+        groups: [N] numbers of the prompts.
+    """
+    from scipy.stats import kendalltau
+
+    found, held = [], []
+    for group in np.unique(groups):
+        rows = (groups == group) & np.isfinite(first) & np.isfinite(second)
+        if len(np.unique(first[rows])) > 1 and len(np.unique(second[rows])) > 1:
+            found.append(float(kendalltau(first[rows], second[rows]).statistic))
+            held.append(group)
+    return np.array(found), np.array(held)
+
+
+def _bounded(tau: Interval) -> Interval:
+    return tau._replace(low=max(tau.low, -1.0), high=min(tau.high, 1.0)) if known(tau) else tau
+
+
+def _retest(subject: Subject) -> Result:
+    domain = subject.domains[0]
+    rows = whole_prompts(domain.groups, np.isfinite(subject.scores[0]), subject.sizes.edited)
+    levels = []
+    for name, scores in retested(subject, 0, rows).items():
+        value = _bounded(mean_of(*rank_agreement(subject.scores[0][rows], scores, domain.groups[rows])))
+        if known(value):
+            levels.append(Level(name, value))
+    if not levels:
+        return skipped(RETEST, "needs two prompts with two images each that score unlike")
+    worst = min(levels, key=lambda level: level.value.mean)
+    value = worst.value
+    status: Status = "fail" if value.high < SHAKY else "warn" if value.high < STEADY else "pass"
+    return Result(RETEST, status, f"{worst.name}: {told(value)}", value, levels)
+
+
+def _agreement(subject: Subject) -> Result:
+    ranked = _rankings(subject)
+    own, *others = ranked
+    if not others:
+        return skipped(AGREEMENT, "no other reward was named and gold is not known")
+    groups = subject.domains[0].groups
+    levels = []
+    for one, other in itertools.combinations(ranked, 2):
+        value = _bounded(mean_of(*rank_agreement(ranked[one], ranked[other], groups), tests=len(others)))
+        if known(value):
+            levels.append(Level(f"{one} and {other}", value))
+    mine = [level for level in levels if level.name.startswith(f"{own} and ")]
+    if not mine:
+        return skipped(AGREEMENT, "needs two prompts with two images each that score unlike")
+    best = max(mine, key=lambda level: level.value.mean)
+    status: Status = "pass" if best.value.low > 0 else "fail"
+    return Result(AGREEMENT, status, f"{best.name}: {told(best.value)}", best.value, levels)
+
+
+def _rankings(subject: Subject) -> Mapping[str, Floats]:
+    """[N] of the first domain by who ranks: the reward first, the other rewards, gold."""
+    found = {subject.reward.spec.name: subject.scores[0]}
+    found |= {name: scores[0] for name, scores in subject.others_scores.items()}
+    gold = subject.domains[0].gold
+    if gold is not None and not np.isnan(gold).all():
+        found["gold"] = gold
+    return found

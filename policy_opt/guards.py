@@ -1,0 +1,108 @@
+"""What a run is watched for update by update: that it learns, that images have scores, that the policy stays varied.
+
+An alarm is a sentence in the update's line of `metrics.jsonl`, under `alarms`; the command prints it, and the page of
+the run shows it. It sounds once, and again only after what it is about had passed. A run whose first updates all learn
+nothing is ended.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rwk.rewards.errors import RunFailed
+
+PATIENCE = 3
+"""Updates from the start of a run that may be without effect, by bad luck, before it is stopped."""
+UNSCORED = 0.1
+"""Share of the images without a reward from which on there is an alarm."""
+VARIED = {"entropy": "token entropy, nats", "diversity": "variety within a group, share of tokens that differ"}
+"""What must not collapse."""
+
+
+class Guards:
+    """Looks at the lines of a run in their order; what it says depends on them alone."""
+
+    def __init__(self, collapse: float = 0.5) -> None:
+        """
+        Args:
+            collapse: share of its beginning below which a quantity of `VARIED` has collapsed; 0 is never.
+        """
+        self.collapse = collapse
+        self._silent = 0
+        self._beginning: dict[str, float] = {}
+        self._sounding: set[str] = set()
+
+    def look(self, row: dict[str, Any]) -> list[str]:
+        """Alarms that an update's line begins to give cause for; what a guard looks for may be missing there."""
+        alarms = []
+        for name, text in self._judged(row):
+            if text and name not in self._sounding:
+                alarms.append(text)
+            (self._sounding.add if text else self._sounding.discard)(name)
+        return alarms
+
+    def check(self, row: dict[str, Any], total: int) -> None:
+        """Raises RunFailed when the gradient is not a number, or nothing has been learnt from the start on.
+
+        Args:
+            row: the update's line.
+            total: updates of the whole run.
+        """
+        if not math.isfinite(row.get("grad_norm") or 0.0):
+            raise RunFailed(f"update {row['step']} has a gradient of {row['grad_norm']}; lower learning_rate.")
+        if row["step"] <= PATIENCE and (why := why_silent(row)):
+            self._silent += 1
+            if self._silent >= min(PATIENCE, total):
+                raise RunFailed(f"the first updates, {self._silent} in number, learnt nothing: {why}")
+
+    def _judged(self, row: dict[str, Any]) -> Iterator[tuple[str, str]]:
+        """Name and alarm, or "" where all is well, of everything that the line tells of."""
+        if row["step"] == 1:
+            why = why_silent(row)
+            yield "silent", why and f"the first update learnt nothing: {why}"
+        if "images" in row:
+            images, unscored = row["images"], row["unscored"]
+            text = f"{unscored} of {images} images have no reward, and nothing is learnt from them"
+            yield "unscored", text if unscored > UNSCORED * images else ""
+        for name, words in VARIED.items():
+            value = row.get(name)
+            if value is not None and math.isfinite(value):
+                begun = self._beginning.setdefault(name, value)
+                text = f"{words}, has fallen to {value:.3g} from {begun:.3g} at the beginning"
+                yield name, text if value < self.collapse * begun else ""
+
+
+def why_silent(row: dict[str, Any]) -> str:
+    """Why an update learnt nothing, and what to do; "" where it did learn."""
+    if row.get("unscored", 0) and row.get("unscored") == row.get("images"):
+        return "no image got a score; score one by hand and read its note."
+    if row.get("frac_zero_std") == 1:
+        return (
+            "in every group all images got the same reward, so none is better than another; "
+            "take a finer reward, a larger group_size, or a higher temperature."
+        )
+    if row.get("advantage") == 0:
+        return "every advantage is 0 though rewards differ; lower gate, or see that the weights do not cancel."
+    if row.get("grad_norm") == 0:
+        return "no gradient reaches the weights; see that generator.module holds what statistics computes with."
+    return ""
+
+
+def diversity(tokens: Tensor, group_size: int) -> float:
+    """Share of tokens, 0..1, in which two images of a group differ; mean over all pairs of all groups.
+
+    Args:
+        tokens: [B, L] long, rows of one group adjacent.
+        group_size: rows of each, at least 2.
+
+    >>> diversity(torch.tensor([[1, 2], [1, 3], [5, 5], [5, 5]]), 2)
+    0.25
+    """
+    groups = tokens.reshape(-1, group_size, tokens.shape[1])
+    apart = torch.stack([(group[:, None] != group[None]).double().mean() for group in groups]).mean().item()
+    return apart * group_size / (group_size - 1)  # a row is not held against itself

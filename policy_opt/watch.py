@@ -1,0 +1,263 @@
+"""The truth, or a second reward, beside the reward on held-out prompts while a generator learns.
+
+Every look draws for the same prompts with the same seed. Between two looks, with the means g of the watched reward and
+r of the reward over the images of a prompt,
+
+    slope = mean_prompts (g_now - g_before) / mean_prompts (r_now - r_before)                      `slope_interval`
+
+with its 95 % interval under resampling of prompts. Where that lies below 0 and the reward rose, the two diverge: the
+reward is being over-optimised. Each look stands by itself, so of 40 looks at a generator whose truth stays as it is one
+raises a false alarm.
+
+`watch.jsonl` has a line a look, and `watch/` the scores behind it. What is drawn for a look is never learnt from.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from rwk.calibration.pairs import Floats
+from rwk.calibration.statistics import Interval
+from rwk.policy_opt.advantage import Weighted, standardised, weights_of
+from rwk.policy_opt.configs import Optimisation
+from rwk.policy_opt.evaluate import clustered, draw
+from rwk.policy_opt.generator import Generator, Sampling
+from rwk.policy_opt.journal import Journal, last_checkpoint, read, step_of
+from rwk.policy_opt.outliers import embedding, outlier_share
+from rwk.policy_opt.policy import Policy, World
+from rwk.policy_opt.prompts import Prompt
+
+SEED = 1_000_033
+"""Seed of every look, apart from those of training and of judging."""
+FILE = "watch.jsonl"
+
+
+class Watched(NamedTuple):
+    """What is watched, and on what."""
+
+    reward: Weighted
+    prompts: Sequence[Prompt]
+    per_prompt: int
+
+
+class Watch:
+    """Looks at a generator while it learns, or does nothing where nothing is watched.
+
+    What it does in a resumed run is what it did in the first.
+    """
+
+    def __init__(
+        self,
+        watched: Watched | None,
+        config: Optimisation,
+        generator: Generator,
+        rewards: Sequence[Weighted],
+        sampling: Sampling,
+        out: Path,
+        policy: Policy,
+        journal: Journal,
+        place: World,
+    ) -> None:
+        self._watched, self._config, self._generator, self._sampling = watched, config, generator, sampling
+        self._learnt = [part for part in rewards if part.weight]
+        self._folder, self._path = out / "watch", out / FILE
+        self._policy, self._journal, self._place = policy, journal, place
+        self.rows: list[dict[str, Any]] = []
+        """One a look, as in `watch.jsonl`."""
+
+    @property
+    def ended(self) -> int | None:
+        """Updates after which the run ends; None where it goes on."""
+        if not self._config.stop_on_divergence:
+            return None
+        return next((row["step"] for row in self.rows if row["diverged"]), None)
+
+    @property
+    def images(self) -> int:
+        """Drawn for all looks so far."""
+        return len(self.rows) * len(self._watched.prompts) * self._watched.per_prompt if self._watched else 0
+
+    def begin(self, step: int) -> None:
+        """Takes up the looks up to `step` updates, drops later ones, and makes the first where there is none."""
+        if self._watched is None:
+            return
+        self._folder.mkdir(exist_ok=True)
+        self.rows = [row for row in read(self._path) if row["step"] <= step]
+        if self._place.rank == 0:
+            partial = self._path.with_suffix(".tmp")
+            partial.write_text("".join(json.dumps(row) + "\n" for row in self.rows))
+            os.replace(partial, self._path)
+        if not self.rows:
+            self.look(0)
+
+    def look(self, step: int) -> bool:
+        """Measures the generator after so many updates, with an alarm where it diverges; gives whether to end."""
+        watched = self._watched
+        if watched is None:
+            return False
+        found = self._measured(watched)
+        began = self._held(0) if step else found
+        proxy, truth = self._proxy(found, began), found["scores"][..., -1]
+        row: dict[str, Any] = {
+            "step": step,
+            "reward": _plain(clustered(proxy)),
+            "watched": _plain(clustered(truth)),
+            "slope": None,
+            "diverged": False,
+            "outliers": _number(outlier_share(began["features"], found["features"]))
+            if step and "features" in found
+            else None,
+        }
+        if self.rows:
+            before = self._held(self.rows[-1]["step"])
+            gained = _change(proxy, self._proxy(before, began))
+            slope = slope_interval(_change(truth, before["scores"][..., -1]), gained, seed=step)
+            row["slope"] = slope and _plain(slope)
+            row["diverged"] = diverges(slope, gained)
+        if row["diverged"]:
+            least, most = row["slope"]["low"], row["slope"]["high"]
+            self._journal.alarm(
+                f"{watched.reward.name} falls while the reward rises: by {-most:.3g} to {-least:.3g} for each "
+                f"unit of the reward since update {self.rows[-1]['step']}"
+            )
+        self._keep(row, found)
+        return self.ended is not None
+
+    def every(self, steps: int, *, before: int = 0) -> Callable[[int], bool]:
+        """What a trainer calls with its updates so far: looks after every so many, and says whether to end.
+
+        Args:
+            before: updates of the trainers before.
+        """
+        return lambda step: step % steps == 0 and self.look(before + step)
+
+    def conclude(self) -> None:
+        """Where the run was ended, gives the policy the weights of the look with the highest watched reward."""
+        if self.ended is not None:
+            self._policy.load_state_dict(load_file(self._weights(_best(self.rows))), strict=False)
+
+    def _measured(self, watched: Watched) -> dict[str, Tensor]:
+        """`scores` [P, n, R + 1] by what is learnt from, and last by what is watched; `features` [P * n, D], if any."""
+        place, per_prompt, count = self._place, watched.per_prompt, len(watched.prompts)
+        share = -(-count // place.size)  # the first prompts again, where they do not divide
+        own = [watched.prompts[i % count] for i in range(place.rank * share, (place.rank + 1) * share)]
+        parts = [*self._learnt, watched.reward]
+        rewards = {str(number): part.reward for number, part in enumerate(parts)}  # one may be learnt from and watched
+        drawn = draw(self._generator, own, rewards, per_prompt=per_prompt, seed=SEED, sampling=self._sampling)
+        found = {"scores": place.gather(torch.stack(list(drawn.scores.values()), dim=2))[:count]}
+        seen = embedding(list(rewards.values()), [image for row in drawn.images for image in row])
+        if seen is not None:
+            found["features"] = place.gather(seen)[: count * per_prompt]
+        return found
+
+    def _proxy(self, found: dict[str, Tensor], began: dict[str, Tensor]) -> Tensor:
+        return combined(found["scores"][..., :-1], began["scores"][..., :-1], self._learnt, self._config)
+
+    def _keep(self, row: dict[str, Any], found: dict[str, Tensor]) -> None:
+        self.rows.append(row)
+        if self._place.rank == 0:
+            step = row["step"]
+            kept = {name: value.contiguous() for name, value in found.items() if name == "scores" or step == 0}
+            save_file(kept, self._folder / f"{step}.safetensors")
+            if self._config.stop_on_divergence and _best(self.rows) == step:
+                save_file(dict(self._policy.state_dict()), self._weights(step))
+                self._prune()
+            with self._path.open("a") as file:
+                file.write(json.dumps(row) + "\n")
+        self._place.wait()
+
+    def _prune(self) -> None:
+        """Removes weights that no run will take, not even one that goes on from the last checkpoint."""
+        resumed = step_of(last_checkpoint(self._path.with_name("checkpoints")))
+        old = [row["step"] for row in self.rows if row["step"] <= resumed and self._weights(row["step"]).exists()]
+        for step in old[:-1]:
+            self._weights(step).unlink()
+
+    def _held(self, step: int) -> dict[str, Tensor]:
+        return load_file(self._folder / f"{step}.safetensors")
+
+    def _weights(self, step: int) -> Path:
+        return self._folder / f"weights-{step}.safetensors"
+
+
+def combined(scores: Tensor, began: Tensor, rewards: Sequence[Weighted], config: Optimisation) -> Tensor:
+    """[P, n] the reward that is learnt from, in a unit that stays the same while the generator changes.
+
+    Where the run standardises within groups, in which no group is better than another, every reward is standardised by
+    the mean, and the deviation within a prompt, that it had at the beginning.
+
+    Args:
+        scores: [P, n, R].
+        began: [P, n, R] scores of the generator as it began.
+        rewards: R of them.
+    """
+    weights = weights_of(rewards, config.aggregation)
+    weight = torch.tensor(weights, dtype=scores.dtype)
+    if not standardised(weights, config.aggregation):
+        return scores @ weight
+    spread = (began - began.nanmean(1, keepdim=True)).square().nanmean((0, 1)).sqrt().clamp(min=1e-4)  # [R]
+    members = (scores - began.nanmean((0, 1))) / spread * weight
+    if config.aggregation == "normalise":
+        return members.sum(2)
+    return members.mean(2) - config.lower_k * members.std(2, correction=0)
+
+
+def slope_interval(truth: Any, reward: Any, *, draws: int = 2000, seed: int = 0) -> Interval | None:
+    """The change of the truth for each unit that the reward changed, with its 95 % interval; None where it is unknown.
+
+    Where the change of the reward may be 0, the interval reaches far to either side.
+
+    Args:
+        truth: [P] change of the mean of each prompt; NaN where it is unknown.
+        reward: [P] the same of the reward.
+    """
+    held = np.isfinite(truth) & np.isfinite(reward)
+    g, r, count = np.asarray(truth)[held], np.asarray(reward)[held], int(held.sum())
+    if count < 2 or not r.any():
+        return None
+    weight = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=draws)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        value, drawn = g.sum() / r.sum(), (weight @ g) / (weight @ r)
+        low, high = np.nanquantile(drawn, [0.025, 0.975], method="nearest")
+    found = Interval(float(value), float(low), float(high), count)
+    return found if np.isfinite(found).all() else None
+
+
+def diverges(slope: Interval | None, reward: Floats) -> bool:
+    """Whether the truth surely fell while the reward rose: the interval of the slope lies below 0.
+
+    Args:
+        slope: as in `slope_interval`.
+        reward: [P] change of the mean of each prompt.
+    """
+    return slope is not None and slope.high < 0 < float(np.nanmean(reward))
+
+
+def _change(now: Tensor, before: Tensor) -> Floats:
+    """[P] change of the mean of each prompt's images, of scores [P, n]."""
+    found: Floats = (now.nanmean(1) - before.nanmean(1)).double().numpy()
+    return found
+
+
+def _best(rows: Sequence[dict[str, Any]]) -> int:
+    """Step of the look at which the watched reward was highest, the first of equals."""
+    known = [row for row in rows if row["watched"]["mean"] is not None] or rows[:1]
+    return int(max(known, key=lambda row: row["watched"]["mean"] or 0.0)["step"])
+
+
+def _plain(interval: Interval) -> dict[str, float | None]:
+    """The interval for JSON, which has no NaN."""
+    return {name: _number(value) for name, value in interval._asdict().items()}
+
+
+def _number(value: float) -> float | None:
+    return value if np.isfinite(value) else None

@@ -1,0 +1,120 @@
+"""What a run is watched for update by update, by lines that were written by hand and by runs on the toy generator."""
+
+from __future__ import annotations
+
+import json
+import runpy
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from rwk.policy_opt.advantage import Weighted
+from rwk.policy_opt.dpo import dpo
+from rwk.policy_opt.grpo import grpo
+from rwk.policy_opt.guards import Guards, diversity
+from rwk.policy_opt.journal import Journal, read
+from rwk.rewards.errors import RunFailed
+
+toy = runpy.run_path(str(Path(__file__).with_name("toy_generator.py")))
+Toy, Brightness, PROMPTS, GRPO, DPO = toy["Toy"], toy["Brightness"], toy["PROMPTS"], toy["GRPO"], toy["DPO"]
+WELL = {"step": 1, "grad_norm": 1.0, "images": 20, "unscored": 2, "frac_zero_std": 0.1, "advantage": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "why"),
+    [
+        ({"unscored": 20, "frac_zero_std": 1.0}, "no image got a score"),
+        ({"frac_zero_std": 1.0, "advantage": 0.0}, "in every group all images got the same reward"),
+        ({"advantage": 0.0}, "every advantage is 0 though rewards differ"),
+        ({"grad_norm": 0.0}, "no gradient reaches the weights"),
+    ],
+)
+def test_the_first_update_says_why_it_learns_nothing(wrong: dict[str, Any], why: str) -> None:
+    """An alarm at once, and the end of the run at the third such update; none where all is well."""
+    guards = Guards()
+    assert guards.look(WELL) == []
+    guards.check(WELL, 100)
+    alarms = guards.look(WELL | wrong)
+    assert f"the first update learnt nothing: {why}" in " ".join(alarms)
+    for step in (1, 2):
+        guards.check(WELL | wrong | {"step": step}, 100)
+    with pytest.raises(RunFailed, match=f"3 in number, learnt nothing: {why}"):
+        guards.check(WELL | wrong | {"step": 3}, 100)
+    guards.check(WELL | wrong | {"step": 4}, 100)  # later on a run may have learnt all there is
+
+
+def test_an_alarm_sounds_once_until_it_has_passed() -> None:
+    """Below half of the first entropy, and again only after it had been above; a line that says nothing is no news."""
+    guards = Guards(0.5)
+    told = [guards.look({"step": n, "entropy": x}) for n, x in enumerate((2.0, 1.1, 0.9, 0.8, None, 0.7, 1.5, 0.6), 1)]
+    assert [bool(alarms) for alarms in told] == [False, False, True, False, False, False, False, True]
+    assert told[2] == ["token entropy, nats, has fallen to 0.9 from 2 at the beginning"]
+    assert not any(Guards(0.0).look({"step": n, "diversity": x}) for n, x in enumerate((0.9, 1e-9), 1))
+
+
+def test_images_without_a_reward() -> None:
+    """More than one in ten is worth an alarm."""
+    assert Guards().look(WELL | {"step": 2, "unscored": 2}) == []
+    assert Guards().look(WELL | {"step": 2, "unscored": 3}) == [
+        "3 of 20 images have no reward, and nothing is learnt from them"
+    ]
+
+
+def test_alarms_are_kept_and_told_again_to_nobody(tmp_path: Path) -> None:
+    """They stand in their line, reach the progress, and a resumed journal knows which have sounded."""
+    told: list[Any] = []
+    path = tmp_path / "metrics.jsonl"
+    journal = Journal(path, progress=lambda step, total, row: told.append(row.get("alarms")))
+    for step, entropy in ((1, 1.0), (2, 0.4), (3, 0.3)):
+        if step == 3:
+            journal.alarm("of another kind")
+        journal.write(step, {"entropy": entropy})
+    assert [row.get("alarms") for row in read(path)] == told
+    assert [len(alarms or ()) for alarms in told] == [0, 1, 1]
+    again = Journal(path)
+    again.forget_after(2)
+    again.write(3, {"entropy": 0.3})
+    again.write(4, {"entropy": 0.9})
+    again.write(5, {"entropy": 0.3})
+    assert [len(row.get("alarms", ())) for row in read(path)] == [0, 1, 0, 0, 1]
+
+
+def test_a_run_that_fails_leaves_its_last_line(tmp_path: Path) -> None:
+    """The update whose gradient is not a number is written down, as JSON without NaN."""
+    journal = Journal(tmp_path / "metrics.jsonl")
+    with pytest.raises(RunFailed, match="update 7 has a gradient of nan; lower learning_rate"):
+        journal.write(7, {"grad_norm": float("nan")})
+    assert json.loads((tmp_path / "metrics.jsonl").read_text())["grad_norm"] is None
+
+
+def test_diversity() -> None:
+    """The share of tokens that differ, over all pairs of a group, by a loop; 0 where all are alike."""
+    tokens = torch.randint(0, 3, (12, 5), generator=torch.Generator().manual_seed(0))
+    apart = [
+        (tokens[a] != tokens[b]).float().mean().item()
+        for start in (0, 4, 8)
+        for a in range(start, start + 4)
+        for b in range(a + 1, start + 4)
+    ]
+    assert diversity(tokens, 4) == pytest.approx(sum(apart) / len(apart))
+    assert diversity(tokens[:1].expand(4, -1), 4) == 0
+
+
+@pytest.mark.parametrize("algorithm", ["grpo", "dpo"])
+def test_a_collapse_is_told(tmp_path: Path, algorithm: str) -> None:
+    """Driven too hard, a policy loses its variety, and the run says so when it does."""
+    rewards = [Weighted("bright", Brightness())]
+    if algorithm == "grpo":
+        hard = replace(GRPO, steps=12, learning_rate=1e-1, save_every=0, kl_every=0)
+        grpo(hard, Toy(), rewards, PROMPTS, out=tmp_path)
+    else:
+        config = replace(DPO, rounds=3, learning_rate=5e-2, epochs=4, save_every=0, kl_every=0)
+        dpo(config, Toy(), rewards, PROMPTS, out=tmp_path)
+    rows = read(tmp_path / "metrics.jsonl")
+    assert 0.8 < rows[0]["diversity"] < 1
+    alarms = [text for row in rows for text in row.get("alarms", ())]
+    assert any(text.startswith("variety within a group") for text in alarms)
+    assert any(text.startswith("token entropy") for text in alarms)
