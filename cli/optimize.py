@@ -1,4 +1,4 @@
-"""`rwk optimize`: a generator learns from rewards by DPO, GRPO or REBEL."""
+"""`rwk optimize`: a generator learns from rewards by DPO, GRPO, REBEL or rejection sampling."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import click
 
 from rwk.cli.console import is_main, note, progress, show, table
 from rwk.cli.options import Common, options
-from rwk.policy_opt.configs import Dpo, Grpo, Rebel
+from rwk.policy_opt.configs import Dpo, Grpo, Rebel, Rft
 from rwk.policy_opt.experiment import Algorithm, Experiment, Recipe, Run
 
-ALGORITHMS: dict[Algorithm, type[Dpo | Grpo | Rebel]] = {"dpo": Dpo, "grpo": Grpo, "rebel": Rebel}
+ALGORITHMS: dict[Algorithm, type[Dpo | Grpo | Rebel | Rft]] = {"dpo": Dpo, "grpo": Grpo, "rebel": Rebel, "rft": Rft}
 
 
 def _settings() -> type[Any]:
@@ -32,7 +32,7 @@ def _settings() -> type[Any]:
 Settings = _settings()
 
 
-def algorithm(algo: Algorithm, settings: Any, seed: int) -> Dpo | Grpo | Rebel:
+def algorithm(algo: Algorithm, settings: Any, seed: int) -> Dpo | Grpo | Rebel | Rft:
     """The algorithm with the settings that were given; raises ValueError for one that belongs to another algorithm."""
     given = {item.name: getattr(settings, item.name) for item in fields(settings)}
     given = {name: value for name, value in given.items() if value is not None}
@@ -46,7 +46,7 @@ def algorithm(algo: Algorithm, settings: Any, seed: int) -> Dpo | Grpo | Rebel:
 @click.command("optimize")
 @options(Run, Experiment, Recipe, Settings)
 def command(run: Run, experiment: Experiment, recipe: Recipe, settings: Any, common: Common) -> dict[str, Any]:
-    """Let a generator learn from rewards by DPO, GRPO or REBEL.
+    """Let a generator learn from rewards by DPO, GRPO, REBEL or rejection sampling.
 
     The run folder gets config.json, metrics.jsonl, result.json, page.html with images before and after, and the
     tuned generator, which is also kept by name. Alarms, as when entropy collapses, are told at once, and stand in

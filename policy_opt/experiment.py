@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-Algorithm = Literal["dpo", "grpo", "rebel"]
+Algorithm = Literal["dpo", "grpo", "rebel", "rft"]
 
 
 def _field(default: Any, text: str, **more: Any) -> Any:

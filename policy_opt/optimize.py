@@ -15,7 +15,7 @@ import torch
 from rwk.calibration.preference_scale import preference_scale
 from rwk.calibration.statistics import Interval
 from rwk.policy_opt import generator as generators
-from rwk.policy_opt.configs import Dpo, Grpo, Optimisation, Rebel
+from rwk.policy_opt.configs import Dpo, Grpo, Optimisation, Rebel, Rft
 from rwk.policy_opt.dpo import dpo
 from rwk.policy_opt.evaluate import Drawn, accuracy, draw
 from rwk.policy_opt.experiment import Experiment, Recipe
@@ -25,6 +25,7 @@ from rwk.policy_opt.journal import Progress, Trained, start
 from rwk.policy_opt.policy import world
 from rwk.policy_opt.prompts import Domains, domains, gold_of
 from rwk.policy_opt.rebel import rebel
+from rwk.policy_opt.rft import rft
 from rwk.policy_opt.watch import Watched
 from rwk.rewards import registry
 from rwk.rewards.base import Reward
@@ -53,13 +54,13 @@ Results = Mapping[str, Mapping[str, Mapping[str, Mapping[str, float]]]]
 """Row -> domain -> score -> the fields of its `Interval`."""
 GOLD = "gold accuracy"
 """Share of images of which every fact holds."""
-ALGORITHMS: dict[type[Optimisation], Callable[..., Trained]] = {Dpo: dpo, Grpo: grpo, Rebel: rebel}
+ALGORITHMS: dict[type[Optimisation], Callable[..., Trained]] = {Dpo: dpo, Grpo: grpo, Rebel: rebel, Rft: rft}
 """The algorithms by their settings."""
 
 
 def optimize(
     experiment: Experiment,
-    algorithm: Dpo | Grpo | Rebel,
+    algorithm: Dpo | Grpo | Rebel | Rft,
     recipe: Recipe = Recipe(),  # noqa: B008 (frozen)
     *,
     out: Path,
