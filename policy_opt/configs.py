@@ -216,7 +216,8 @@ class Rounds(Optimisation):
     prompts_per_draw: int = _field(64, "Prompts that are drawn for at once in one process.")
     min_margin: float = _field(
         0.0,
-        "A pair is kept when its rewards differ by more than this; an image of rft, when it beats its group's worst so.",
+        "A pair is kept when its rewards differ by more than this; an image of rft, when it beats the worst of its "
+        "group so.",
     )
     min_confidence: float = _field(
         0.0,
