@@ -66,6 +66,7 @@ def optimize(
     out: Path,
     resume: bool = False,
     device: str = "cpu",
+    preset: str | None = None,
     progress: Progress | None = None,
 ) -> Comparison:
     """Lets a generator learn from rewards, and says what came of it.
@@ -80,6 +81,7 @@ def optimize(
         out: the folder of the run.
         resume: go on with the run that is in the folder, which must have the same settings but for how long it is.
         device: where networks run.
+        preset: what the settings were taken from, for config.json.
         progress: is called after every update.
 
     Raises:
@@ -116,7 +118,7 @@ def optimize(
         check_same(out, settings)
     start(out, place, resume=resume)  # refuses a folder that is taken before anything is drawn
     if place.rank == 0:
-        write_json(out / "config.json", settings | {"versions": versions()})
+        write_json(out / "config.json", settings | {"preset": preset, "versions": versions()})
     before = judge(generator, prompts, rewards, gold, experiment, sampling)
     texts = [prompt.text for prompt in prompts.train]
     learn = ALGORITHMS[type(algorithm)]
