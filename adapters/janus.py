@@ -129,7 +129,7 @@ class JanusPro(CausalGenerator):
 
     @classmethod
     def tiny(cls) -> Self:
-        return cls.of(tiny_network(), tiny_tokenizer())
+        return cls.of(random_network(), tiny_tokenizer())
 
     @classmethod
     def from_folder(cls, folder: Path, *, device: str = "cpu") -> Self:
@@ -204,14 +204,18 @@ class Janus(JanusPro):
     roles = ("User", "Assistant")
 
 
-def tiny_network(*, layers: int = 2, width: int = 32, codes: int = 32, side: int = 4) -> Any:
-    """A random `JanusForConditionalGeneration` for `tiny_tokenizer` that draws side x side codes."""
+def random_network(*, layers: int = 2, width: int = 32, codes: int = 32, side: int = 4, words: int = 0) -> Any:
+    """A random `JanusForConditionalGeneration` for `tiny_tokenizer` that draws side x side codes.
+
+    Args:
+        words: size of the vocabulary; by default that of the tokenizer.
+    """
     from transformers import GenerationConfig, JanusConfig, JanusForConditionalGeneration, LlamaConfig
 
     ids = tiny_tokenizer().get_vocab()
     config = JanusConfig(
         text_config=LlamaConfig(
-            vocab_size=len(ids),
+            vocab_size=words or len(ids),
             hidden_size=width,
             intermediate_size=width * 8 // 3,
             num_hidden_layers=layers,
@@ -247,11 +251,12 @@ def tiny_network(*, layers: int = 2, width: int = 32, codes: int = 32, side: int
 
 def tiny_tokenizer() -> Any:
     """A tokenizer that reads bytes, with the control tokens of Janus."""
-    from tokenizers import Tokenizer, models, pre_tokenizers
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE({symbol: place for place, symbol in enumerate(alphabet)}, []))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens([BOS, PAD, BOI, "<image_placeholder>", *JanusPro.roles])
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=BOS, pad_token=PAD)

@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-Algorithm = Literal["dpo", "grpo", "rebel"]
+from rwk.policy_opt.presets import PRESETS
+
+Algorithm = Literal["dpo", "grpo", "rebel", "rft"]
 
 
 def _field(default: Any, text: str, **more: Any) -> Any:
@@ -18,12 +20,29 @@ def _field(default: Any, text: str, **more: Any) -> Any:
 class Run:
     """Which algorithm, and where its run is kept."""
 
-    algo: Algorithm = field(metadata={"help": "Algorithm."})
+    algo: Algorithm | None = _field(None, "Algorithm; may be left out with a preset of one.")
+    preset: str | None = _field(
+        None,
+        "Settings of a published system, for what is not given: " + ", ".join(PRESETS) + ".",
+        choices=tuple(PRESETS),
+    )
+    scaled: bool = _field(
+        False,
+        "Take of a preset what does not depend on the size of its model; always so in the built-in world.",
+        switch=True,
+    )
+    dry_run: bool = _field(
+        False, "Print what the run would hold in memory, draw and train, as computed, and stop.", switch=True
+    )
     out: Path | None = _field(None, "Folder of the run. [default: the next free one below runs/]")
     name: str | None = _field(None, "Keep the tuned generator under this name. [default: that of the algorithm]")
     resume: bool = _field(False, "Go on with the run in the folder, or with the newest below runs/.", switch=True)
 
     def __post_init__(self) -> None:
+        if self.algo is None and self.preset is None:
+            raise ValueError("an optimisation needs an algorithm, got none; name one with --algo or a --preset.")
+        if self.scaled and self.preset is None:
+            raise ValueError("--scaled is of a preset, got none; name one with --preset.")
         if self.name is not None and not self.name.replace("-", "").replace("_", "").replace(".", "").isalnum():
             raise ValueError(f"name must be of letters, digits, dots, dashes and underscores, got {self.name!r}.")
 

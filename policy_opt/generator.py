@@ -156,6 +156,14 @@ class Generator(ABC):
     def decode(self, tokens: Tensor) -> list[Image.Image]:
         """Images of tokens [B, L]; row by row, no image depends on another."""
 
+    def code_embeddings(self) -> Tensor:
+        """[K, d] where each code lies in the space that images are decoded from.
+
+        Raises:
+            ValueError: where the family tells none.
+        """
+        raise ValueError(f"{self.spec.name} tells no embeddings of its codes; take token weights none.")
+
     def decode_partial(self, tokens: Tensor) -> list[Image.Image]:
         """Images of the first k tokens [B, k], of full size, what is not yet drawn left blank.
 

@@ -92,6 +92,10 @@ class Toy(Generator):
         logp = self._logp(rollout.prompts, rollout.tokens, rollout.sampling)
         return TokenStatistics(logp.gather(2, rollout.tokens[..., None])[..., 0], -(logp.exp() * logp).sum(2))
 
+    def code_embeddings(self) -> Tensor:
+        angle = torch.arange(CODES) / CODES * 3
+        return torch.stack([angle.cos(), angle.sin()], dim=1)
+
     def decode(self, tokens: Tensor) -> list[Image.Image]:
         return [Image.fromarray(row[None].astype(np.uint8) * 17) for row in tokens.numpy()]
 
