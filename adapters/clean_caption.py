@@ -65,7 +65,7 @@ def clean_caption(text: str) -> str:
     It is cleaned twice, as theirs is, so that what one turn uncovers the next removes.
 
     >>> clean_caption("A Fox &amp; a <b>red</b> #12 DOG.jpg -- www.example.com")
-    'a fox a red -'
+    'a fox a red'
     """
     return _once(_once(text))
 
