@@ -145,7 +145,7 @@ def test_ways_to_name_references(folder: Path, tmp_path: Path, monkeypatch: pyte
     file = folder / "model.safetensors"
     for given in (str(folder), str(folder / "**"), references()):
         assert load(f"dino.similarity@{file}", references=given).score(images).values.equal(expected)
-    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda hub, name, revision: str(file))
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda hub, name, **_: str(file))
     for number, image in enumerate(references()):
         image.save(tmp_path / f"{number}.png")
     assert load(f"dino.similarity@{tmp_path}").score(images).values.equal(expected)
