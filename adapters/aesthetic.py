@@ -6,16 +6,18 @@ import math
 from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from rwk.adapters.clip_towers import OPENAI, SMALL, architecture, open_clip_network, seeded, small
+from rwk.adapters.clip_towers import OPENAI, SMALL, architecture, open_clip_network, picture_tower, seeded, small
 from rwk.adapters.preprocess import Preprocess
 from rwk.adapters.published import Origin, PublishedReward, beside, fill, find, read
 from rwk.adapters.released import released
 from rwk.rewards.base import RewardSpec
+from rwk.rewards.networks import Networks
+from rwk.rewards.staged import EmbeddedReward
 from rwk.rewards.tunable import HeadKind, ScaledHead, own_head
 
 
@@ -41,12 +43,8 @@ class Predictor(nn.Module):
         self.tower = tower
         self.head = head
 
-    def forward(self, pixels: Tensor) -> Tensor:
-        scores: Tensor = self.head(normalize(self.tower(pixels), dim=1)).squeeze(1)  # [B]
-        return scores
 
-
-class AestheticV2(PublishedReward):
+class AestheticV2(EmbeddedReward, PublishedReward):
     """LAION's improved predictor: `head(x)`, where x is the embedding of a picture by CLIP ViT-L/14, of length 1.
 
     The head is five linear maps without anything between them, so the score is one affine function of x. It was fitted
@@ -77,6 +75,7 @@ class AestheticV2(PublishedReward):
         tower: str | Path | None = None,
         revision: str | None = None,
         device: str = "cpu",
+        networks: Networks | None = None,
     ) -> None:
         """
         Args:
@@ -85,6 +84,7 @@ class AestheticV2(PublishedReward):
                 `weights`, and then comes from the hub.
             revision: branch, tag or commit of the tower's repository on the hub.
             device: where the network runs.
+            networks: those of the rewards that are loaded together with this one, with which it shares the tower.
         """
         name, (origin, clip) = self.spec.name, self.origins()
         tower = tower or beside(weights, clip.file)
@@ -95,7 +95,12 @@ class AestheticV2(PublishedReward):
         tower = find(name, clip, tower, revision, by_hand=by_hand)
         network: Any = self.build()
         fill(f"the head of {name}", network.head, read(head))
-        fill(f"the tower of {name}", network.tower, self.converted(read(tower)))
+
+        def filled() -> nn.Module:
+            fill(f"the tower of {name}", network.tower, self.converted(read(tower)))
+            return cast(nn.Module, network.tower)
+
+        network.tower = (networks or Networks()).get(picture_tower(self.architecture, tower, device), filled)
         self._take(network, device)
 
     @classmethod
@@ -133,8 +138,20 @@ class AestheticV2(PublishedReward):
         kept = {key: value for key, value in tensors.items() if key.startswith("visual.")}
         return {key.removeprefix("visual."): value for key, value in kept.items()}
 
-    def score_prepared(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
-        scores: Tensor = self.network(pixels)
+    @property
+    def tower(self) -> nn.Module:
+        return self.network.get_submodule("tower")
+
+    @property
+    def text_tower(self) -> None:
+        return None
+
+    def embed_ready(self, ready: Tensor) -> Tensor:
+        embeddings: Tensor = self.tower(self.preprocess.normalised(ready.to(self.device)))
+        return embeddings
+
+    def score_features(self, image: Tensor, text: Tensor | None) -> Tensor:
+        scores: Tensor = self.network.get_submodule("head")(normalize(image, dim=1)).squeeze(1)  # [B]
         return scores
 
     def take_head(self, kind: HeadKind, *, probe: bool) -> nn.Module:
@@ -144,8 +161,10 @@ class AestheticV2(PublishedReward):
         return head
 
     def features(self, prepared: Tensor, prompts: Sequence[str]) -> Tensor:
-        embedded: Tensor = self.network(prepared)  # [B, E], as the head is not there
-        return embedded
+        return normalize(self.tower(prepared), dim=1)
+
+    def score_prepared(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
+        return self.score_features(self.tower(pixels), None)
 
 
 class AestheticV1(AestheticV2):

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
 from rwk.adapters.blip_towers import (
@@ -32,6 +31,7 @@ from rwk.adapters.preprocess import Preprocess
 from rwk.adapters.published import Origin, PublishedReward
 from rwk.adapters.released import released
 from rwk.rewards.base import Reward, RewardSpec, Scores
+from rwk.rewards.staged import Ready
 
 ADDRESS = "https://storage.googleapis.com/sfr-vision-language-research/BLIP/models/model_base_vqa_capfilt_large.pth"
 PLACES = ("top", "the side", "the left", "the right")
@@ -170,8 +170,8 @@ class BlipVqa(PublishedReward):
     def refusal(self, prompt: str) -> str:
         return "" if self.questions(prompt) else "the prompt has no noun phrase, so there is nothing to ask"
 
-    def _score(self, images: list[Image.Image], prompts: list[str]) -> Scores:
-        values = super()._score(images, prompts).values
+    def score_ready(self, ready: Sequence[Ready], prompts: Sequence[str]) -> Scores:
+        values = super().score_ready(ready, prompts).values
         return Scores(values, [self.refusal(prompt) for prompt in prompts])
 
     def score_prepared(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
-from typing import Any, ClassVar
+from pathlib import Path
+from typing import Any, ClassVar, cast
 
 import torch
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn.functional import normalize
+from torch.nn.utils.rnn import pad_sequence
 
 from rwk.adapters.dual_encoder import DualHead
 from rwk.adapters.preprocess import Preprocess
 from rwk.adapters.published import Origin, PublishedReward
+from rwk.rewards.networks import Networks
+from rwk.rewards.staged import EmbeddedReward, each_once
 from rwk.rewards.tunable import HeadKind, ScaledHead, own_head
 
 OPENAI = {
@@ -51,11 +55,14 @@ def tokenizer() -> Any:
     return open_clip.SimpleTokenizer()
 
 
-def each_once(encode: Callable[[list[str]], Tensor], prompts: Sequence[str]) -> Tensor:
-    """[B, E] rows of `encode`, which is given every different prompt once."""
-    place = {prompt: row for row, prompt in enumerate(dict.fromkeys(prompts))}
-    rows = encode(list(place))
-    return rows[torch.tensor([place[prompt] for prompt in prompts], device=rows.device)]
+def bucketed(encode: Callable[[list[list[int]]], Tensor], ids: Sequence[list[int]]) -> Tensor:
+    """[B, E] rows of `encode`, which is given rows of ids together whose lengths round up to one multiple of 16."""
+    buckets: dict[int, list[int]] = {}
+    for place, row in enumerate(ids):
+        buckets.setdefault(-(-len(row) // 16), []).append(place)
+    rows = torch.cat([encode([ids[place] for place in places]) for places in buckets.values()])
+    order = torch.tensor([place for places in buckets.values() for place in places], device=rows.device)
+    return rows[order.argsort()]
 
 
 def architecture(name: str) -> dict[str, Any]:
@@ -74,30 +81,34 @@ def open_clip_network(config: dict[str, Any]) -> nn.Module:
     return network
 
 
-class TowersReward(PublishedReward):
+class TowersReward(EmbeddedReward, PublishedReward):
     """A function of the cosine of image and prompt; a subclass embeds both."""
 
     context = 77
     tolerance = 0.005
 
+    @property
+    def tower(self) -> nn.Module:
+        return self.network
+
+    @property
+    def text_tower(self) -> nn.Module:
+        return self.network
+
     @abstractmethod
     def image_features(self, pixels: Tensor) -> Tensor:
         """[B, E] of pixels as `preprocess` makes them, of any length."""
 
-    @abstractmethod
-    def text_features(self, prompts: list[str]) -> Tensor:
-        """[B, E] of prompts, of any length."""
+    def embed_ready(self, ready: Tensor) -> Tensor:
+        return self.image_features(self.preprocess.normalised(ready.to(self.device)))
 
     def embed(self, images: Sequence[Image.Image]) -> Tensor:
         """[B, E] features of RGB images alone, without gradient."""
         with torch.no_grad():
             return self.image_features(self.preprocess.exact(list(images)).to(self.device))
 
-    def cosine(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
-        """[B] of pixels [B, 3, size, size] and as many prompts."""
-        image = normalize(self.image_features(pixels), dim=1)
-        text = normalize(each_once(self.text_features, prompts), dim=1)
-        return (image * text).sum(1)
+    def score_prepared(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
+        return self.score_features(self.image_features(pixels), self.embedded_texts(prompts))
 
     def take_head(self, kind: HeadKind, *, probe: bool) -> nn.Module:
         """The scale that the towers were trained with, times the cosine; to probe, of a linear map of each embedding.
@@ -116,14 +127,15 @@ class TowersReward(PublishedReward):
         return head
 
     def features(self, prepared: Tensor, prompts: Sequence[str]) -> Tensor:
-        read = self.read(prompts)
-        if not self.probed:
-            return self.cosine(prepared, read).float()[:, None]
-        return torch.cat([self.image_features(prepared), each_once(self.text_features, read)], 1).float()
+        image, text = self.image_features(prepared), each_once(self.text_features, self.texts(prompts))
+        return (torch.cat([image, text], 1) if self.probed else cosine(image, text)[:, None]).float()
 
-    def read(self, prompts: Sequence[str]) -> list[str]:
-        """What the text tower reads for these prompts."""
-        return list(prompts)
+
+def cosine(image: Tensor, text: Tensor | None) -> Tensor:
+    """[B] of embeddings [B, E] and as many of texts."""
+    if text is None:
+        raise ValueError("a cosine needs texts, got none")
+    return (normalize(image, dim=1) * normalize(text, dim=1)).sum(1)
 
 
 class OpenClipReward(TowersReward):
@@ -150,14 +162,44 @@ class OpenClipReward(TowersReward):
     def converted(cls, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         return {key: value for key, value in tensors.items() if key not in _NUMBERS}
 
+    @classmethod
+    def family(cls) -> Hashable:
+        return OpenClipReward, cls.architecture
+
+    @classmethod
+    def loaded(cls, path: Path, networks: Networks, device: str) -> nn.Module:
+        network: Any = super().loaded(path, networks, device)
+        network.visual = networks.get(picture_tower(cls.architecture, path, device), lambda: network.visual)
+        return cast(nn.Module, network)
+
+    @property
+    def tower(self) -> nn.Module:
+        return self.network.get_submodule("visual")
+
     def image_features(self, pixels: Tensor) -> Tensor:
-        features: Tensor = self.network.encode_image(pixels)  # type: ignore[operator]
+        features: Tensor = self.tower(pixels)
         return features
 
     def text_features(self, prompts: list[str]) -> Tensor:
         self.warn_of_cut(prompts, [len(tokenizer().encode(prompt)) + 2 for prompt in prompts])
-        features: Tensor = self.network.encode_text(tokenizer()(prompts).to(self.device))  # type: ignore[operator]
-        return features
+        ids: Tensor = tokenizer()(prompts)  # [B, 77], 0 after the end of text
+        return bucketed(self._texts, [row[: int(row.argmax()) + 1].tolist() for row in ids])
+
+    def _texts(self, ids: list[list[int]]) -> Tensor:
+        """[B, E] of ids that end with the end of text, as open_clip embeds them among 77; text looks back only."""
+        clip: Any = self.network
+        rows = pad_sequence([torch.tensor(row, device=self.device) for row in ids], batch_first=True)  # [B, L]
+        length = rows.shape[1]
+        states = clip.token_embedding(rows) + clip.positional_embedding[:length]
+        states = clip.ln_final(clip.transformer(states, attn_mask=clip.attn_mask[:length, :length]))
+        ends: Tensor = states[torch.arange(len(ids), device=self.device), rows.argmax(1)]
+        embeddings: Tensor = ends @ clip.text_projection
+        return embeddings
+
+
+def picture_tower(architecture: str, path: Path, device: str) -> Hashable:
+    """The key of a file's picture tower in `Networks`, whichever reward loads it."""
+    return "open_clip's picture tower", architecture, path.resolve(), device
 
 
 def small(preprocess: Preprocess) -> Preprocess:

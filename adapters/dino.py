@@ -18,6 +18,7 @@ from rwk.adapters.published import Origin, PublishedReward, fill, find, read
 from rwk.rewards.base import RewardSpec, to_rgb
 from rwk.rewards.images import find as find_images
 from rwk.rewards.images import read as read_image
+from rwk.rewards.staged import EmbeddedReward
 
 ENDINGS = frozenset({".safetensors", ".bin", ".pt", ".pth"})
 """Of files that hold weights; any other file is taken for a picture."""
@@ -40,7 +41,7 @@ class ResizedLarger(Preprocess):
         return Preprocess(self.short).resized(width, height)
 
 
-class DinoSimilarity(PublishedReward):
+class DinoSimilarity(EmbeddedReward, PublishedReward):
     """The mean, over the reference pictures, of the cosine of DINOv2's [CLS] states of picture and reference.
 
     This is DreamBooth's measure of subject fidelity (arXiv:2208.12242) with DINOv2 ViT-B/14 in the place of DINO
@@ -166,8 +167,22 @@ class DinoSimilarity(PublishedReward):
         made: Any = self.network(pixel_values=pixels)
         return normalize(made.pooler_output, dim=1)
 
+    @property
+    def tower(self) -> nn.Module:
+        return self.network
+
+    @property
+    def text_tower(self) -> None:
+        return None
+
+    def embed_ready(self, ready: Tensor) -> Tensor:
+        return self.states(self.preprocess.normalised(ready.to(self.device)))
+
+    def score_features(self, image: Tensor, text: Tensor | None) -> Tensor:
+        return (image * self.reference.to(image.dtype)).sum(1)
+
     def score_prepared(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
-        return (self.states(pixels) * self.reference.to(pixels.dtype)).sum(1)
+        return self.score_features(self.states(pixels), None)
 
 
 def _holds_weights(path: Path, file: str) -> bool:

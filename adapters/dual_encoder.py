@@ -182,7 +182,7 @@ class DualEncoder(TrainableReward):
 
     def embed(self, images: Sequence[Image.Image]) -> Tensor:
         with torch.no_grad():
-            return self.image_features(self._prepared(images))
+            return self.image_features(self.prepared([self.preprocessing.image(image) for image in images]))
 
     def image_features(self, pixels: Tensor) -> Tensor:
         """[B, E] embeddings of pixels [B, 3, size, size] in 0..1, before the head's map."""

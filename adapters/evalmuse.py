@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
 from rwk.adapters.blip_towers import (
@@ -26,6 +25,7 @@ from rwk.adapters.noun_phrases import noun_phrases
 from rwk.adapters.preprocess import Preprocess
 from rwk.adapters.published import Origin, PublishedReward
 from rwk.rewards.base import Reward, RewardSpec, Scores
+from rwk.rewards.staged import Ready
 
 WORDS = 50
 """Words of a prompt that are read."""
@@ -232,8 +232,8 @@ class FgaElement(FgaBlip2Whole):
         super().__init__(weights=weights, revision=revision, tokenizer=tokenizer, device=device)
         self.elements = elements
 
-    def _score(self, images: list[Image.Image], prompts: list[str]) -> Scores:
-        values = super()._score(images, prompts).values
+    def score_ready(self, ready: Sequence[Ready], prompts: Sequence[str]) -> Scores:
+        values = super().score_ready(ready, prompts).values
         absent = "the prompt has no element in the text that is read"
         return Scores(values, [absent if missing else "" for missing in values.isnan().tolist()])
 

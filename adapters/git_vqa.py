@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
 from rwk.adapters.blip_towers import randomised, small_tokenizer
@@ -18,6 +17,7 @@ from rwk.adapters.preprocess import Preprocess
 from rwk.adapters.pretrained import load_tokenizer, read_shards
 from rwk.adapters.published import Origin, PublishedReward, fill
 from rwk.rewards.base import Reward, RewardSpec, Scores
+from rwk.rewards.staged import Ready
 
 
 class GitVqa(PublishedReward):
@@ -98,8 +98,8 @@ class GitVqa(PublishedReward):
     def refusal(self, prompt: str) -> str:
         return "" if self.questions(prompt) else "the prompt has no noun phrase, so there is nothing to ask"
 
-    def _score(self, images: list[Image.Image], prompts: list[str]) -> Scores:
-        values, notes = super()._score(images, prompts)
+    def score_ready(self, ready: Sequence[Ready], prompts: Sequence[str]) -> Scores:
+        values, notes = super().score_ready(ready, prompts)
         return Scores(values, [note or self.refusal(prompt) for note, prompt in zip(notes, prompts, strict=True)])
 
     def score_prepared(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from torch import Tensor
 
-from rwk.adapters.clip_towers import OpenClipReward
+from rwk.adapters.clip_towers import OpenClipReward, cosine
 from rwk.adapters.preprocess import Preprocess
 from rwk.adapters.published import Origin
 from rwk.rewards.base import RewardSpec
@@ -39,8 +37,8 @@ class Hpsv2(OpenClipReward):
     preprocess = Preprocess(224, fit="letterbox", backend="float")
     tolerance = 0.0
 
-    def score_prepared(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
-        return self.cosine(pixels, prompts)
+    def score_features(self, image: Tensor, text: Tensor | None) -> Tensor:
+        return cosine(image, text)
 
 
 class Hpsv21(Hpsv2):

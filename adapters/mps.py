@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import torch
@@ -169,6 +169,10 @@ class Mps(PublishedReward):
     @classmethod
     def build(cls) -> nn.Module:
         return MpsNetwork(pickscore.network(pickscore.HUGE), CrossModel(1024, 4, 16))
+
+    @classmethod
+    def family(cls) -> Hashable:
+        return Mps
 
     @classmethod
     def converted(cls, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from rwk.adapters import clip_towers
-from rwk.adapters.clip_towers import SMALL, TowersReward, seeded, small
+from rwk.adapters.clip_towers import SMALL, TowersReward, bucketed, cosine, seeded, small
 from rwk.adapters.preprocess import Preprocess
 from rwk.adapters.published import Origin
 from rwk.rewards.base import RewardSpec
@@ -108,9 +109,9 @@ class PickScore(TowersReward):
         """The tensors less the position numbers that transformers wrote into files of its time."""
         return {key: value for key, value in tensors.items() if not key.endswith("position_ids")}
 
-    def score_prepared(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
+    def score_features(self, image: Tensor, text: Tensor | None) -> Tensor:
         scale: Tensor = self.network.get_parameter("logit_scale").exp()
-        return scale * self.cosine(pixels, prompts)
+        return scale * cosine(image, text)
 
     def image_features(self, pixels: Tensor) -> Tensor:
         towers: Any = self.network
@@ -118,11 +119,17 @@ class PickScore(TowersReward):
         return features
 
     def text_features(self, prompts: list[str]) -> Tensor:
-        self.warn_of_cut(prompts, [len(ids) for ids in tokenizer()(prompts, verbose=False)["input_ids"]])
-        read = tokenizer()(prompts, padding=True, truncation=True, max_length=self.context, return_tensors="pt")
+        whole = tokenizer()(prompts, verbose=False)["input_ids"]
+        self.warn_of_cut(prompts, [len(ids) for ids in whole])
+        read = [[*ids[: self.context - 1], ids[-1]] if len(ids) > self.context else ids for ids in whole]
+        return bucketed(self._texts, read)
+
+    def _texts(self, ids: list[list[int]]) -> Tensor:
+        """[B, E] of ids that end with the end of text; it looks back only, so what fills a row up has no say."""
+        rows = [torch.tensor(row, device=self.device) for row in ids]
+        filled = pad_sequence(rows, batch_first=True, padding_value=tokenizer().pad_token_id)
         towers: Any = self.network
-        ids, mask = read["input_ids"].to(self.device), read["attention_mask"].to(self.device)
-        features: Tensor = towers.text_projection(towers.text_model(input_ids=ids, attention_mask=mask).pooler_output)
+        features: Tensor = towers.text_projection(towers.text_model(input_ids=filled).pooler_output)
         return features
 
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import math
 import pickle
+import socket
 import warnings
 import zipfile
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 import torch
 from PIL import Image
@@ -18,8 +20,9 @@ from torch import Tensor, nn
 
 from rwk.adapters.preprocess import Preprocess
 from rwk.adapters.tunable_network import TunableNetwork
-from rwk.rewards.base import Scores
 from rwk.rewards.errors import RunFailed
+from rwk.rewards.networks import Networks
+from rwk.rewards.staged import Ready
 
 
 @dataclass(frozen=True)
@@ -64,13 +67,23 @@ def find(
     from huggingface_hub import hf_hub_download
 
     try:
-        return Path(hf_hub_download(origin.hub, origin.file, revision=revision))
+        return Path(hf_hub_download(origin.hub, origin.file, revision=revision, local_files_only=not hub_is_near()))
     except (OSError, ValueError) as error:
         raise RunFailed(
             f"{name} needs {origin.file} of {origin.hub} (about {origin.megabytes} MB), which is not in the cache and "
             f"cannot be downloaded ({type(error).__name__}); with a network, unset HF_HUB_OFFLINE and run again; "
             f"without, {by_hand.format(name=name)}."
         ) from error
+
+
+def hub_is_near() -> bool:
+    """Whether the hub's name can be looked up, or a proxy stands before it; its library tries for half a minute."""
+    from huggingface_hub.constants import ENDPOINT
+
+    try:
+        return bool(getproxies() or socket.getaddrinfo(urlsplit(ENDPOINT).hostname, None))
+    except OSError:
+        return False
 
 
 def beside(weights: str | Path | None, file: str) -> Path | None:
@@ -168,17 +181,39 @@ class PublishedReward(TunableNetwork):
     context: ClassVar[int | None] = None
     """Tokens of a prompt that the network reads, begin and end among them; None where nothing is cut off."""
 
-    def __init__(self, *, weights: str | Path | None = None, revision: str | None = None, device: str = "cpu") -> None:
+    def __init__(
+        self,
+        *,
+        weights: str | Path | None = None,
+        revision: str | None = None,
+        device: str = "cpu",
+        networks: Networks | None = None,
+    ) -> None:
         """
         Args:
             weights: the published file, or a folder that holds it; by default it comes from the hub.
             revision: branch, tag or commit of the hub's repository.
             device: where the network runs.
+            networks: those of the rewards that are loaded together with this one, which it shares.
         """
         path = find(self.spec.name, self.origin, weights, revision)  # first, as a large network takes its time
-        network = self.build()
-        fill(self.spec.name, network, self.converted(read(path)))
-        self._take(network, device)
+        self._take(self.loaded(path, networks or Networks(), device), device)
+
+    @classmethod
+    def loaded(cls, path: Path, networks: Networks, device: str) -> nn.Module:
+        """The network of a published file; the one in `networks` where the same was loaded before."""
+
+        def make() -> nn.Module:
+            network = cls.build()
+            fill(cls.spec.name, network, cls.converted(read(path)))
+            return network
+
+        return networks.get((cls.family(), path.resolve(), device), make)
+
+    @classmethod
+    def family(cls) -> Hashable:
+        """Equal for the classes that make the same network of one file."""
+        return cls
 
     def _take(self, network: nn.Module, device: str = "cpu") -> Self:
         super().__init__(device=device)
@@ -214,14 +249,21 @@ class PublishedReward(TunableNetwork):
     def score_pixels(self, pixels: Tensor, prompts: Sequence[str] = ()) -> Tensor:
         return self.score_prepared(self.prepared_pixels(pixels), prompts)
 
-    def _score(self, images: list[Image.Image], prompts: list[str]) -> Scores:
-        values = torch.full([len(images)], math.nan)
-        notes = [self.preprocess.refusal(image) for image in images]
-        taken = [i for i, note in enumerate(notes) if not note]
-        if taken:
-            pixels = self.preprocess.exact([images[i] for i in taken]).to(self.device)
-            values[taken] = self.score_prepared(pixels, [prompts[i] for i in taken] if prompts else []).float().cpu()
-        return Scores(values, notes)
+    @property
+    def preparation(self) -> Hashable:
+        return self.preprocess
+
+    def prepare(self, image: Image.Image) -> Ready:
+        return self.preprocess.refusal(image) or self.preprocess.image(image)
+
+    def prefer_fast(self) -> None:
+        self.preprocess = self.preprocess.fast()  # type: ignore[misc]
+
+    def least_size(self, width: int, height: int) -> tuple[int, int] | None:
+        return self.preprocess.least_size(width, height)
+
+    def score_taken(self, ready: Tensor, prompts: Sequence[str]) -> Tensor:
+        return self.score_prepared(self.preprocess.normalised(ready.to(self.device)), prompts)
 
     def warn_of_cut(self, prompts: Sequence[str], lengths: Sequence[int], unit: str = "tokens") -> None:
         """Warns, once for each reward, of the first prompt that is longer than `context`, which counts `unit`."""

@@ -130,7 +130,7 @@ class ShapesLlama(CausalGenerator):
             )
         return [*(_WORD_IDS[word] for word in words), BEGIN]
 
-    def null_ids(self) -> list[int]:
+    def null_ids(self, prompt: str) -> list[int]:
         return [NULL, BEGIN]
 
     def code_embeddings(self) -> Tensor:

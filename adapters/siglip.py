@@ -13,9 +13,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from rwk.adapters.clip_towers import TowersReward, seeded
+from rwk.adapters.clip_towers import TowersReward, cosine, seeded
 from rwk.adapters.preprocess import HALF, Preprocess
-from rwk.adapters.published import Origin, beside
+from rwk.adapters.published import Origin, beside, hub_is_near
 from rwk.rewards.base import Reward, RewardSpec
 from rwk.rewards.errors import RunFailed
 
@@ -106,7 +106,8 @@ class Siglip(TowersReward):
         try:
             if source is not None:
                 return AutoTokenizer.from_pretrained(str(source))
-            return AutoTokenizer.from_pretrained(self.origin.hub, revision=revision)
+            near = hub_is_near()
+            return AutoTokenizer.from_pretrained(self.origin.hub, revision=revision, local_files_only=not near)
         except (OSError, ValueError, ImportError) as error:
             raise RunFailed(
                 f"{self.spec.name} needs the tokenizer of {source or self.origin.hub}, which cannot be loaded "
@@ -136,9 +137,9 @@ class Siglip(TowersReward):
         """The prompt as the network was trained to read it."""
         return " ".join(prompt.translate(_BARE).lower().split())
 
-    def score_prepared(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
+    def score_features(self, image: Tensor, text: Tensor | None) -> Tensor:
         scale, bias = (self.network.get_parameter(name) for name in ("logit_scale", "logit_bias"))
-        return scale.exp() * self.cosine(pixels, prompts) + bias
+        return scale.exp() * cosine(image, text) + bias
 
     def image_features(self, pixels: Tensor) -> Tensor:
         towers: Any = self.network

@@ -7,14 +7,13 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
 from rwk.adapters.clip_towers import seeded
 from rwk.adapters.preprocess import HALF, Preprocess
 from rwk.adapters.published import Origin
 from rwk.adapters.siglip import SO400M, TINY, Siglip2, small_tokenizer
-from rwk.rewards.base import Reward, RewardSpec, Scores
+from rwk.rewards.base import Reward, RewardSpec
 
 
 def network(shape: dict[str, int], places: int, patch: int, words: int) -> nn.Module:
@@ -62,14 +61,6 @@ class Naflex(Siglip2):
         with seeded():
             made = network(TINY, 16, 8, len(words))
         return cls.of(made, preprocess=replace(cls.preprocess, size=32, patch=8), tokenizer=words)
-
-    def _score(self, images: list[Image.Image], prompts: list[str]) -> Scores:
-        values = torch.full([len(images)], torch.nan)
-        grids = [self.preprocess.resized(*image.size) for image in images]
-        for grid in dict.fromkeys(grids):
-            rows = [row for row, found in enumerate(grids) if found == grid]
-            values[rows] = super()._score([images[row] for row in rows], [prompts[row] for row in rows]).values
-        return Scores(values, [""] * len(images))
 
     def image_features(self, pixels: Tensor) -> Tensor:
         towers: Any = self.network

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import ClassVar
 
-import torch
 from PIL import Image
 from torch import Tensor
 from torch.nn.functional import pad
 
 from rwk.adapters.preprocess import LONGEST
 from rwk.adapters.published import PublishedReward
-from rwk.rewards.base import Scores
+from rwk.rewards.staged import Ready
 
 
 class SquaredReward(PublishedReward):
@@ -23,9 +23,6 @@ class SquaredReward(PublishedReward):
     border: ClassVar[tuple[int, int, int]]
     """Colour of the border, 8-bit."""
 
-    def prepare(self, image: Image.Image) -> Tensor | str:
-        return self._refusal(image) or super().prepare(self._square(image))
-
     def prepared_pixels(self, pixels: Tensor) -> Tensor:
         height, width = pixels.shape[2:]
         down, across = max(width - height, 0), max(height - width, 0)
@@ -33,14 +30,12 @@ class SquaredReward(PublishedReward):
         colour = pixels.new_tensor(self.border)[:, None, None] / 255
         return super().prepared_pixels(pad(pixels - colour, sides) + colour)
 
-    def _score(self, images: list[Image.Image], prompts: list[str]) -> Scores:
-        values = torch.full([len(images)], torch.nan)
-        notes = [self._refusal(image) for image in images]
-        taken = [i for i, note in enumerate(notes) if not note]
-        if taken:
-            squares = [self._square(images[i]) for i in taken]
-            values[taken] = super()._score(squares, [prompts[i] for i in taken]).values
-        return Scores(values, notes)
+    @property
+    def preparation(self) -> Hashable:
+        return self.border, self.preprocess
+
+    def prepare(self, image: Image.Image) -> Ready:
+        return self._refusal(image) or super().prepare(self._square(image))
 
     @staticmethod
     def _refusal(image: Image.Image) -> str:

@@ -33,8 +33,8 @@ def note(text: str) -> None:
 
 
 def width() -> int:
-    """Characters in a line of stdout: those of the terminal, of $COLUMNS, or 120."""
-    return shutil.get_terminal_size((120, 24)).columns
+    """Characters in a line of stdout: those of the terminal or of $COLUMNS; into a file or a pipe nothing is folded."""
+    return shutil.get_terminal_size((1000, 24)).columns
 
 
 def show(renderable: Any) -> None:

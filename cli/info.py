@@ -26,6 +26,7 @@ LABELS = {
     "deterministic": "deterministic",
     "differentiable": "differentiable",
     "tolerance": "score_pixels",
+    "drift": "half precision",
     "image_size": "image side, pixels",
     "tokens": "tokens an image",
     "codes": "codes",
@@ -85,6 +86,7 @@ def describe(name: str) -> dict[str, Any]:
         "about": inspect.cleandoc(found.kind.__doc__ or ""),
         **{key: value for key, value in found.spec.items() if key != "name"},
         "tolerance": getattr(found.kind, "tolerance", None) if found.spec.get("differentiable") else None,
+        "drift": dict(getattr(found.kind, "drift", {})) or None,
         "class": f"{found.kind.__module__}:{found.kind.__qualname__}",
         "folder": found.folder,
         "megabytes": found.megabytes,
@@ -195,6 +197,8 @@ def _told(key: str, document: dict[str, Any]) -> str:
     value = document.get(key)
     if key == "tolerance" and value is not None:
         return f"within {value:g} of the score"
+    if key == "drift" and value:
+        return ", ".join(f"{precision} moves a score by up to {most:g}" for precision, most in value.items())
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, dict):

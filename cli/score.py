@@ -35,15 +35,16 @@ def command(config: Scoring, common: Common) -> dict[str, Any] | None:
         import torch
 
         from rwk.rewards.manifest import gather
-        from rwk.rewards.ranks import own_device, ranks
-        from rwk.rewards.registry import load
-        from rwk.rewards.scoring import check_prompts_given, score_files
+        from rwk.rewards.ranks import own_cores, own_device, ranks
+        from rwk.rewards.registry import load_all
+        from rwk.rewards.scoring import Means, check_prompts_given, prefer_fast, score_files
         from rwk.rewards.sinks import parts_of
 
         torch.manual_seed(common.seed)
         gathered = gather(config.images, prompt=config.prompt, prompts=config.prompts)
-        names = dict.fromkeys(config.rewards or PLAIN_REWARDS)
-        rewards = {name: load(name, device=own_device(common.device)) for name in names}
+        rewards = load_all(config.rewards or PLAIN_REWARDS, device=own_device(common.device))
+        if config.preprocessing == "fast":
+            prefer_fast(rewards)
         check_prompts_given(rewards, gathered.items)
         if config.resume and config.out and not parts_of(config.out):
             note(f"no rows of a run that was stopped lie beside {config.out}; starting with the first image.")
@@ -56,8 +57,7 @@ def command(config: Scoring, common: Common) -> dict[str, Any] | None:
             resume=config.resume,
             strict=config.strict,
             keep=None if common.json and not config.out else SHOWN,
-            batch_size=config.batch_size,
-            workers=config.workers,
+            means=Means(config.batch_size, config.workers or own_cores(), config.precision, config.cache),
             advance=advance,
         )
     if group.rank > 0:

@@ -145,8 +145,9 @@ class Evaluation:
     generator: str = _field("shapes.llama", "Name or folder of the generator.")
     benchmarks: tuple[str, ...] = _field(
         (),
-        "shapes.long, shapes.short, either with .held_out behind it, or a file of prompts for the rewards to judge; "
-        "may be given several times. [default: all four of shapes]",
+        "shapes.long, shapes.short, either with .held_out behind it; geneval, or geneval:FILE for its metadata; "
+        "compbench:FOLDER of T2I-CompBench's prompts; dpg:FILE of DPG-Bench's questions; or a file of prompts for the "
+        "rewards to judge; may be given several times. [default: all four of shapes]",
         option="--benchmark",
     )
     rewards: tuple[str, ...] = _field(
@@ -154,7 +155,17 @@ class Evaluation:
         "Name or folder of a reward whose mean score is measured too; may be given several times.",
         option="--reward",
     )
-    prompts: int | None = _field(None, "Prompts of each benchmark. [default: 60 of shapes, all of a file]")
+    gold: tuple[str, ...] = _field(
+        (),
+        "NAME@PATH of a reward that a benchmark judges by, with the weights to take; may be given several times. "
+        "[default: the published weights]",
+    )
+    judge: str = _field("judge.question", "Name of the reward that answers DPG-Bench's questions.")
+    prompts: int | None = _field(
+        None,
+        "Prompts of each benchmark, or of each category of geneval and compbench. "
+        "[default: 60 of shapes, 80 of geneval's categories, all of a file]",
+    )
     images: int = _field(4, "Images of each prompt and seed.")
     seeds: int = _field(3, "How many seeds, from --seed on.")
     out: Path | None = _field(None, "Folder for the results. [default: the next free one below runs/]")
@@ -164,7 +175,7 @@ class Evaluation:
             given = getattr(self, name)
             if given is not None and given < 1:
                 raise ValueError(f"--{name} must be at least 1, got {given}.")
-        for option, given in (("benchmark", self.benchmarks), ("reward", self.rewards)):
+        for option, given in (("benchmark", self.benchmarks), ("reward", self.rewards), ("gold", self.gold)):
             twice = [name for name in given if given.count(name) > 1]
             if twice:
                 raise ValueError(f"each --{option} is named once, got {twice[0]} {given.count(twice[0])} times.")

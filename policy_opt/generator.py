@@ -204,7 +204,21 @@ class Generator(ABC):
 GENERATORS: Registry[Generator] = Registry(
     "generator",
     "rwk.policy_opt.generator:Generator",
-    {"shapes.llama": "rwk.adapters.shapes_generator:ShapesLlama"},
+    {
+        "janus.pro_1b": "rwk.adapters.janus:JanusPro",
+        "janus.pro_7b": "rwk.adapters.janus:JanusPro7B",
+        "janus.v1_3b": "rwk.adapters.janus:Janus",
+        "llamagen.c2i_3b_384": "rwk.adapters.llamagen_c2i:ThreeB384",
+        "llamagen.c2i_b_256": "rwk.adapters.llamagen_c2i:Base256",
+        "llamagen.c2i_b_384": "rwk.adapters.llamagen_c2i:Base384",
+        "llamagen.c2i_l_256": "rwk.adapters.llamagen_c2i:Large256",
+        "llamagen.c2i_l_384": "rwk.adapters.llamagen_c2i:Large384",
+        "llamagen.c2i_xl_384": "rwk.adapters.llamagen_c2i:Xl384",
+        "llamagen.c2i_xxl_384": "rwk.adapters.llamagen_c2i:Xxl384",
+        "llamagen.t2i_xl_256": "rwk.adapters.llamagen_t2i:Xl256",
+        "llamagen.t2i_xl_512": "rwk.adapters.llamagen_t2i:Xl512",
+        "shapes.llama": "rwk.adapters.shapes_generator:ShapesLlama",
+    },
 )
 
 register = GENERATORS.register

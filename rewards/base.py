@@ -12,6 +12,7 @@ from typing import NamedTuple, final
 import numpy as np
 import torch
 from PIL import Image, ImageOps
+from PIL.ExifTags import Base
 from torch import Tensor
 from torchvision.transforms.functional import pil_to_tensor
 
@@ -61,10 +62,13 @@ def to_rgb(image: Image.Image) -> Image.Image:
     """The image as a person sees it: upright by its EXIF tag, 8-bit RGB, transparency over white.
 
     Grey images of 16 or 32 bits are scaled by their nominal range (65535, or 1.0 for floats), which Pillow's own
-    `convert` would clip. The image itself is left as it was.
+    `convert` would clip. The image itself is left as it was, and is what comes back where there is nothing to do.
     """
     if min(image.size) < 1:
         raise ValueError(f"it has {image.width}x{image.height} pixels")
+    if image.mode == "RGB" and not image.has_transparency_data and image.getexif().get(Base.Orientation, 1) == 1:
+        image.load()  # which copying would have done
+        return image
     upright = ImageOps.exif_transpose(image)
     if upright.mode[0] in "IF":
         upright = _to_8_bit(upright)

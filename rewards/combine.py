@@ -63,14 +63,18 @@ class Combination(Reward):
         self, images: Sequence[Image.Image], prompts: Sequence[str] = (), *, batch_size: int = 16
     ) -> dict[str, Scores]:
         scores: dict[str, Scores] = {}
-        for name, part in self._deep_parts():  # innermost first
-            if name in scores:
-                continue
-            if isinstance(part, Combination):
-                scores[name] = part.combine(scores)
-            else:
+        for name, part in self._deep_parts():
+            if name not in scores and not isinstance(part, Combination):
                 scores[name] = part.score(images, prompts, batch_size=batch_size)
-        return scores | {self.spec.name: self.combine(scores)}
+        return self.score_with(scores)
+
+    def score_with(self, scores: Mapping[str, Scores]) -> dict[str, Scores]:
+        """What `score_parts` gives, of the scores of the parts that are no combinations."""
+        found: dict[str, Scores] = {}
+        for name, part in self._deep_parts():  # innermost first
+            if name not in found:
+                found[name] = part.combine(found) if isinstance(part, Combination) else scores[name]
+        return found | {self.spec.name: self.combine(found)}
 
     def combine(self, scores: Mapping[str, Scores]) -> Scores:
         """The combined scores of the parts' scores, by name; NaN where a part is NaN, with a note that names it."""

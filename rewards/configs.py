@@ -51,14 +51,28 @@ class Scoring:
     strict: bool = field(
         default=False, metadata={"help": "Fail where any image cannot be read or scored.", "switch": True}
     )
-    batch_size: int = field(default=16, metadata={"help": "Images that go through a network at once."})
-    workers: int = field(default=2, metadata={"help": "Threads that read images ahead."})
+    batch_size: int | None = field(
+        default=None, metadata={"help": "Images that go through a network at once. [default: what is fastest here]"}
+    )
+    workers: int | None = field(
+        default=None, metadata={"help": "Threads that read and prepare images. [default: one a core]"}
+    )
+    preprocessing: Literal["exact", "fast"] = field(
+        default="exact",
+        metadata={"help": "As the official code prepares images, or faster and a grey level or so apart."},
+    )
+    precision: Literal["float32", "bfloat16", "float16"] = field(
+        default="float32", metadata={"help": "What CLIP-like towers compute in; `rwk info` tells what that changes."}
+    )
+    cache: Path | None = field(
+        default=None, metadata={"help": "Folder of embeddings and scores to keep, and to take from where they are."}
+    )
 
     def __post_init__(self) -> None:
-        for name, least in (("batch_size", 1), ("workers", 1)):
-            if getattr(self, name) < least:
-                option = "--" + name.replace("_", "-")
-                raise ValueError(f"{option} must be at least {least}, got {getattr(self, name)}.")
+        for name in ("batch_size", "workers"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {value}.")
         if self.prompt is not None and self.prompts is not None:
             raise ValueError("--prompt and --prompts exclude each other, got both; leave one out.")
         if self.out is not None and self.out.suffix.lower() not in TABLES:

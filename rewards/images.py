@@ -7,7 +7,7 @@ import glob
 import os
 import stat
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -100,11 +100,16 @@ class Picture(NamedTuple):
     note: str
 
 
-def read(path: Path) -> Picture:
+def read(path: Path, least: Callable[[int, int], tuple[int, int] | None] = lambda width, height: None) -> Picture:
     """The image in a file, upright and in RGB; of an animation or a document of several pages the first.
 
     Never raises for what is in the file. Images of more pixels than Pillow's limit against decompression bombs
     (89,478,485) are refused before they are decoded, inside `guarded`.
+
+    Args:
+        path: the file.
+        least: of width and height in the file, those down to which a JPEG file may be shrunk while it is decoded, to
+            1/2, 1/4 or 1/8; None: not at all.
     """
     try:
         about = path.stat()
@@ -113,6 +118,8 @@ def read(path: Path) -> Picture:
         if about.st_size == 0:
             return Picture(None, "empty file (0 bytes)")
         with Image.open(path) as image:
+            if size := least(*image.size):
+                image.draft(None, size)
             return Picture(to_rgb(image), "")
     except UnidentifiedImageError:
         return Picture(None, "not an image of a kind that can be read here")

@@ -7,12 +7,15 @@ import importlib
 import inspect
 import json
 import warnings
+from collections.abc import Iterable
+from functools import cache, partial
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from rwk.rewards.base import Reward
 from rwk.rewards.home import home
+from rwk.rewards.networks import Networks
 
 T = TypeVar("T")
 
@@ -73,12 +76,22 @@ class Registry(Generic[T]):
         """Whether the name is registered, kept in `$RWK_HOME`, or a saved folder; not so for `module:Class`."""
         return name in self._targets() or self._saved(name) is not None
 
+    def kind_of(self, name: str) -> type[T]:
+        """The class that `load` would build for a name, without its weights; raises ValueError as `load` does."""
+        if self.kind == "reward" and name.startswith(("http://", "https://")):
+            return self.target("rwk.rewards.remote:RemoteReward")
+        folder = None if name in self._targets() else self._saved(name)
+        if folder is not None:
+            return self.target(self._saved_by(folder))
+        known = name.partition("@")[0]
+        return self.target(known if known in self._targets() else name)
+
     def load(self, name: str, **options: Any) -> T:
         """The object that a name stands for.
 
         Args:
             name: see the class.
-            options: `device` and whatever else the class takes.
+            options: `device` and whatever else the class takes; `networks` is dropped where it takes none.
 
         Raises:
             ValueError: for an unknown name or a damaged folder, in one sentence.
@@ -93,6 +106,8 @@ class Registry(Generic[T]):
             if "weights" not in inspect.signature(self.target(known)).parameters:
                 raise ValueError(f"{self.kind} {known!r} takes no weights of one's own, got {path!r}; leave it out.")
             return self.load(known, weights=path, **options)
+        if "networks" in options and "networks" not in inspect.signature(self.target(name)).parameters:
+            del options["networks"]
         built: T = self.target(name)(**options)
         return built
 
@@ -107,9 +122,15 @@ class Registry(Generic[T]):
         return None
 
     def _from_folder(self, folder: Path, options: dict[str, Any]) -> T:
+        options = {key: value for key, value in options.items() if key != "networks"}
+        loaded: T = self.target(self._saved_by(folder)).from_folder(folder, **options)  # type: ignore[attr-defined]
+        return loaded
+
+    def _saved_by(self, folder: Path) -> str:
+        """The registered name of what wrote a folder."""
         try:
             config = json.loads((folder / "config.json").read_text())
-            name = config[f"rwk_{self.kind}"]
+            name: str = config[f"rwk_{self.kind}"]
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(
                 f"{folder} is not a saved {self.kind}: its config.json holds no readable rwk_{self.kind} ({error}); "
@@ -117,8 +138,7 @@ class Registry(Generic[T]):
             ) from error
         if name not in self._targets():  # never `module:Class` from a file: a downloaded folder must not choose code
             raise ValueError(f"{folder} was saved by {self.kind} {name!r}, which is not installed here.")
-        loaded: T = self.target(name).from_folder(folder, **options)  # type: ignore[attr-defined]
-        return loaded
+        return name
 
     def _targets(self) -> dict[str, str]:
         if self._plugins is None:
@@ -152,6 +172,8 @@ REWARDS: Registry[Reward] = Registry(
         "clipscore.l14_cosine": "rwk.adapters.clipscore:ClipCosineLarge",
         "clipscore.l14_noprefix": "rwk.adapters.clipscore:ClipScoreLargeNoPrefix",
         "colorfulness": "rwk.adapters.pixels:Colorfulness",
+        "compbench.numeracy": "rwk.adapters.compbench:CompbenchNumeracy",
+        "compbench.spatial": "rwk.adapters.compbench:CompbenchSpatial",
         "compressibility.jpeg": "rwk.adapters.jpeg:Compressibility",
         "contrast": "rwk.adapters.pixels:Contrast",
         "cyclereward.combo": "rwk.adapters.cyclereward:CycleCombo",
@@ -178,6 +200,7 @@ REWARDS: Registry[Reward] = Registry(
         "incompressibility.jpeg": "rwk.adapters.jpeg:Incompressibility",
         "judge.aesthetics": "rwk.adapters.judge:Aesthetics",
         "judge.quality": "rwk.adapters.judge:Levels",
+        "judge.question": "rwk.adapters.judge:Answer",
         "judge.yes": "rwk.adapters.judge:Yes",
         "judge.yes_no": "rwk.adapters.judge:YesNo",
         "mps.overall": "rwk.adapters.mps:Mps",
@@ -223,3 +246,18 @@ def load(name: str, **options: Any) -> Reward:
     if is_expression(name) and not REWARDS.knows(name):
         return parse(name, lambda part: REWARDS.load(part, **options))
     return REWARDS.load(name, **options)
+
+
+def load_all(names: Iterable[str], **options: Any) -> dict[str, Reward]:
+    """The rewards of these names, which take what `load` takes, to score with together.
+
+    A name that occurs several times, in expressions too, is loaded once, and rewards on the same weights hold one
+    network between them.
+    """
+    from rwk.rewards.expression import is_expression, parse
+
+    part = cache(partial(REWARDS.load, networks=Networks(), **options))
+    return {
+        name: parse(name, part) if is_expression(name) and not REWARDS.knows(name) else part(name)
+        for name in dict.fromkeys(names)
+    }

@@ -7,36 +7,31 @@ import contextlib
 import hashlib
 import itertools
 import json
-import math
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import numpy as np
+import torch
 
-from rwk.rewards.base import Reward, RewardSpec
+from rwk.rewards.base import Reward
+from rwk.rewards.batch_size import BatchSize
+from rwk.rewards.cache import Cache, Prints
 from rwk.rewards.errors import RunFailed
-from rwk.rewards.images import Picture, guarded, read
+from rwk.rewards.images import guarded
 from rwk.rewards.manifest import Item, prompt_of
+from rwk.rewards.opening import Opened, Opener
 from rwk.rewards.ranks import Ranks
+from rwk.rewards.rows import Precision, Scorer, columns, leaves
 from rwk.rewards.sinks import Part, Row, merged, part_path, parts_of, write_table
+from rwk.rewards.staged import PreparedReward
 from rwk.rewards.summary import Summary
 
 PIXELS = 2**26
 """A batch ends early when it holds this many pixels, 192 MB."""
-
-Opened = tuple[Item, str, Picture]
-"""An item, its prompt and its picture."""
-
-
-def columns(rewards: Mapping[str, Reward]) -> dict[str, RewardSpec]:
-    """The columns of the rewards, each after its parts where it is a combination."""
-    found: dict[str, RewardSpec] = {}
-    for name, reward in rewards.items():
-        found |= {part: spec for part, spec in columns(reward.parts()).items() if part not in found}
-        found[name] = reward.spec
-    return found
 
 
 def check_prompts_given(rewards: Mapping[str, Reward], items: Sequence[Item]) -> None:
@@ -49,96 +44,80 @@ def check_prompts_given(rewards: Mapping[str, Reward], items: Sequence[Item]) ->
         )
 
 
-def score_items(
-    items: Iterable[Item], rewards: Mapping[str, Reward], *, batch_size: int = 16, workers: int = 2
-) -> Iterator[list[Row]]:
+@dataclass(frozen=True)
+class Means:
+    """How scores are computed; but for rounding and what is stated below, none of it changes them."""
+
+    batch_size: int | None = None
+    """Images that go through a network at once; None finds out. Less where the memory does not hold them."""
+    workers: int = 2
+    """Threads that read, decode and prepare images."""
+    precision: Precision = "float32"
+    """What the towers of embedding rewards compute in; `EmbeddedReward.drift` says what that changes."""
+    cache: Path | None = None
+    """Folder of embeddings and scores that are not computed again."""
+
+
+def score_items(items: Iterable[Item], rewards: Mapping[str, Reward], means: Means = Means()) -> Iterator[list[Row]]:
     """Rows of the items in their order, a batch at a time.
 
-    No more than `batch_size + 2 * workers` decoded images are held at once. An image that cannot be read, or lacks a
-    prompt that a reward needs, gets no score and a note.
+    Of decoded images no more than a batch and `2 * workers` are held at once; where all rewards prepare images by
+    themselves none are, but up to two batches of what was prepared. An image that cannot be read, or lacks a prompt
+    that a reward needs, gets no score and a note.
     """
-    with guarded(), ThreadPoolExecutor(workers) as pool:
-        try:
-            batch: list[Opened] = []
-            pixels = 0
-            for opened in _ahead(items, pool, 2 * workers):
-                batch.append(opened)
-                image = opened[2].image
-                pixels += image.width * image.height if image else 0
-                del opened, image  # or they would be held while the next are awaited
-                if len(batch) == batch_size or pixels >= PIXELS:
-                    yield _rows(batch, rewards)
-                    batch, pixels = [], 0
-            if batch:
-                yield _rows(batch, rewards)
-        finally:
-            pool.shutdown(cancel_futures=True)
+    prints = Prints(means.precision)
+    with contextlib.ExitStack() as stack:
+        cache = stack.enter_context(contextlib.closing(Cache(means.cache))) if means.cache else None
+        opener = Opener(leaves(rewards), cache, prints)
+        scorer = Scorer(rewards, precision=means.precision, cache=cache, prints=prints)
+        size = BatchSize(means.batch_size)
+        stack.enter_context(guarded())
+        pool = stack.enter_context(ThreadPoolExecutor(means.workers))
+        stack.callback(pool.shutdown, cancel_futures=True)
+        batch: list[Opened] = []
+        pixels = 0
+
+        def window() -> int:
+            return 2 * means.workers + (size.now if opener.prepares_all else 0)
+
+        for opened in opener.ahead(items, pool, window):
+            batch.append(opened)
+            pixels += opened.image.width * opened.image.height if opened.image else 0
+            del opened  # or it would be held while the next are awaited
+            if len(batch) >= size.now or pixels >= PIXELS:
+                yield _rows(batch, scorer, size)
+                batch, pixels = [], 0
+        if batch:
+            yield _rows(batch, scorer, size)
 
 
-def _ahead(items: Iterable[Item], pool: ThreadPoolExecutor, window: int) -> Iterator[Opened]:
-    """The items opened, in order, at most `window` of them before they are asked for."""
-    waiting: collections.deque[Future[Opened]] = collections.deque()
-    rest = iter(items)
-    while True:
-        waiting.extend(pool.submit(_open, item) for item in itertools.islice(rest, window - len(waiting)))
-        if not waiting:
-            return
-        yield waiting.popleft().result()
+def prefer_fast(rewards: Mapping[str, Reward]) -> None:
+    """Has all rewards that know a faster way to prepare images take it; `Preprocess` says what that changes.
+
+    A file is decoded once, at a size that is enough for all of them, so a fast score may move by as little again where
+    rewards of other sizes are in the run.
+    """
+    for reward in leaves(rewards).values():
+        if isinstance(reward, PreparedReward):
+            reward.prefer_fast()
 
 
-def _open(item: Item) -> Opened:
-    return item, prompt_of(item), read(item.image)
-
-
-def _rows(batch: list[Opened], rewards: Mapping[str, Reward]) -> list[Row]:
-    names = columns(rewards)
-    rows = [
-        Row(
-            str(item.image),
-            prompt,
-            dict.fromkeys(names),
-            dict.fromkeys(names, picture.note) if picture.note else {},
-            picture.note,
-        )
-        for item, prompt, picture in batch
-    ]
-    for name, reward in rewards.items():
-        for prompted in (True, False):
-            chosen = [i for i, (_, prompt, picture) in enumerate(batch) if picture.image and bool(prompt) is prompted]
-            if prompted or not reward.spec.needs_prompt:
-                _score_into(rows, chosen, name, reward, batch, prompted)
-                continue
-            for i in chosen:
-                rows[i].notes[name] = "needs a prompt"
-    return rows
-
-
-def _score_into(
-    rows: list[Row], chosen: list[int], name: str, reward: Reward, batch: list[Opened], prompted: bool
-) -> None:
-    """Puts the scores of the chosen images and their notes into the rows."""
-    images = [image for i in chosen if (image := batch[i][2].image)]
-    if not images:
-        return
-    prompts = [batch[i][1] for i in chosen] if prompted else []
+def _rows(batch: list[Opened], scorer: Scorer, size: BatchSize) -> list[Row]:
+    """The rows of a batch, which is halved as often as the memory does not hold it."""
+    begun = time.perf_counter()
     try:
-        scored = list(reward.score_parts(images, prompts, batch_size=len(images)).items())
-    except Exception as error:
-        where = rows[chosen[0]].image
-        raise RunFailed(
-            f"{name} failed on {len(images)} images from {where} on: {type(error).__name__}: {error}"
-        ) from error
-    scored[-1] = (name, scored[-1][1])  # the whole goes by the name that it was asked for by
-    for column, (values, notes) in scored:
-        for i, value, said in zip(chosen, values.tolist(), notes, strict=True):
-            rows[i].scores[column] = _shortest(value) if math.isfinite(value) else None
-            if said or math.isinf(value):
-                rows[i].notes[column] = said or f"the score is {value}"
-
-
-def _shortest(value: float) -> float:
-    """The float of the fewest digits that stands for the same float32."""
-    return float(str(np.float32(value)))
+        rows = scorer.rows(batch)
+    except torch.OutOfMemoryError as error:
+        if len(batch) == 1:
+            raise RunFailed(f"{batch[0].item.image} alone does not fit into the memory: {error}") from error
+        size.ran_out(len(batch))
+    else:
+        size.took(len(batch), time.perf_counter() - begun)
+        return rows
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    half = len(batch) // 2
+    return _rows(batch[:half], scorer, size) + _rows(batch[half:], scorer, size)
 
 
 def score_files(
@@ -150,8 +129,7 @@ def score_files(
     resume: bool = False,
     strict: bool = False,
     keep: int | None = None,
-    batch_size: int = 16,
-    workers: int = 2,
+    means: Means = Means(),
     advance: Callable[[int], None] = lambda _: None,
 ) -> Summary:
     """Scores the items in all processes, writes them to `out` in their order, and says in the first what they come to.
@@ -166,17 +144,16 @@ def score_files(
         resume: go on with the rows beside `out`.
         strict: raise RunFailed at the first image without a score.
         keep: rows that the summary holds; None for all.
-        batch_size: images that go through a network at once.
-        workers: threads that read images.
+        means: how scores are computed.
         advance: is told how many more rows are done.
     """
     specs = columns(rewards)
     summary = Summary(specs, keep=keep)
     with _place_of_parts(out, ranks) as place:
-        with contextlib.closing(_part(place, items, list(specs), ranks, resume)) as part:
+        with contextlib.closing(_part(place, items, _settings(rewards, means), ranks, resume)) as part:
             advance(part.rows)
             mine = itertools.islice(items, ranks.rank + part.rows * ranks.world, None, ranks.world)
-            for rows in score_items(mine, rewards, batch_size=batch_size, workers=workers):
+            for rows in score_items(mine, rewards, means):
                 part.write(rows)
                 if strict:
                     _refuse_gaps(rows)
@@ -206,7 +183,13 @@ def _place_of_parts(out: Path | None, ranks: Ranks) -> Iterator[Path]:
         yield Path(ranks.from_first(folder), "scores")
 
 
-def _part(place: Path, items: Sequence[Item], names: list[str], ranks: Ranks, resume: bool) -> Part:
+def _settings(rewards: Mapping[str, Reward], means: Means) -> dict[str, Any]:
+    """What must be the same for a run to go on, besides the images."""
+    prepared = [repr(leaf.preparation) for leaf in leaves(rewards).values() if isinstance(leaf, PreparedReward)]
+    return {"columns": list(columns(rewards)), "prepared": prepared, "precision": means.precision}
+
+
+def _part(place: Path, items: Sequence[Item], settings: dict[str, Any], ranks: Ranks, resume: bool) -> Part:
     others = [path for path in parts_of(place) if not path.name.endswith(f"-of-{ranks.world}")]
     if resume and others:
         raise ValueError(
@@ -219,7 +202,7 @@ def _part(place: Path, items: Sequence[Item], names: list[str], ranks: Ranks, re
     digest = hashlib.sha256()
     for item in items:
         digest.update(json.dumps([str(item.image), item.prompt]).encode())
-    head = {"columns": names, "images": digest.hexdigest()}
+    head = {**settings, "images": digest.hexdigest()}
     return Part(part_path(place, ranks.rank, ranks.world), head, resume=resume)
 
 

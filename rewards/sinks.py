@@ -65,8 +65,8 @@ class Part:
                     break
                 if number == 0 and value != head:
                     raise ValueError(
-                        f"--resume needs the images, prompts and rewards of the run that was stopped, got others than "
-                        f"in {self.path}; repeat the same command, or leave --resume out to start over."
+                        f"--resume needs images, prompts, rewards, preprocessing and precision of the stopped run, "
+                        f"got others than in {self.path}; repeat the same command, or leave --resume out to start over."
                     )
                 end += len(line)
                 self.rows += number > 0

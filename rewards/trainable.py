@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 from torchvision.transforms.functional import pil_to_tensor
 
-from rwk.rewards.base import PixelReward, Reward, Scores
+from rwk.rewards.base import Reward
 from rwk.rewards.layers import add_lora, first_layers
 from rwk.rewards.registry import REWARDS
+from rwk.rewards.staged import PreparedReward, Ready
 from rwk.rewards.tunable import HeadKind, Tunable
 
 SCHEMES = {
@@ -116,7 +117,7 @@ class Trainable(Reward):
         """Makes every weight one that can be trained by small steps."""
 
 
-class TrainableReward(PixelReward, Trainable):
+class TrainableReward(PreparedReward, Trainable):
     """A trainable reward that is kept whole, architecture and all.
 
     A subclass writes `registered`, `build`, `from_model` and `features`.
@@ -176,25 +177,27 @@ class TrainableReward(PixelReward, Trainable):
     def features(self, prepared: Tensor, prompts: Sequence[str]) -> Tensor:
         """[B, D] what the head sees of pixels [B, 3, size, size] in 0..1 and their prompts, with gradient."""
 
-    def prepare(self, image: Image.Image) -> Tensor | str:
-        return self.preprocessing.image(image)
-
     def prepared(self, ready: Sequence[Tensor]) -> Tensor:
         return torch.stack(list(ready)).to(self.device) / 255
 
     def embed(self, images: Sequence[Image.Image]) -> Tensor:
         """[B, D] features of RGB images alone, whatever their prompts, without gradient."""
         with torch.no_grad():
-            return self.features(self._prepared(images), [""] * len(images))
+            ready = [self.preprocessing.image(image) for image in images]
+            return self.features(self.prepared(ready), [""] * len(images))
 
     def score_pixels(self, pixels: Tensor, prompts: Sequence[str] = ()) -> Tensor:
         return self.head(self.features(self.preprocessing.pixels(pixels), prompts))
 
-    def _score(self, images: list[Image.Image], prompts: list[str]) -> Tensor | Scores:
-        return self.head(self.features(self._prepared(images), prompts))
+    @property
+    def preparation(self) -> Hashable:
+        return self.preprocessing
 
-    def _prepared(self, images: Sequence[Image.Image]) -> Tensor:
-        return self.prepared([self.preprocessing.image(image) for image in images])
+    def prepare(self, image: Image.Image) -> Ready:
+        return self.preprocessing.image(image)
+
+    def score_taken(self, ready: Tensor, prompts: Sequence[str]) -> Tensor:
+        return self.head(self.features(self.prepared(list(ready)), prompts))
 
     def save(self, folder: Path) -> None:
         from safetensors.torch import save_file
@@ -256,16 +259,19 @@ def load_base(
             raise TypeError(f"{kind} must be a TrainableReward")
         reward: Reward = kind.from_model(model, image_size=image_size, seed=seed, device=device)
     else:
+        kind_of = REWARDS.kind_of(name)
+        if not issubclass(kind_of, Trainable | Tunable):  # before its weights are fetched
+            raise ValueError(
+                f"base must be a reward with a network to train, got {name} ({kind_of.__name__}); take shapes.clip, a "
+                f"published one such as pickscore.v1 or judge.yes_no@PATH, a trained one, timm:MODEL or "
+                f"open_clip:MODEL."
+            )
         reward = REWARDS.load(name, device=device)
     if isinstance(reward, Tunable):
         tuned: Any = REWARDS.target("tuned")
         made: Trainable = tuned.over(reward, name, head=head, probe=probe, seed=seed, device=device)
         return made
-    if not isinstance(reward, Trainable):
-        raise ValueError(
-            f"base must be a reward with a network to train, got {name} ({type(reward).__name__}); take shapes.clip, a "
-            f"published one such as pickscore.v1 or judge.yes_no@PATH, a trained one, timm:MODEL or open_clip:MODEL."
-        )
+    assert isinstance(reward, Trainable)  # as its class said
     if head not in ("own", getattr(reward, "head_kind", "own")):
         raise ValueError(f"{name} has its head already, got --head {head}; leave it out.")
     return reward

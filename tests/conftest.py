@@ -17,7 +17,7 @@ os.environ |= {
     "HF_HUB_OFFLINE": "1",
     "TOKENIZERS_PARALLELISM": "false",
     "MPLBACKEND": "agg",
-    "COLUMNS": "120",  # pytest-xdist sets 80
+    "COLUMNS": "240",  # pytest-xdist sets 80
     "RWK_HOME": tempfile.mkdtemp(prefix="rwk-home-"),
 }
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from rwk.adapters import published
 from rwk.adapters.aesthetic import AestheticV2
-from rwk.adapters.clip_towers import SMALL, open_clip_network
+from rwk.adapters.clip_towers import SMALL, cosine, open_clip_network
 from rwk.adapters.hpsv2 import Hpsv2, Hpsv21
 from rwk.adapters.pickscore import PickScore
 
@@ -105,6 +105,6 @@ def test_a_score_has_the_unit_of_its_source() -> None:
     reward = PickScore.tiny()
     image = Image.effect_noise((32, 32), 90).convert("RGB")
     pixels = reward.preprocess.exact([image])
-    cosine = reward.cosine(pixels, ["a cat"])
+    closeness = cosine(reward.image_features(pixels), reward.text_features(["a cat"]))
     scale = reward.network.get_parameter("logit_scale").exp()
-    torch.testing.assert_close(reward.score([image], ["a cat"]).values, (scale * cosine).detach())
+    torch.testing.assert_close(reward.score([image], ["a cat"]).values, (scale * closeness).detach())

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from rwk.adapters import pickscore
-from rwk.adapters.clip_towers import open_clip_network
+from rwk.adapters.clip_towers import cosine, open_clip_network
 from rwk.adapters.hpsv2 import Hpsv2, Hpsv2Legacy, Hpsv21, Hpsv21Legacy
 
 CASE = runpy.run_path(str(Path(__file__).with_name("clip_case.py")))
@@ -103,7 +103,7 @@ def test_other_variants_do_not_pass(
     elif change == "HF's tokens":
         monkeypatch.setattr(reward, "text_features", lambda prompts: not_mended(reward, prompts))
     elif change == "scale":
-        monkeypatch.setattr(reward, "score_prepared", lambda *given: 100 * reward.cosine(*given))
+        monkeypatch.setattr(reward, "score_features", lambda *given: 100 * cosine(*given))
     else:
         monkeypatch.setattr(Hpsv2, "build", staticmethod(lambda: build(quick_gelu=True)))
         reward = load(weights=folder)

@@ -82,6 +82,14 @@ def test_the_table_says_the_same(rwk: Rwk, bare: Path) -> None:
     assert "score_pixels within 0.01 of the score" in shown
 
 
+def test_what_half_precision_changes_is_told(rwk: Rwk, bare: Path) -> None:
+    """Where the drift of a score was measured it is told, and where it was not nothing is."""
+    assert told(rwk, "clipscore.b32_cosine")["drift"] == {"bfloat16": 0.0012, "float16": 7.5e-05}
+    assert told(rwk, "hpsv2.v21")["drift"] is None
+    shown = " ".join(rwk("info", "clipscore.b32_cosine").out.split())
+    assert "half precision bfloat16 moves a score by up to 0.0012, float16" in shown
+
+
 def test_every_file_of_a_list_counts(rwk: Rwk, bare: Path) -> None:
     """A checkpoint in several files is here when all are, for an origin and for a repository of transformers."""
     places = {"weight_map": {"a": "one.safetensors", "b": "two.safetensors"}}

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from rwk.adapters import clip_towers, pickscore
+from rwk.adapters.clip_towers import cosine
 from rwk.adapters.pickscore import PickScore
 
 CASE = runpy.run_path(str(Path(__file__).with_name("clip_case.py")))
@@ -91,7 +92,7 @@ def test_other_variants_do_not_pass(
     elif change == "open_clip's tokens":
         monkeypatch.setattr(loaded, "text_features", lambda prompts: mended(loaded, prompts))
     elif change == "no scale":
-        monkeypatch.setattr(loaded, "score_prepared", loaded.cosine)
+        monkeypatch.setattr(loaded, "score_features", cosine)
     else:
         monkeypatch.setattr(PickScore, "build", staticmethod(lambda: build(hidden_act="quick_gelu")))
         loaded = PickScore(weights=file)

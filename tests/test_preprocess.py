@@ -14,8 +14,10 @@ from torch import Tensor
 from torchvision import transforms
 
 from rwk.adapters.preprocess import CLIP_MEAN, CLIP_STD, HALF, LONGEST, Preprocess
+from rwk.rewards.images import read
 
 CASE = runpy.run_path(str(Path(__file__).with_name("clip_case.py")))
+LETTERBOX = Preprocess(64, "letterbox", backend="float")
 SIZES = [(64, 64), (65, 64), (67, 45), (45, 67), (101, 64), (64, 101), (333, 201), (31, 17), (200, 7), (1, 1), (1, 9)]
 """Width and height: exact, odd margins either way, long, to enlarge, of one pixel."""
 
@@ -151,3 +153,57 @@ def test_pillow_always_averages() -> None:
         ValueError, match="Pillow resizes with antialias only, got antialias=False; take backend='float'"
     ):
         Preprocess(64, antialias=False)
+
+
+def photograph() -> Image.Image:
+    """Edges, thin lines and grain at the size of a camera's picture."""
+    coarse = CASE["picture"]("photograph", 160, 120).resize((1600, 1200), Image.Resampling.BICUBIC)
+    grain = Image.effect_noise(coarse.size, 12).convert("RGB")
+    mixed = Image.blend(coarse, grain, 0.1)
+    for x in range(0, 1600, 40):
+        mixed.paste("white", (x, 0, x + 2, 1200))
+    return mixed
+
+
+@pytest.mark.parametrize("preprocess", [Preprocess(64), Preprocess(64, "squash", interpolation="bilinear"), LETTERBOX])
+def test_fast_is_within_two_grey_levels_of_exact(preprocess: Preprocess) -> None:
+    """On every size, and on a large picture with edges, few pixels differ from those of the exact way, by 2 at most.
+
+    Where the exact way resizes floats, which overshoot black and white, the picture is of low contrast.
+    """
+    plain = replace(preprocess, mean=(0, 0, 0), std=(1, 1, 1))
+    faint = preprocess.backend == "float"
+    made = [image.point(lambda level: level // 2 + 64) if faint else image for image in [*pictures(), photograph()]]
+    found, exact = plain.fast().exact(made) * 255, plain.exact(made) * 255
+    assert plain.fast() != plain
+    assert (found - exact).abs().max() <= 2.01
+    assert ((found - exact).abs() > 0.51).float().mean() < 0.08
+
+
+def test_a_shrunk_jpeg_file_is_within_five_levels(tmp_path: Path) -> None:
+    """Of a photograph the decoder gives a quarter of the sides, and what is prepared of it differs by 5 levels at most.
+
+    An image that is turned by its EXIF tag comes out upright all the same, and one in CMYK or grey as RGB.
+    """
+    picture = photograph()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    fast, exact = (replace(way, mean=(0, 0, 0), std=(1, 1, 1)) for way in (Preprocess(64).fast(), Preprocess(64)))
+    for mode, tags in (("RGB", None), ("RGB", exif), ("L", None), ("CMYK", None)):
+        path = tmp_path / "photograph.jpg"
+        picture.convert(mode).save(path, quality=92, **({"exif": tags} if tags else {}))
+        whole, shrunk = read(path).image, read(path, fast.least_size).image
+        assert whole is not None
+        assert shrunk is not None
+        assert shrunk.mode == "RGB"
+        assert (4 * shrunk.width, 4 * shrunk.height) == whole.size
+        assert (whole.width > whole.height) is (tags is None)
+        apart = (fast.exact([shrunk]) - exact.exact([whole])).abs() * 255
+        assert 0 < apart.max() <= 5.01
+    assert exact.least_size(1600, 1200) is None
+
+
+def test_without_antialias_there_is_no_faster_way() -> None:
+    """HPSv2's legacy preprocessing is the same under either name."""
+    legacy = Preprocess(64, fit="letterbox", backend="float", antialias=False)
+    assert legacy.fast() is legacy

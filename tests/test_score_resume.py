@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 WIDTH = "score_plug_in:Width"
+PRECISION = ("--precision", "float16")
 pytestmark = pytest.mark.usefixtures("seen")
 Rwk = Callable[..., Any]
 
@@ -86,10 +87,11 @@ def test_another_run_is_not_resumed(rwk: Rwk, tmp_path: Path) -> None:
     """`--resume` refuses rows of other images or rewards; without it the run starts over."""
     draw(tmp_path / "images", range(10, 16))
     interrupted(rwk, tmp_path, rows=3)
-    for arguments in (("images", "-r", "contrast"), ("images/010.png", "-r", WIDTH)):
+    others = (("images", "-r", "contrast"), ("images/010.png", "-r", WIDTH), ("images", "-r", WIDTH, *PRECISION))
+    for arguments in others:
         result = rwk("score", *arguments, "--out", "x.csv", "--resume")
         assert result.code == 2
-        assert "--resume needs the images, prompts and rewards of the run that was stopped" in result.err
+        assert "--resume needs images, prompts, rewards, preprocessing and precision of the stopped run" in result.err
     (tmp_path / "x.csv.partial-0-of-1").rename(tmp_path / "x.csv.partial-0-of-2")
     result = rwk("score", "images", "-r", WIDTH, "--out", "x.csv", "--resume")
     assert result.code == 2

@@ -5,16 +5,17 @@ from __future__ import annotations
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from PIL import Image
 
-from rwk.rewards import scoring
+from rwk.rewards import opening, scoring
 from rwk.rewards.base import Reward, RewardSpec
 from rwk.rewards.images import Picture, read
 from rwk.rewards.manifest import Item, gather
-from rwk.rewards.scoring import score_items
+from rwk.rewards.scoring import Means, score_items
 
 
 class Wide(Reward):
@@ -41,14 +42,14 @@ def test_rewards_see_each_image_decoded_once(tmp_path: Path, monkeypatch: pytest
     draw(tmp_path, range(10, 20))
     opened: list[Path] = []
 
-    def counted(path: Path) -> Picture:
+    def counted(path: Path, least: Any) -> Picture:
         opened.append(path)
-        return read(path)
+        return read(path, least)
 
-    monkeypatch.setattr(scoring, "read", counted)
+    monkeypatch.setattr(opening, "read", counted)
     rewards = {name: Wide() for name in ("a", "b", "c")}
     items = gather([str(tmp_path)]).items
-    rows = [row for batch in score_items(items, rewards, batch_size=4) for row in batch]
+    rows = [row for batch in score_items(items, rewards, Means(batch_size=4)) for row in batch]
     assert sorted(opened) == [item.image for item in items]
     assert [list(row.scores) for row in rows] == [["a", "b", "c"]] * 10
 
@@ -60,9 +61,9 @@ def test_memory_does_not_grow_with_the_images(tmp_path: Path, monkeypatch: pytes
     alive: set[int] = set()
     most = 0
 
-    def watched(path: Path) -> Picture:
+    def watched(path: Path, least: Any) -> Picture:
         nonlocal most
-        picture = read(path)
+        picture = read(path, least)
         assert picture.image is not None
         key = id(picture.image)
         alive.add(key)
@@ -70,7 +71,7 @@ def test_memory_does_not_grow_with_the_images(tmp_path: Path, monkeypatch: pytes
         most = max(most, len(alive))
         return picture
 
-    monkeypatch.setattr(scoring, "read", watched)
+    monkeypatch.setattr(opening, "read", watched)
     drawn = 0
 
     def items() -> Iterator[Item]:
@@ -80,7 +81,7 @@ def test_memory_does_not_grow_with_the_images(tmp_path: Path, monkeypatch: pytes
             yield Item(paths[index % 3], None)
 
     done = 0
-    for rows in score_items(items(), {"wide": Wide()}, batch_size=8, workers=3):
+    for rows in score_items(items(), {"wide": Wide()}, Means(batch_size=8, workers=3)):
         done += len(rows)
         assert drawn - done <= 8 + 6
     assert done == 500

@@ -52,10 +52,10 @@ class Network(nn.Module):
 class Toy(Generator):
     spec = GeneratorSpec("toy", TOKENS, CODES, TOKENS, "n/a", "made up")
 
-    def __init__(self) -> None:
+    def __init__(self, *, device: str = "cpu") -> None:
         with torch.random.fork_rng():
             torch.manual_seed(7)
-            self.module = Network()
+            self.module = Network().to(device)
 
     @classmethod
     def tiny(cls) -> Toy:
