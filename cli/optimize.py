@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, field, fields, make_dataclass, replace
@@ -87,15 +88,22 @@ def foreseen(chosen: Dpo | Grpo | Rebel | Rft, experiment: Experiment, recipe: R
     generator = generators.load(experiment.generator, device=device)
     guided = sampling_of(generator, recipe).guidance != 1
     judges = {*experiment.rewards, gold_of(experiment.prompts)} - {None}
-    found = plan(
-        chosen, shape_of(generator), prompts=experiment.prompt_count, rewards=len(judges), guided=guided
-    ).document()
+    run = plan(
+        chosen,
+        shape_of(generator),
+        prompts=experiment.prompt_count,
+        rewards=len(judges),
+        guided=guided,
+        processes=int(os.environ.get("WORLD_SIZE", "1")),
+    )
+    found = run.document()
     memory = ("weights", "gradients", "optimizer", "reference", "average", "decoder", "cache", "activations", "logits")
     lines = [[name, f"{found[name] / GIB:.3f} GiB"] for name in (*memory, "peak")]
     counts = ("trained_parameters", "images_drawn", "tokens_drawn", "tokens_trained", "images_scored")
     lines += [[name.replace("_", " "), f"{found[name]:,}"] for name in counts]
-    show(table(["of one process, computed", ""], lines, numbers=[""], foot=len(counts)))
-    return {"algorithm": chosen, "plan": found}
+    lines.append(["hours of one H100 at least, without rewards", f"{run.hours():.3g}"])
+    show(table(["computed; memory is of one process", ""], lines, numbers=[""], foot=len(counts) + 1))
+    return {"algorithm": chosen, "plan": found | {"h100_hours": run.hours()}}
 
 
 @click.command("optimize")

@@ -21,9 +21,9 @@ from torch import nn
 
 from rwk.policy_opt.configs import Grpo, Optimisation, Pairwise, Rft, Rounds
 from rwk.policy_opt.generator import Generator
+from rwk.policy_opt.rollout import CausalGenerator
 
 GIB = 2**30
-MOST_LOGITS = 1 << 25
 
 
 @dataclass(frozen=True)
@@ -104,9 +104,10 @@ class Plan:
         return {item.name: getattr(self, item.name) for item in fields(self)} | {"peak": self.peak}
 
 
-def shape_of(generator: Generator, *, prompt: int = 0) -> Shape:
+def shape_of(generator: Generator) -> Shape:
     """The shape of a generator; without the config of a transformers model its cache and activations count as 0."""
     module, spec = generator.module, generator.spec
+    prefixes = map(generator.prompt_ids, generator.example_prompts) if isinstance(generator, CausalGenerator) else ()
     counted = sum(value.numel() for value in module.parameters())
     config = getattr(module, "config", None)
     hidden, heads = getattr(config, "hidden_size", 0), getattr(config, "num_attention_heads", 1)
@@ -121,7 +122,7 @@ def shape_of(generator: Generator, *, prompt: int = 0) -> Shape:
         hidden=hidden,
         keys=hidden // heads * getattr(config, "num_key_value_heads", heads),
         tokens=spec.tokens,
-        prompt=prompt,
+        prompt=max(map(len, prefixes), default=0),
         codes=spec.codes,
         decoder=sum(value.numel() for value in decoder.parameters()) if isinstance(decoder, nn.Module) else 0,
         width=next(module.parameters()).element_size(),
@@ -181,7 +182,7 @@ def plan(config: Optimisation, shape: Shape, *, prompts: int, rewards: int, guid
         decoder=shape.decoder * b,
         cache=at_once * double * per_row,
         activations=micro * double * length * shape.layers * 34 * shape.hidden * b // 2,
-        logits=4 * double * min(micro * shape.tokens * shape.codes, MOST_LOGITS),
+        logits=4 * double * min(micro * shape.tokens * shape.codes, CausalGenerator.max_logits),
         trained_parameters=learns,
         images_drawn=images,
         tokens_drawn=images * shape.tokens,

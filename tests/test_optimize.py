@@ -140,6 +140,8 @@ def test_folder_that_is_taken_is_refused_before_anything_is_drawn(tmp_path: Path
         (["--algo", "grpo", "--rounds", "2"], "--rounds is no setting of grpo"),
         (["--algo", "rebel", "--beta", "1"], "--beta is no setting of rebel"),
         (["--algo", "ppo"], "'ppo' is not one of"),
+        ([], "name one with --algo or a --preset"),
+        (["--algo", "grpo", "--scaled"], "--scaled is of a preset"),
         (["--algo", "dpo", "--reward", "custon"], "unknown reward 'custon'"),
         (["--algo", "dpo", "--generator", "shapes.lama"], "did you mean shapes.llama"),
         (["--algo", "dpo", "--prompts", "nowhere.txt"], "prompts must be a file or one of"),

@@ -1,0 +1,75 @@
+"""The calculator against what is really allocated, and by hand; its guide is up to date."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from rwk.adapters.shapes_generator import ShapesLlama
+from rwk.policy_opt.configs import Dpo, Grpo, Rebel, Rft
+from rwk.policy_opt.policy import trainable
+from rwk.policy_opt.sizing import JANUS_PRO, Card, llama_shape, plan, shape_of
+from rwk.policy_opt.sizing_guide import lines
+
+SHAPE = llama_shape(hidden=8, layers=2, inner=16, vocabulary=100, codes=32, tokens=10)
+
+
+def test_a_real_generator() -> None:
+    """Weights are those of the module, and adapters have the parameters that peft makes."""
+    generator = ShapesLlama.tiny()
+    held = sum(value.numel() * value.element_size() for value in generator.module.parameters())
+    shape = shape_of(generator)
+    assert plan(Grpo(), shape, prompts=100, rewards=1, guided=False).weights == held
+    config = Grpo(lora_rank=3)
+    with trainable(generator, config, keep=False):
+        learns = sum(value.numel() for value in generator.module.parameters() if value.requires_grad)
+    assert plan(config, shape, prompts=100, rewards=1, guided=False).trained_parameters == learns
+
+
+def test_memory_by_hand() -> None:
+    """A Llama of two layers of width 8: every part of the memory, guided, with a reference and an average."""
+    config = Grpo(prompts_per_step=2, group_size=4, micro_batch=2, beta=0.1, reference_every=5, ema=0.9)
+    found = plan(config, SHAPE, prompts=100, rewards=1, guided=True)
+    parameters = 2 * (4 * 64 + 3 * 8 * 16) + 2 * 100 * 8 + (64 + 8 * 32)
+    assert SHAPE.parameters == parameters
+    assert (found.weights, found.gradients, found.optimizer) == (2 * parameters, 2 * parameters, 4 * parameters)
+    assert found.reference == 2 * 2 * (parameters + 72_000_000)
+    assert found.average == 2 * parameters
+    assert found.cache == 8 * 2 * (64 + 10) * 2 * 2 * 8 * 2  # rows, guided, length, k and v, layers, width, bytes
+    assert found.activations == 2 * 2 * 74 * 2 * 34 * 8
+    assert found.logits == 4 * 2 * 2 * 10 * 32
+    assert found.peak == 2 * parameters * 5 + found.reference + 144_000_000 + max(
+        found.cache, found.activations + found.logits
+    )
+
+
+def test_work_by_hand() -> None:
+    """What is drawn, trained and scored by each algorithm, and what it costs."""
+    grpo = plan(Grpo(steps=10, num_iterations=2, save_every=50), SHAPE, prompts=100, rewards=3, guided=False)
+    assert (grpo.images_drawn, grpo.tokens_drawn, grpo.images_scored) == (5 * 128, 5 * 1280, 5 * 128 * 3)
+    assert grpo.tokens_trained == 10 * 1280
+    assert grpo.training_operations == SHAPE.active * (6 * 12800 + 2 * 6400)  # old log-probabilities are taken again
+    rounds = {"rounds": 2, "prompts_per_round": 0, "group_size": 4}
+    for config, images in ((Dpo(**rounds), 400), (Rebel(**rounds, pairs="all"), 2400), (Rft(**rounds, keep=2), 400)):
+        found = plan(config, SHAPE, prompts=100, rewards=1, guided=False)
+        assert (found.images_drawn, found.tokens_trained) == (800, images * 10)
+    assert plan(Dpo(**rounds, pairs="top_bottom"), SHAPE, prompts=9, rewards=1, guided=False).tokens_trained == 1440
+    slow = Card(operations=1.0, bandwidth=1e12, share=0.5)
+    assert grpo.hours(slow) == pytest.approx((grpo.sampling_operations + 2 * grpo.training_operations) / 3600)
+
+
+def test_adapters_and_processes() -> None:
+    """Adapters make no copy for a reference, and two processes hold half of the rows each."""
+    config = Grpo(beta=0.1, lora_rank=4)
+    one = plan(config, JANUS_PRO["1B"], prompts=100, rewards=1, guided=True)
+    two = plan(replace(config, lora_rank=4), JANUS_PRO["1B"], prompts=100, rewards=1, guided=True, processes=2)
+    assert one.reference == 0
+    assert (two.cache, two.activations, two.images_drawn) == (one.cache // 2, one.activations // 2, one.images_drawn)
+
+
+def test_the_guide_is_what_the_calculator_says() -> None:
+    """Every line of the table stands in docs/sizing.md."""
+    text = Path(__file__).parent.parent.joinpath("docs", "sizing.md").read_text()
+    assert [line for line in text.splitlines() if line.startswith("|")] == lines()
