@@ -16,6 +16,8 @@ class Prefix:
     """Prompts that have been read: what the rows of their groups continue from."""
 
     lengths: list[int]
+    positions: list[int]
+    """Of the code that comes next."""
     hidden: Tensor
     """[U, D] the state that predicts the first code."""
     layers: list[Tensor]

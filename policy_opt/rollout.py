@@ -12,7 +12,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import chain
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +36,8 @@ class CausalGenerator(Generator):
     """Sequences that go through the model at once, guided ones counting double; no result depends on it."""
     max_logits = 1 << 25
     """Logits that `statistics` holds at once; what is beyond is computed again in the backward pass."""
+    counts_from_image: ClassVar[bool] = False
+    """Whether the first code has position 0, and what stands before it negative ones; else the prompt begins at 0."""
 
     @abstractmethod
     def prompt_ids(self, prompt: str) -> list[int]:
@@ -81,7 +83,7 @@ class CausalGenerator(Generator):
         """[B, S, D] last hidden states of input embeddings [B, S, D], causal.
 
         Args:
-            positions: [B, S] long, or None for 0..S-1.
+            positions: [B, S] long, or None for 0..S-1; never None where they count from the image.
             mask: [B, 1, S, filled] to add to the attention scores, or None where every row sees all before it.
             cache: transformers' `Cache`, or None.
         """
@@ -182,18 +184,19 @@ class CausalGenerator(Generator):
         """Keys, values and last states of every prefix and the codes [U, k] behind it, each computed once."""
         from transformers import DynamicCache
 
-        embeds, lengths = self._embedded(prefixes, codes)
-        lengths = [length + codes.shape[1] for length in lengths]
+        embeds, starts = self._embedded(prefixes, codes)
+        lengths = [start + codes.shape[1] for start in starts]
+        positions = self._positions(starts, embeds.shape[1])
         parts = []
         for part in self._parts(len(prefixes), 1):
             cache: Any = DynamicCache()
-            # No mask and no positions: padding lies to the right, where a causal model does not look.
-            hidden = self.backbone(embeds[part], cache=cache)
+            # No mask: padding lies to the right, where a causal model does not look.
+            hidden = self.backbone(embeds[part], positions=None if positions is None else positions[part], cache=cache)
             last = torch.tensor(lengths[part], device=self.device) - 1
             layers = [tensor for layer in cache.layers for tensor in (layer.keys, layer.values)]
             parts.append([hidden[torch.arange(len(last), device=self.device), last], *layers])
         hidden, *layers = (torch.cat(list(column)) for column in zip(*parts, strict=True))
-        return Prefix(lengths, hidden, layers)
+        return Prefix(lengths, [codes.shape[1]] * len(lengths) if self.counts_from_image else lengths, hidden, layers)
 
     def _draw(self, prefix: Prefix, source: list[int], noise: Tensor, recipe: Sampling) -> tuple[Tensor, Tensor]:
         """Tokens and log-probabilities, both [B, steps], of rows that continue the prefixes `source` [copies * B].
@@ -203,7 +206,7 @@ class CausalGenerator(Generator):
         (count, steps), width = noise.shape, max(prefix.lengths)
         copies = len(source) // count
         cache, mask = prefix.expand(source, steps), prefix.mask(source, steps)
-        positions = torch.tensor([[prefix.lengths[row]] for row in source], device=self.device)
+        positions = torch.tensor([[prefix.positions[row]] for row in source], device=self.device)
         hidden = prefix.hidden[torch.tensor(source, device=self.device)]  # [copies * B, D]
         tokens = torch.empty([count, steps], dtype=torch.long, device=self.device)
         logprobs = torch.empty([count, steps], device=self.device)
@@ -231,7 +234,7 @@ class CausalGenerator(Generator):
         if codes.shape[1] > 1 and 8 * saved >= sum(map(len, prefixes)) + codes.numel() and not again:
             return self._states_behind(list(read), [read[tuple(ids)] for ids in prefixes], codes)
         embeds, lengths = self._embedded(prefixes, codes[:, :-1])
-        hidden = self.backbone(embeds)
+        hidden = self.backbone(embeds, positions=self._positions(lengths, embeds.shape[1]))
         if min(lengths) == max(lengths):
             return hidden[:, lengths[0] - 1 :]
         predicts = torch.tensor(lengths)[:, None] - 1 + torch.arange(codes.shape[1])  # [B, L]
@@ -240,18 +243,22 @@ class CausalGenerator(Generator):
     def _states_behind(self, prefixes: Sequence[Sequence[int]], source: list[int], codes: Tensor) -> Tensor:
         """[B, L, D] states as `_states` has them, of rows that continue the prefixes `source` [B], with gradient."""
         prefix, steps = self._prefill(prefixes, codes[:, :0].new_empty([len(prefixes), 0])), codes.shape[1] - 1
-        mask = prefix.mask(source, steps)
-        if mask is not None:
-            width = mask.shape[-1] - steps
-            later = torch.ones([steps, steps], dtype=torch.bool, device=self.device).triu(1)
-            shut = torch.finfo(mask.dtype).min
-            mask = mask.expand(-1, -1, steps, -1).clone()
-            mask[..., width:] = torch.zeros_like(mask[..., width:]).masked_fill(later, shut)
-        start = torch.tensor([[prefix.lengths[row]] for row in source], device=self.device)
+        width, dtype = max(prefix.lengths), prefix.hidden.dtype
+        later = torch.full([steps, width + steps], torch.finfo(dtype).min, dtype=dtype, device=self.device)
+        later = later.triu(width + 1).expand(len(source), 1, -1, -1)  # shuts the codes behind each
+        padding = prefix.mask(source, steps)
+        mask = later if padding is None else later + padding
+        start = torch.tensor([[prefix.positions[row]] for row in source], device=self.device)
         positions = start + torch.arange(steps, device=self.device)
         cache = prefix.expand(source, steps)
         hidden = self.backbone(self.embed_codes(codes[:, :-1]), positions=positions, mask=mask, cache=cache)
         return torch.cat([prefix.hidden[torch.tensor(source, device=self.device)][:, None], hidden], 1)
+
+    def _positions(self, starts: list[int], width: int) -> Tensor | None:
+        """[B, width] positions of prefixes with codes from `starts` on, where they count from the image, else None."""
+        if not self.counts_from_image:
+            return None
+        return torch.arange(width, device=self.device) - torch.tensor(starts, device=self.device)[:, None]
 
     def _embedded(self, prefixes: Sequence[Sequence[int]], codes: Tensor) -> tuple[Tensor, list[int]]:
         """Embeddings [B, P + k, D] of prefixes with codes [B, k] right behind each, and the length of each prefix."""

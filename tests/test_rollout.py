@@ -106,7 +106,8 @@ def backbone_calls(generator: CausalGenerator) -> Iterator[list[dict[str, Any]]]
         hidden = intact(embeds, **options)
         cache = options.get("cache")
         room = [layer.room[0].data_ptr() for layer in getattr(cache, "layers", []) if hasattr(layer, "room")]
-        calls.append({"shape": tuple(embeds.shape[:2]), "mask": options.get("mask"), "room": room})
+        seen = {key: options.get(key) for key in ("mask", "positions")}
+        calls.append({"shape": tuple(embeds.shape[:2]), "room": room, **seen})
         return hidden
 
     generator.backbone = recording  # type: ignore[method-assign]
@@ -174,6 +175,7 @@ def test_statistics_read_a_shared_prompt_once(prompts: list[str]) -> None:
         together = generator.statistics(rollout)
     rows, width = len(rollout), max(map(len, prompts))
     assert [call["shape"] for call in calls] == [(len(prompts), width), (rows, TOKENS - 1)] * 2
+    assert [call["mask"] is not None for call in calls] == [False, True] * 2
     alone = [generator.statistics(rollout[row : row + 1]) for row in range(rows)]
     for result in (together, TokenStatistics(*(torch.cat(list(each)) for each in zip(*alone, strict=True)))):
         (result.logprobs.sum() + result.entropy.sum()).backward()
@@ -199,6 +201,27 @@ def test_equal_lengths_need_no_mask() -> None:
         with backbone_calls(generator) as calls:
             generator.statistics(generator.sample(prompts, seed=0))
         assert [call["mask"] is not None for call in calls] == [False] + [masked] * (TOKENS - 1) + [False]
+
+
+def test_positions_may_count_from_the_image() -> None:
+    """Then code i has position i, behind a prompt of any length, and in a Llama, which sees distances, all is equal."""
+    generator, moved = Tiny(), Tiny()
+    moved.counts_from_image = True  # type: ignore[misc]
+    expected = generator.sample(PROMPTS, seed=0, sampling=HARD)
+    lengths = torch.tensor([[len(generator.prompt_ids(prompt))] for prompt in PROMPTS])
+    with backbone_calls(moved) as calls:
+        rollout = moved.sample(PROMPTS, seed=0, sampling=HARD)
+        logprobs = moved.logprobs(rollout)
+        ended = moved.continue_from(PROMPTS, rollout.tokens[:, :2], places=[0] * 3, seed=0, sampling=HARD)
+    assert torch.equal(rollout.tokens, expected.tokens)
+    assert torch.equal(ended, expected.tokens)
+    torch.testing.assert_close(logprobs, expected.logprobs, rtol=0, atol=1e-5, check_stride=False)
+    read, *drawn = [call["positions"] for call in calls]
+    assert torch.equal(read[:3], torch.arange(read.shape[1]) - lengths)
+    assert [set(step.flatten().tolist()) for step in drawn[: TOKENS - 1]] == [{step} for step in range(TOKENS - 1)]
+    trained = drawn[TOKENS - 1]
+    assert torch.equal(trained, torch.arange(trained.shape[1]) - lengths)
+    assert [set(step.flatten().tolist()) for step in drawn[-TOKENS + 3 :]] == [{step} for step in range(2, TOKENS - 1)]
 
 
 def test_rows_of_the_head_for_text_are_not_used() -> None:
