@@ -5,12 +5,13 @@
     OMP_NUM_THREADS=2 python benchmarks/grpo_step.py --lora-rank 0                         # all weights are trained
 
 A step draws a group for one prompt, takes the log-probabilities of policy and reference, and updates the weights by
-AdamW. Rewards are random numbers, as their models would cost both the same. Both compute the layers again in the
-backward pass. T2I-R1 draws by the loop of Janus' authors (a prompt read for every row, a cache that grows), asks the
-model for the logits of its words at every place and for the states of all layers, of which the last are read, trains
-all weights under the conditional distribution alone, and keeps a whole second model as reference. rwk trains under the
-guided distribution, from which the tokens were drawn, so both branches go through the model; by default it trains LoRA
-adapters, without which the model is its own reference.
+AdamW. Rewards are random numbers, as their models would cost both the same. T2I-R1 draws by the loop of Janus' authors
+(a prompt read for every row, a cache that grows), asks the model for the logits of its words at every place and for the
+states of all layers, of which the last are read, trains all weights under the conditional distribution alone, computes
+the layers again in the backward pass, and keeps a whole second model as reference. rwk reads the prompt once for its
+group, in learning too, and keeps what the layers computed. It trains under the guided distribution, from which the
+tokens were drawn, so both branches go through the model; by default it trains LoRA adapters, without which the model is
+its own reference.
 
 Every step runs in a process of its own, in turns. Memory is the peak above what the libraries take.
 """
@@ -44,13 +45,10 @@ CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
 def built(options: argparse.Namespace) -> JanusPro:
-    """A random Janus that computes its layers again in the backward pass."""
+    """A random Janus."""
     side = math.isqrt(options.tokens)
     sizes = {"layers": options.layers, "width": options.width, "codes": options.codes, "words": options.words}
-    generator = JanusPro.of(random_network(**sizes, side=side), tiny_tokenizer(), device=options.device)
-    generator.module.train()
-    generator.module.language_model.activation_checkpointing_enable()
-    return generator
+    return JanusPro.of(random_network(**sizes, side=side), tiny_tokenizer(), device=options.device)
 
 
 def loss_of(logprobs: Tensor, reference: Tensor) -> Tensor:
@@ -98,6 +96,7 @@ def t2i_r1_step(generator: JanusPro, prompt: str, options: argparse.Namespace) -
     """Seconds of drawing and of learning, as T2I-R1's trainer does it."""
     janus_loop = runpy.run_path(str(Path(__file__).with_name("rollout.py")))["janus_loop"]
     network, reference = generator.network, built(options).network
+    network.model.language_model.activation_checkpointing_enable()
     ids = torch.tensor([generator.prompt_ids(prompt)] * options.group, device=generator.device)
     clock = CLOCKS[options.clock]
     start = clock()

@@ -58,3 +58,30 @@ def moved(parameters: Sequence[Tensor], slopes: Sequence[Tensor | None], step: f
 
 def _same(a: Tensor | bool | None, b: Tensor | bool | None) -> bool:
     return torch.equal(a, b) if isinstance(a, Tensor) and isinstance(b, Tensor) else a is b
+
+
+@contextmanager
+def without_dropout(module: nn.Module, *, recompute: bool = False) -> Iterator[None]:
+    """Evaluation mode, and each part's own mode back at the end.
+
+    Args:
+        recompute: leave the layers that checkpoint their gradient in training mode, which is what makes them do so.
+
+    Raises:
+        ValueError: where such a layer would be computed again, after the end, with dropout.
+    """
+    training = [part for part in module.modules() if part.training]
+    recomputing = recompute and any(getattr(part, "gradient_checkpointing", False) for part in training)
+    if recomputing:
+        rate = max(max(getattr(part, "attention_dropout", 0), getattr(part, "p", 0)) for part in training)
+        if rate > 0:
+            raise ValueError(
+                f"gradient checkpointing needs a policy without dropout, got a rate of {rate}; set it to 0."
+            )
+    for part in training:
+        part.training = recomputing and bool(getattr(part, "gradient_checkpointing", False))
+    try:
+        yield
+    finally:
+        for part in training:
+            part.training = True

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from rwk.policy_opt.contract import CHECKS, check_saves_and_loads
 from rwk.policy_opt.distribution import distribution
-from rwk.policy_opt.generator import GeneratorSpec, Sampling
+from rwk.policy_opt.generator import GeneratorSpec, Sampling, TokenStatistics
 from rwk.policy_opt.rollout import CausalGenerator
 
 CODES, TOKENS = 11, 6
@@ -164,6 +164,24 @@ def test_each_prompt_is_read_once() -> None:
         with backbone_calls(generator) as calls:
             generator.sample([*PROMPTS, PROMPTS[0]], per_prompt=5, seed=0, sampling=Sampling(guidance=guidance))
         assert [call["shape"] for call in calls] == [(2 + copies, width)] + [(20 * copies, 1)] * (TOKENS - 1)
+
+
+@pytest.mark.parametrize("prompts", [["a long prompt"], ["a long prompt", "a longer prompt than that"]])
+def test_statistics_read_a_shared_prompt_once(prompts: list[str]) -> None:
+    """Values and gradients are those of each row alone."""
+    generator, found = OwnHeads(), []
+    rollout = generator.sample(prompts, per_prompt=3, seed=0, sampling=HARD)
+    with backbone_calls(generator) as calls:
+        together = generator.statistics(rollout)
+    rows, width = len(rollout), max(map(len, prompts))
+    assert [call["shape"] for call in calls] == [(len(prompts), width), (rows, TOKENS - 1)] * 2
+    assert [call["mask"] is not None for call in calls] == [False, True] * 2
+    alone = [generator.statistics(rollout[row : row + 1]) for row in range(rows)]
+    for result in (together, TokenStatistics(*(torch.cat(list(each)) for each in zip(*alone, strict=True)))):
+        (result.logprobs.sum() + result.entropy.sum()).backward()
+        found.append([result.logprobs, result.entropy, *gradients(generator).values()])
+    for value, expected in zip(*found, strict=True):
+        torch.testing.assert_close(value, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_cache_takes_its_room_once() -> None:
