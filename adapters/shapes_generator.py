@@ -133,11 +133,17 @@ class ShapesLlama(CausalGenerator):
     def null_ids(self) -> list[int]:
         return [NULL, BEGIN]
 
+    def code_embeddings(self) -> Tensor:
+        return self.vq.code_embeddings()
+
     def pixels(self, tokens: Tensor) -> Tensor:
         """Pixels [B, 3, 48, 48] in 0..1 of tokens [B, 64]."""
         with torch.no_grad():
             # By 64 rows, which bounds memory.
             return torch.cat([self.vq.decode(part) for part in tokens.to(self.device).split(64)])
+
+    def soft_pixels(self, embeddings: Tensor) -> Tensor:
+        return self.vq.decode_soft(embeddings)
 
     def decode(self, tokens: Tensor) -> list[Image.Image]:
         return [to_pil_image(picture) for picture in self.pixels(tokens).cpu()]

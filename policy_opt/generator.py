@@ -156,6 +156,14 @@ class Generator(ABC):
     def decode(self, tokens: Tensor) -> list[Image.Image]:
         """Images of tokens [B, L]; row by row, no image depends on another."""
 
+    def code_embeddings(self) -> Tensor:
+        """[K, d] where each code lies in the space that images are decoded from.
+
+        Raises:
+            ValueError: where the family tells none.
+        """
+        raise ValueError(f"{self.spec.name} tells no embeddings of its codes; take token weights none.")
+
     def decode_partial(self, tokens: Tensor) -> list[Image.Image]:
         """Images of the first k tokens [B, k], of full size, what is not yet drawn left blank.
 
@@ -163,6 +171,14 @@ class Generator(ABC):
             ValueError: where the family has no such images.
         """
         raise ValueError(f"{self.spec.name} shows finished images only, got {tokens.shape[1]} tokens; draw them all.")
+
+    def soft_pixels(self, embeddings: Tensor) -> Tensor:
+        """Pixels [B, 3, H, W] in 0..1, with gradient, of any points [B, L, d] of the space of `code_embeddings`.
+
+        Raises:
+            ValueError: where the family's decoder has no gradient.
+        """
+        raise ValueError(f"{self.spec.name} decodes whole codes only, got embeddings; use `decode`.")
 
     def continue_from(
         self,
