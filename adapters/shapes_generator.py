@@ -142,6 +142,9 @@ class ShapesLlama(CausalGenerator):
             # By 64 rows, which bounds memory.
             return torch.cat([self.vq.decode(part) for part in tokens.to(self.device).split(64)])
 
+    def soft_pixels(self, embeddings: Tensor) -> Tensor:
+        return self.vq.decode_soft(embeddings)
+
     def decode(self, tokens: Tensor) -> list[Image.Image]:
         return [to_pil_image(picture) for picture in self.pixels(tokens).cpu()]
 

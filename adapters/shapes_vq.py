@@ -94,6 +94,10 @@ class ShapesVQ(nn.Module):
         weight: Any = next(self.parameters())
         return torch.sigmoid(self.encoder(pixels.to(weight.dtype) * 2 - 1).float()) * (LEVELS - 1)
 
+    def decode_soft(self, embeddings: Tensor) -> Tensor:
+        """Pixels [B, 3, 48, 48] in 0..1, with gradient, of embeddings [B, 64, CHANNELS]."""
+        return self._paint((embeddings.mT + 1).unflatten(2, (GRID, GRID)) * ((LEVELS - 1) / 2)).clamp(0, 1)
+
     def _paint(self, levels: Tensor) -> Tensor:
         weight: Any = next(self.parameters())
         painted: Tensor = self.decoder((levels * (2 / (LEVELS - 1)) - 1).to(weight.dtype)).float()

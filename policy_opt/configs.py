@@ -26,9 +26,9 @@ _KL_EVERY = (
 _WATCH_EVERY = "Steps of GRPO, or rounds of the others, between two looks at the watched reward, where one is named."
 
 
-def _field(default: Any, text: str) -> Any:
+def _field(default: Any, text: str, **more: Any) -> Any:
     """A field with its one sentence of help, from which the command line makes its option."""
-    return field(default=default, metadata={"help": text})
+    return field(default=default, metadata={"help": text, **more})
 
 
 @dataclass(frozen=True)
@@ -160,12 +160,22 @@ class Grpo(Optimisation):
         "Which prompts a new pass leaves out, by the last group of each: none; history, those whose images all reached "
         "the top of the reward; dynamic, those whose images were all alike.",
     )
+    permute: bool = _field(
+        False,
+        "Draw half of each group for another order of the things in the prompt, where it means the same.",
+        switch=True,
+    )
+    diversity: float = _field(
+        0.0,
+        "Weight of how unlike the others of its group an image looks, in deviations of the reward; added to the "
+        "standardised reward, to keep a group varied.",
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("steps", "prompts_per_step", "num_iterations"):
             _check(getattr(self, name) >= 1, name, "be at least 1", getattr(self, name))
-        for name in ("beta", "min_std", "entropy_bonus", "gate", "reference_every"):
+        for name in ("beta", "min_std", "entropy_bonus", "gate", "reference_every", "diversity"):
             _check(getattr(self, name) >= 0, name, "be at least 0", getattr(self, name))
         _check(self.epsilon > 0, "epsilon", "be above 0", self.epsilon)
         if self.epsilon_high is not None:
@@ -185,6 +195,18 @@ class Grpo(Optimisation):
             raise ValueError(
                 f"reference_every must go with a beta above 0 and no adapters, got beta {self.beta} and lora_rank "
                 f"{self.lora_rank}; leave it at 0."
+            )
+        if self.permute and self.group_size % 2:
+            raise ValueError(f"permute must go with an even group_size, got {self.group_size}; add or take one.")
+        if self.permute and self.token_weights != "none":
+            raise ValueError(
+                f"permute must go without token_weights, which compare images of one wording, got "
+                f"{self.token_weights}; leave one out."
+            )
+        if self.diversity and self.margins_count:
+            raise ValueError(
+                f"diversity must go with neither gate nor win_rate, which ask for margins of the reward, got gate "
+                f"{self.gate} and advantage {self.advantage}; leave one out."
             )
         if self.save_every % self.num_iterations:
             raise ValueError(

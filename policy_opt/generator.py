@@ -172,6 +172,14 @@ class Generator(ABC):
         """
         raise ValueError(f"{self.spec.name} shows finished images only, got {tokens.shape[1]} tokens; draw them all.")
 
+    def soft_pixels(self, embeddings: Tensor) -> Tensor:
+        """Pixels [B, 3, H, W] in 0..1, with gradient, of any points [B, L, d] of the space of `code_embeddings`.
+
+        Raises:
+            ValueError: where the family's decoder has no gradient.
+        """
+        raise ValueError(f"{self.spec.name} decodes whole codes only, got embeddings; use `decode`.")
+
     def continue_from(
         self,
         prompts: Sequence[str],

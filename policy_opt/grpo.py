@@ -31,8 +31,10 @@ from rwk.policy_opt.generator import Generator, Rollout, Sampling
 from rwk.policy_opt.guards import diversity
 from rwk.policy_opt.journal import Journal, Progress, Trained, derived_seed, last_checkpoint, publish, start, step_of
 from rwk.policy_opt.ledger import Ledger, prompts_of_pass
+from rwk.policy_opt.permuted import draw_permuted, other_wordings
 from rwk.policy_opt.policy import Policy, Statistics, World, trainable, world
 from rwk.policy_opt.token_weights import check_token_weights, token_weights
+from rwk.policy_opt.variety import likeness, pictures, with_variety
 from rwk.policy_opt.watch import Watch, Watched
 
 
@@ -82,11 +84,12 @@ def grpo(
     ledger.restore(step_of(checkpoint))
     keep = config.beta > 0 or config.kl_every > 0 or config.token_weights == "gcpo"
     with trainable(generator, config, keep=keep) as reference:
-        policy = Policy(generator.module, generator.statistics, table, recipe)
+        known = table + other_wordings(table) if config.permute else table
+        policy = Policy(generator.module, generator.statistics, known, recipe)
         moving, mover = moving_reference(config, generator)
         average = average_of(config, policy)
         anchor = moving or reference
-        other = Policy(nn.Identity(), anchor, table, recipe) if anchor and config.beta else None
+        other = Policy(nn.Identity(), anchor, known, recipe) if anchor and config.beta else None
         watch = Watch(watched, config, generator, rewards, recipe, out, policy, journal, place)
         draw = _Draw(config, generator, rewards, unit, floors, table, recipe, reference, journal, ledger, place)
         schedule = prompt_schedule(config, len(table))
@@ -147,7 +150,9 @@ class _Draw:
             first = self.place.rank * len(handles)
             handles = self.ledger.next()[first : first + len(handles)]
             self.journal.note(left_out=len(self.ledger.left_out))
-        rollout = self.generator.sample(
+        draw = draw_permuted if config.permute else type(self.generator).sample
+        rollout = draw(
+            self.generator,
             [self.table[handle] for handle in handles],
             per_prompt=config.group_size,
             seed=derived_seed(config.seed, step),
@@ -161,7 +166,12 @@ class _Draw:
         weights = weights_of(self.rewards, config.aggregation)
         reward = combine(scores, weights, group, how=config.aggregation, min_std=self.floors, lower_k=config.lower_k)
         compared = win_rate(reward, group, unit=self.unit) if config.advantage == "win_rate" else reward
-        scale = "batch" if standardised(weights, config.aggregation) else config.scale_rewards
+        if config.diversity:
+            alike = likeness(gather(pictures(images)), config.group_size)
+            self.journal.note(likeness=alike.mean().item())
+            compared = with_variety(reward, alike, group, weight=config.diversity, min_std=config.min_std)
+        whole = config.diversity > 0 or standardised(weights, config.aggregation)
+        scale = "batch" if whole else config.scale_rewards
         advantage = group_advantage(compared, group, baseline=config.baseline, scale=scale, min_std=config.min_std)
         if config.gate:
             share = gate(reward, group, floor=config.gate * self.unit)

@@ -20,7 +20,11 @@ RESERVED = '+*(),"'
 """Characters that mean something in an expression; a name that holds one is put in quotes."""
 
 
-class Combination(Reward):
+class Named(Reward):
+    """A reward whose name is an expression."""
+
+
+class Combination(Named):
     """A reward that is computed from the scores of its parts; it has a score where all of them have one."""
 
     def __init__(self, parts: Mapping[str, Reward], name: str, unit: str, low: float, high: float) -> None:
@@ -138,7 +142,7 @@ class Minimum(Combination):
     """The least of the parts' scores, which are in one unit."""
 
     def __init__(self, parts: Mapping[str, Reward]) -> None:
-        name = f"min({_arguments(parts)})"
+        name = f"min({arguments(parts)})"
         unit = _one_unit(name, parts)
         lows, highs = _bounds(parts)
         super().__init__(parts, name, unit, min(lows), min(highs))
@@ -155,15 +159,12 @@ class LowerBound(Combination):
     """The mean of an ensemble less k of its standard deviations (divided by n): what its members agree on."""
 
     def __init__(self, parts: Mapping[str, Reward], k: float = 1.0) -> None:
-        name = f"lcb({_arguments(parts)},k={number(k)})"
+        name = f"lcb({arguments(parts)},k={number(k)})"
         if not (math.isfinite(k) and k >= 0):
             raise ValueError(f"{name} needs a k that is finite and at least 0, got {k}.")
         unit = _one_unit(name, parts)
         lows, highs = _bounds(parts)
-        least, span = min(lows), max(highs) - min(lows)
-        # For values in 0..1 of mean m the deviation is at most sqrt(m (1 - m)), so that m - k s is at least:
-        share = (1 - math.sqrt(1 + k * k)) / 2
-        low = sum(lows) / len(lows) if k == 0 else least + span * share if math.isfinite(span) else -math.inf
+        low = sum(lows) / len(lows) if k == 0 else lower_bound_low(min(lows), max(highs), k)
         super().__init__(parts, name, unit, low, sum(highs) / len(highs))
         self.k = k
 
@@ -179,7 +180,7 @@ class Standardised(Combination):
     """A reward's distance from a stated mean, in stated standard deviations (z-score)."""
 
     def __init__(self, parts: Mapping[str, Reward], *, mean: float, sd: float) -> None:
-        name = f"z({_arguments(parts)},mean={number(mean)},sd={number(sd)})"
+        name = f"z({arguments(parts)},mean={number(mean)},sd={number(sd)})"
         if len(parts) != 1:
             raise ValueError(f"{name} needs one part, got {len(parts)}; standardise each by itself.")
         if not (math.isfinite(mean) and math.isfinite(sd) and sd > 0):
@@ -196,6 +197,14 @@ class Standardised(Combination):
         return (values[0] - self.mean) / self.sd
 
 
+def lower_bound_low(low: float, high: float, k: float) -> float:
+    """The least that the mean of values in low..high can be, less k of their standard deviations."""
+    if k == 0 or not math.isfinite(high - low):
+        return low if k == 0 else -math.inf
+    # For values in 0..1 of mean m the deviation is at most sqrt(m (1 - m)).
+    return low + (high - low) * (1 - math.sqrt(1 + k * k)) / 2
+
+
 def number(value: float) -> str:
     """The shortest text that reads back as the number: 2, 0.5, 1e-05."""
     return repr(float(value)).removesuffix(".0")
@@ -209,14 +218,15 @@ def quoted(name: str) -> str:
 
 
 def _text(name: str, part: Reward) -> str:
-    return part.spec.name if isinstance(part, Combination) else quoted(name)
+    return part.spec.name if isinstance(part, Named) else quoted(name)
 
 
 def _term(name: str, part: Reward) -> str:
     return f"({_text(name, part)})" if isinstance(part, WeightedSum) else _text(name, part)
 
 
-def _arguments(parts: Mapping[str, Reward]) -> str:
+def arguments(parts: Mapping[str, Reward]) -> str:
+    """The parts' names, as they stand between the brackets of an expression."""
     return ",".join(_text(name, part) for name, part in parts.items())
 
 

@@ -5,6 +5,7 @@
     part = "min" "(" sum "," sum { "," sum } ")"
          | "lcb" "(" sum "," sum { "," sum } [ "," "k" "=" number ] ")"
          | "z" "(" sum "," "mean" "=" number "," "sd" "=" number ")"
+         | "permuted" "(" sum [ "," "k" "=" number ] ")"
          | "(" sum ")"  |  name  |  '"' name '"'
 
 A name is anything that `registry.load` takes, and goes on to the next of + * ( ) , " so that a folder may hold a minus.
@@ -19,7 +20,8 @@ from functools import cache
 from typing import NoReturn
 
 from rwk.rewards.base import Reward
-from rwk.rewards.combine import RESERVED, Combination, LowerBound, Minimum, Standardised, WeightedSum
+from rwk.rewards.combine import RESERVED, LowerBound, Minimum, Named, Standardised, WeightedSum
+from rwk.rewards.permutation import Permuted
 
 DEEPEST = 16
 """Parts within parts that are read."""
@@ -31,8 +33,18 @@ _OPTION = re.compile(r"(k|mean|sd)\s*=\s*" + _NUMBER + r"(?=[,)])")
 _FUNCTION = re.compile(r"(\w+)\s*\(")
 _QUOTED = re.compile(r'"([^"]*)"')
 _NAME = re.compile(f"([^{re.escape(RESERVED)}]+)")
-_COMBINATIONS: dict[str, Callable[..., Combination]] = {"min": Minimum, "lcb": LowerBound, "z": Standardised}
-_OPTIONS: dict[str, frozenset[str]] = {"min": frozenset(), "lcb": frozenset({"k"}), "z": frozenset({"mean", "sd"})}
+_COMBINATIONS: dict[str, Callable[..., Named]] = {
+    "min": Minimum,
+    "lcb": LowerBound,
+    "z": Standardised,
+    "permuted": Permuted,
+}
+_OPTIONS: dict[str, frozenset[str]] = {
+    "min": frozenset(),
+    "lcb": frozenset({"k"}),
+    "z": frozenset({"mean", "sd"}),
+    "permuted": frozenset({"k"}),
+}
 
 
 def is_expression(name: str) -> bool:
@@ -91,8 +103,8 @@ class _Reader:
         where = len(self._text) - len(self.rest()) + 1
         raise ValueError(
             f"reward {self._text!r} needs {wanted} at character {where}, got {came}; write 0.5*NAME+2*NAME, "
-            f"min(NAME,NAME), lcb(NAME,NAME,k=1) or z(NAME,mean=10,sd=3), and a name with one of + * ( ) , in "
-            f"double quotes."
+            f"min(NAME,NAME), lcb(NAME,NAME,k=1), z(NAME,mean=10,sd=3) or permuted(NAME,k=1), and a name with one of "
+            f"+ * ( ) , in double quotes."
         )
 
     def _term(self) -> tuple[float, Build]:
@@ -106,7 +118,7 @@ class _Reader:
         if called := self._take(_FUNCTION):
             if called[1] not in _OPTIONS:
                 self._at = called.start()
-                self.fail("min, lcb or z before a bracket")
+                self.fail("min, lcb, z or permuted before a bracket")
             build = self._call(called[1])
         elif self._skip("("):
             build = self.sum()

@@ -17,6 +17,7 @@ COMBINATIONS = (
     "min(z(contrast,mean=0.2,sd=0.1),z(exposure,mean=0.5,sd=0.2))",
     "lcb(z(contrast,mean=0.2,sd=0.1),z(exposure,mean=0.5,sd=0.2),z(noise,mean=-5,sd=5),k=2)",
     "z(shapes.verifier,mean=0.5,sd=0.25)",
+    "permuted(shapes.verifier)",
 )
 
 

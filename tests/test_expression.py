@@ -87,7 +87,7 @@ def test_names_that_hold_operators_stand_in_quotes(name: str) -> None:
         ("2*", "needs a name at character 3, got its end"),
         ("noise*2", r"needs \+ or the end at character 6, got '\*2'"),
         ("min(noise,contrast", r"needs \) at character 19, got its end"),
-        ("max(noise,contrast)", "needs min, lcb or z before a bracket at character 1, got 'max"),
+        ("max(noise,contrast)", "needs min, lcb, z or permuted before a bracket at character 1, got 'max"),
         ("min(noise,,contrast)", "needs a name at character 11, got ',contrast"),
         ("noise)", r"needs \+ or the end at character 6, got '\)'"),
         ('"noise', "needs a name at character 1"),
@@ -119,7 +119,7 @@ def test_nothing_is_loaded_before_the_whole_was_read() -> None:
 
 def test_an_expression_is_never_run() -> None:
     """Code in a name stays a name."""
-    with pytest.raises(ValueError, match="needs min, lcb or z before a bracket"):
+    with pytest.raises(ValueError, match="needs min, lcb, z or permuted before a bracket"):
         load("2*__import__('os').system('true')")
 
 
