@@ -28,8 +28,8 @@ def check_logprobs_match_the_sampler(generator: Generator) -> None:
 
 
 def check_logprobs_ignore_neighbours(generator: Generator) -> None:
-    """A row has the same log-probabilities and entropies alone as in a batch of prompts of unequal length."""
-    rollout = draw(generator, HARD, per_prompt=1)
+    """A row has the same log-probabilities and entropies alone as among groups of prompts of unequal length."""
+    rollout = draw(generator, HARD, per_prompt=3)
     with torch.no_grad():
         together = generator.statistics(rollout)
         alone = [generator.statistics(rollout[row : row + 1]) for row in range(len(rollout))]
