@@ -76,7 +76,7 @@ def learn_in_rounds(
     journal = start(out, place, resume=resume, progress=progress, collapse=config.collapse)
     recipe = sampling or generator.spec.sampling
     artist = _Artist(config, generator, rewards, unit, table, recipe, place)
-    updates = images = pairs = 0
+    updates = images = pairs = referred = 0
     with trainable(generator, config, keep=config.kl_every > 0) as began:
         policy = Policy(generator.module, generator.statistics, table, recipe)
         watch = Watch(watched, config, generator, rewards, recipe, out, policy, journal, place)
@@ -95,6 +95,9 @@ def learn_in_rounds(
                 _train(config, trainer_of, policy, drawn, soft, journal, watch, folder, place, due=due, before=updates)
             policy.load_state_dict(load_file(folder / "policy.safetensors"), strict=False)
             updates, images, pairs = updates + drawn.updates(config), images + len(drawn.tokens), pairs + len(drawn.won)
+            referred += len(torch.cat([drawn.won, drawn.lost]).unique())
+            if began and number % config.kl_every == 0:
+                referred += min(KL_IMAGES, len(drawn.tokens))
             if watch.ended == updates:
                 break
         watch.conclude()
@@ -112,6 +115,7 @@ def learn_in_rounds(
         place.size,
         watch.images,
         watch.ended is not None,
+        referred * generator.spec.tokens,
     )
 
 
