@@ -96,13 +96,17 @@ def read_study(path: Path) -> Study:
     text = path.read_text(encoding="utf-8")
     try:
         found = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
-        found["axes"] = tuple(Axis(**{**axis, "rewards": tuple(axis.get("rewards", ()))}) for axis in found.get("axes", ()))
+        found["axes"] = tuple(
+            Axis(**{**axis, "rewards": tuple(axis.get("rewards", ()))}) for axis in found.get("axes", ())
+        )
         for name in ("algorithms", "rewards", "generators"):
             if name in found:
                 found[name] = tuple(found[name])
         return Study(**found)
     except (TypeError, AttributeError) as error:
-        raise ValueError(f"{path} holds no study ({error}); its fields are those of rwk.policy_opt.study.Study.") from error
+        raise ValueError(
+            f"{path} holds no study ({error}); its fields are those of rwk.policy_opt.study.Study."
+        ) from error
 
 
 class Cell(NamedTuple):
@@ -220,9 +224,7 @@ def cells(study: Study) -> list[Cell]:
     return list(found.values())
 
 
-def _cell(
-    study: Study, algorithm: str, reward: str, generator: str, seed: int, point: Mapping[str, Any]
-) -> Cell:
+def _cell(study: Study, algorithm: str, reward: str, generator: str, seed: int, point: Mapping[str, Any]) -> Cell:
     """A cell with the settings of the study, and over them those of a point."""
     given: dict[str, Any] = {}
     for source in (study.settings, point):
