@@ -40,7 +40,7 @@ class Call:
     def study(self) -> Study:
         """The file's study or that of the world, with what was named beside it."""
         found = WORLD if self.file is None else read_study(self.file)
-        named = {"match": self.match, "seeds": self.seeds}
+        named: dict[str, Any] = {"match": self.match, "seeds": self.seeds}
         return replace(found, **{key: value for key, value in named.items() if value is not None})
 
 

@@ -26,8 +26,8 @@ def sections(document: Document) -> Iterator[str]:
     found = document["results"]
     lines = [[row["finding"], row["verdict"], row["why"]] for row in found["verdicts"]]
     lead = (
-        "Told as so where the paired interval, clustered by prompt, lies above 0, p after Holm is at most 0.05 and every "
-        f"seed agrees; as not so where the interval ends below {100 * document['study']['margin']:g} points."
+        "Told as so where the paired interval, clustered by prompt, lies above 0, p after Holm is at most 0.05 and "
+        f"every seed agrees; as not so where the interval ends below {100 * document['study']['margin']:g} points."
     )
     yield section("Verdicts", [table(["finding", "verdict", "difference"], lines)], lead=lead)
     main = [row for row in found["table"] if row["main"]]

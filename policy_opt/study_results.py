@@ -1,9 +1,9 @@
 """What the cells of a study say: tables, paired differences, orders of rewards, and a verdict on each finding.
 
-The findings are those of arXiv:2505.17017. A difference, paired by prompt and seed and its interval clustered by prompt,
-is told as `yes` where the interval lies above 0, its p by sign flips is at most 0.05 after Holm over all differences
-that a verdict is made of, and every seed has it above 0; as `no` where the interval ends below the least difference that
-counts; and else as `undecided`.
+The findings are those of arXiv:2505.17017. A difference is paired by prompt and seed, its interval clustered by prompt.
+It is told as `yes` where the interval lies above 0, its p by sign flips is at most 0.05 after Holm over all differences
+that are told, and every seed has it above 0; as `no` where the interval ends below the least difference that counts;
+and else, and of fewer than 30 prompts, as `undecided`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from rwk.calibration.statistics import PairedTest, cluster_interval, holm, paired_test
+from rwk.calibration.statistics import FEW_CLUSTERS, PairedTest, cluster_interval, holm, paired_test
 from rwk.policy_opt.study import Cell
 from rwk.policy_opt.study_run import finished_cell
 
@@ -150,7 +150,7 @@ def _difference(pairs: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]], do
 
 def decide(row: Mapping[str, Any], margin: float, *, sign: int = 1) -> str:
     """`yes`, `no` or `undecided` on whether a difference, times the sign, is above 0; the rule is the module's."""
-    if row["low"] is None:
+    if row["low"] is None or row["clusters"] < FEW_CLUSTERS:
         return "undecided"
     low, high = sorted((sign * row["low"], sign * row["high"]))
     if low > 0 and row["p after Holm"] <= 0.05 and all(sign * value > 0 for value in row["seeds"].values()):
