@@ -29,8 +29,8 @@ class Axis:
     """What is varied: points by label, in order, each with the settings that make it.
 
     A setting is a field of `Experiment` or of every algorithm, `images` (the budget that is matched), `iterations`
-    (runs after one another, each from the generator that the last left, which becomes the reference), or an algorithm's name
-    with a table of its own.
+    (runs after one another, each from the generator that the last left, which becomes the reference), or an
+    algorithm's name with a table of its own.
     """
 
     name: str
