@@ -71,6 +71,8 @@ class GroundingDino(Reward):
     longest: int = 1333
     example_prompts = (*(prompt for prompt in Reward.example_prompts if prompt), "a green bench and a blue bowl")
     nouns: Callable[[str], Sequence[str]] = staticmethod(bare_nouns)
+    lacks: ClassVar[str] = "the prompt has no noun, so there is nothing to look for"
+    """Note of a prompt in which nothing is found to look for."""
     metadata: Mapping[str, Wanted]
 
     def __init__(
@@ -139,14 +141,19 @@ class GroundingDino(Reward):
         values, notes = torch.full([len(images)], math.nan), [""] * len(images)
         for i, (image, prompt) in enumerate(zip(images, prompts, strict=True)):
             wanted = self.wanted(prompt)
-            notes[i] = self._refusal(wanted.nouns)
+            notes[i] = self.refusal(wanted.nouns)
             if not notes[i]:
-                values[i] = score(self.found(image, wanted.nouns), wanted, size=image.size, rules=self.rules)
+                values[i] = self.worth(self.found(image, wanted.nouns), wanted, image.size)
         return Scores(values, notes)
 
-    def _refusal(self, nouns: Sequence[str]) -> str:
+    def worth(self, found: Mapping[str, Boxes], wanted: Wanted, size: tuple[int, int]) -> float:
+        """The score of what was found in a picture of that width and height."""
+        return score(found, wanted, size=size, rules=self.rules)
+
+    def refusal(self, nouns: Sequence[str]) -> str:
+        """Why such nouns get no score, or ""."""
         if not nouns:
-            return "the prompt has no noun, so there is nothing to look for"
+            return self.lacks
         count, most = len(self.tokenizer(caption(nouns), verbose=False)["input_ids"]), self.network.config.max_text_len
         return f"the prompt's nouns are {count} tokens, and the detector reads {most}" if count > most else ""
 

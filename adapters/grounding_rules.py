@@ -106,7 +106,7 @@ def score(found: Mapping[str, Boxes], wanted: Wanted, *, size: tuple[int, int], 
     worth = THERE * sum(map(_there, seen))
     if not all(map(_there, seen)):
         return worth
-    boxes = [_surest(each, size, rules) for each in seen if each is not None]
+    boxes = [surest(each, size, rules) for each in seen if each is not None]
     return worth + PLACED * placed(boxes[0], boxes[1], place, rules)
 
 
@@ -122,7 +122,7 @@ def _counted(found: Boxes | None, count: int, rules: Rules) -> float:
     return 1.0 if len(nms(boxes, found.scores, SAME)) == count else COUNTED_WRONG
 
 
-def _surest(found: Boxes, size: tuple[int, int], rules: Rules) -> list[float]:
+def surest(found: Boxes, size: tuple[int, int], rules: Rules) -> list[float]:
     """Left, top, right, bottom of the surest box, in units of `REACH`."""
     corners = box_convert(found.boxes[found.scores.argmax()], "cxcywh", "xyxy").tolist()
     across, down = (1.0, 1.0) if rules.side is None else (rules.side * each / max(size) for each in size)

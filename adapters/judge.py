@@ -201,6 +201,13 @@ class YesNo(Judge):
         return yes - no
 
 
+class Answer(YesNo):
+    """P(yes) among yes and no, in answer to the prompt itself, which is a question about the picture."""
+
+    spec = _spec("judge.question", "P(yes) among yes and no", "rwk.adapters.questions")
+    asks = "question"
+
+
 class Yes(Judge):
     """P(yes) among all that the model might say; low, too, where it would answer in other words."""
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from rwk.adapters.published import Origin, find, read
+from rwk.adapters.published import Origin, find, hub_is_near, read
 from rwk.rewards.errors import RunFailed
 
 FILES = ("model.safetensors.index.json", "pytorch_model.bin.index.json", "model.safetensors", "pytorch_model.bin")
@@ -103,7 +103,7 @@ def load_tokenizer(name: str, hub: str, weights: str | Path | None = None) -> An
         folder = folder.parent
     own = folder is not None and (folder / "tokenizer.json").is_file()
     try:
-        return AutoTokenizer.from_pretrained(str(folder) if own else hub)
+        return AutoTokenizer.from_pretrained(str(folder) if own else hub, local_files_only=own or not hub_is_near())
     except OSError as error:
         raise RunFailed(
             f"{name} needs the tokenizer of {hub}, which is not in the cache and cannot be downloaded "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import socket
 import warnings
 import zipfile
 from abc import abstractmethod
@@ -10,6 +11,8 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 import torch
 from PIL import Image
@@ -64,13 +67,23 @@ def find(
     from huggingface_hub import hf_hub_download
 
     try:
-        return Path(hf_hub_download(origin.hub, origin.file, revision=revision))
+        return Path(hf_hub_download(origin.hub, origin.file, revision=revision, local_files_only=not hub_is_near()))
     except (OSError, ValueError) as error:
         raise RunFailed(
             f"{name} needs {origin.file} of {origin.hub} (about {origin.megabytes} MB), which is not in the cache and "
             f"cannot be downloaded ({type(error).__name__}); with a network, unset HF_HUB_OFFLINE and run again; "
             f"without, {by_hand.format(name=name)}."
         ) from error
+
+
+def hub_is_near() -> bool:
+    """Whether the hub's name can be looked up, or a proxy stands before it; its library tries for half a minute."""
+    from huggingface_hub.constants import ENDPOINT
+
+    try:
+        return bool(getproxies() or socket.getaddrinfo(urlsplit(ENDPOINT).hostname, None))
+    except OSError:
+        return False
 
 
 def beside(weights: str | Path | None, file: str) -> Path | None:

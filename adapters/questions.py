@@ -46,6 +46,11 @@ QUESTIONS = {
         ("yes", "no"),
         "rwk.adapters.questions",
     ),
+    "question": Question(
+        ("{prompt} Answer with one word, yes or no.",),
+        ("yes", "no"),
+        "rwk.adapters.questions",
+    ),
     "vqascore": Question(
         ('Does this figure show "{prompt}"? Please answer Yes or No.',),
         ("Yes", "No"),

@@ -130,8 +130,11 @@ class ShapesLlama(CausalGenerator):
             )
         return [*(_WORD_IDS[word] for word in words), BEGIN]
 
-    def null_ids(self) -> list[int]:
+    def null_ids(self, prompt: str) -> list[int]:
         return [NULL, BEGIN]
+
+    def code_embeddings(self) -> Tensor:
+        return self.vq.code_embeddings()
 
     def pixels(self, tokens: Tensor) -> Tensor:
         """Pixels [B, 3, 48, 48] in 0..1 of tokens [B, 64]."""

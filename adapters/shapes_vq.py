@@ -83,6 +83,12 @@ class ShapesVQ(nn.Module):
         weight: Any = next(self.parameters())
         return self._paint(digits.to(weight.dtype).unflatten(2, (GRID, GRID))).float().clamp(0, 1)
 
+    @staticmethod
+    def code_embeddings() -> Tensor:
+        """[CODES, CHANNELS] in -1..1 what the decoder is given of each code."""
+        digits = torch.arange(CODES)[:, None] // torch.tensor([1, LEVELS, LEVELS**2]) % LEVELS
+        return digits * (2 / (LEVELS - 1)) - 1
+
     def _levels(self, pixels: Tensor) -> Tensor:
         """[B, 3, 8, 8] in 0..LEVELS - 1, not yet rounded."""
         weight: Any = next(self.parameters())

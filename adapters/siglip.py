@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from rwk.adapters.clip_towers import TowersReward, cosine, seeded
 from rwk.adapters.preprocess import HALF, Preprocess
-from rwk.adapters.published import Origin, beside
+from rwk.adapters.published import Origin, beside, hub_is_near
 from rwk.rewards.base import Reward, RewardSpec
 from rwk.rewards.errors import RunFailed
 
@@ -106,7 +106,8 @@ class Siglip(TowersReward):
         try:
             if source is not None:
                 return AutoTokenizer.from_pretrained(str(source))
-            return AutoTokenizer.from_pretrained(self.origin.hub, revision=revision)
+            near = hub_is_near()
+            return AutoTokenizer.from_pretrained(self.origin.hub, revision=revision, local_files_only=not near)
         except (OSError, ValueError, ImportError) as error:
             raise RunFailed(
                 f"{self.spec.name} needs the tokenizer of {source or self.origin.hub}, which cannot be loaded "

@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from rwk.adapters.pretrained import load_whole
+from rwk.adapters.published import hub_is_near
 from rwk.rewards.errors import RunFailed
 
 CHAT = (
@@ -79,11 +80,10 @@ class Vlm:
         from transformers import AutoModelForImageTextToText, AutoProcessor
 
         where = str(Path(weights).expanduser()) if Path(weights).expanduser().is_dir() else str(weights)
+        options: dict[str, Any] = {"revision": revision, "local_files_only": not hub_is_near()}
         try:
-            processor = AutoProcessor.from_pretrained(where, revision=revision)
-            network = load_whole(
-                name, AutoModelForImageTextToText, where, faults=["missing"], revision=revision, dtype=dtype
-            )
+            processor = AutoProcessor.from_pretrained(where, **options)
+            network = load_whole(name, AutoModelForImageTextToText, where, faults=["missing"], dtype=dtype, **options)
         except OSError as error:
             raise RunFailed(
                 f"{name} needs the vision-language model {where}, which is no folder here, is not in the cache and "

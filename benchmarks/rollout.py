@@ -2,20 +2,25 @@
 
     OMP_NUM_THREADS=1 python benchmarks/rollout.py                          # the built-in world's size
     python benchmarks/rollout.py --device cuda --dtype bfloat16 --layers 24 --width 1024 --tokens 576 --codes 16384
+    OMP_NUM_THREADS=2 python benchmarks/rollout.py --model janus            # a random Janus
+    OMP_NUM_THREADS=2 python benchmarks/rollout.py --model janus --tokens 64 --rounds 1
 
 Sampling is compared with `generate`, which reads every row's prompt and grows its cache, on the same model, rows and
 number of tokens; guided, with its `guidance_scale`. Statistics are compared with a padded forward pass over the whole
-vocabulary. A ratio above 1 says that rwk is faster. State the machine with the numbers: a shared one is noisy.
+vocabulary. Janus, guided, is compared with its own `generate` and with the loop of the authors' script, which trainers
+have taken over: rows with and without prompt in turns, each prompt read for every row, a cache that grows. A ratio
+above 1 says that rwk is faster. State the machine with the numbers: a shared one is noisy.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import statistics as stats
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from PIL import Image
@@ -24,6 +29,14 @@ from torch import Tensor
 from rwk.policy_opt.generator import GeneratorSpec, Sampling
 from rwk.policy_opt.rollout import CausalGenerator
 
+if TYPE_CHECKING:
+    from rwk.adapters.janus import JanusPro
+
+SIZES = {
+    "llama": {"layers": 6, "width": 192, "codes": 512, "tokens": 64, "prompts": 8, "group": 8, "rounds": 5},
+    "janus": {"layers": 8, "width": 512, "codes": 16384, "tokens": 576, "prompts": 1, "group": 8, "rounds": 3},
+}
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 TEXT = 256
 """Text tokens in the vocabulary, after the codes."""
 
@@ -52,7 +65,7 @@ class Measured(CausalGenerator):
     def prompt_ids(self, prompt: str) -> list[int]:
         return [self.spec.codes, *(self.spec.codes + 2 + ord(letter) % (TEXT - 2) for letter in prompt)]
 
-    def null_ids(self) -> list[int]:
+    def null_ids(self, prompt: str) -> list[int]:
         return [self.spec.codes, self.spec.codes + 1]
 
     def decode(self, tokens: Tensor) -> list[Image.Image]:
@@ -84,7 +97,7 @@ def plain_sample(generator: Measured, prompts: list[str], guidance: float) -> No
     ids, mask = padded(generator, prompts)
     options: dict[str, Any] = {}
     if guidance != 1:
-        null = torch.tensor([generator.null_ids()] * len(prompts), device=ids.device)
+        null = torch.tensor([generator.null_ids(prompt) for prompt in prompts], device=ids.device)
         options = {"guidance_scale": guidance, "negative_prompt_ids": null}
     count = generator.spec.tokens
     generator.module.generate(
@@ -104,38 +117,32 @@ def plain_statistics(generator: Measured, prompts: list[str], tokens: Tensor) ->
     (logp.gather(2, tokens[..., None]).mean() + 0.01 * entropy.mean()).backward()
 
 
-def seconds(run: Callable[[], object], device: str) -> float:
+def seconds(run: Callable[[], object], options: argparse.Namespace) -> float:
     """How long the run took, the device's work included."""
-    start = time.perf_counter()
+    clock = CLOCKS[options.clock]
+    start = clock()
     run()
-    if device != "cpu":
+    if options.device != "cpu":
         torch.accelerator.synchronize()
-    return time.perf_counter() - start
+    return clock() - start
 
 
 def measure(name: str, ours: Callable[[], object], plain: Callable[[], object], options: argparse.Namespace) -> None:
-    """Prints the median ratio of pairs, its range, and the median seconds of each."""
-    ours(), plain()
-    pairs = [(seconds(plain, options.device), seconds(ours, options.device)) for _ in range(options.rounds)]
+    """Prints the median ratio of pairs, its range, and the median seconds and tokens a second of each."""
+    pairs = [(seconds(plain, options), seconds(ours, options)) for _ in range(options.rounds)]
     ratios = sorted(slow / fast for slow, fast in pairs)
     slow, fast = (stats.median(column) for column in zip(*pairs, strict=True))
+    rate = options.prompts * options.group * options.tokens  # tokens of a run
     print(
-        f"{name:40} {stats.median(ratios):5.2f} {ratios[0]:6.2f}..{ratios[-1]:.2f} {slow:9.3f} {fast:9.3f}", flush=True
+        f"{name:40} {stats.median(ratios):5.2f} {ratios[0]:6.2f}..{ratios[-1]:.2f} {slow:9.3f} {fast:9.3f}"
+        f" {rate / slow:9.0f} {rate / fast:9.0f}",
+        flush=True,
     )
 
 
-def main() -> None:
-    """Measures every pair and prints one line for each."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    numbers = {"layers": 6, "width": 192, "codes": 512, "tokens": 64, "prompts": 8, "group": 8, "rounds": 5}
-    for option, default in numbers.items():
-        parser.add_argument(f"--{option}", type=int, default=default)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--dtype", default="float32")
-    options = parser.parse_args()
+def llama(options: argparse.Namespace) -> None:
+    """Sampling and statistics of a Llama with codes in its vocabulary."""
     generator = Measured(options)
-    print(f"torch {torch.__version__}, {options.device}, {torch.get_num_threads()} threads, {vars(options)}")
-    print(f"{'pair':40} {'ratio':>5} {'range':>12} {'plain s':>9} {'rwk s':>9}")
     for name, letters in (("", [15]), (", unequal prompts", [8, 15, 22]), (", prompts of 200", [200])):
         prompts = ["x" * letters[i % len(letters)] + chr(97 + i) for i in range(options.prompts)]
         rows = [prompt for prompt in prompts for _ in range(options.group)]
@@ -148,6 +155,7 @@ def main() -> None:
             def plain(rows: list[str] = rows, guidance: float = guidance) -> None:
                 plain_sample(generator, rows, guidance)
 
+            ours(), plain()
             measure(f"sample, guidance {guidance:g}{name}", ours, plain, options)
         drawn = generator.sample(prompts, per_prompt=options.group, seed=0)
 
@@ -158,7 +166,84 @@ def main() -> None:
         def plain_trained(rows: list[str] = rows, drawn: Any = drawn) -> None:
             plain_statistics(generator, rows, drawn.tokens)
 
+        ours_trained(), plain_trained()
         measure(f"statistics and gradient{name}", ours_trained, plain_trained, options)
+
+
+def janus_generate(generator: JanusPro, rows: list[str], guidance: float, *, greedy: bool = False) -> Tensor:
+    """Tokens [B, L] by transformers' `JanusForConditionalGeneration.generate`."""
+    ids = torch.tensor([generator.prompt_ids(row) for row in rows], device=generator.device)
+    options: dict[str, Any] = {"guidance_scale": guidance, "do_sample": not greedy} | ({} if greedy else {"top_k": 0})
+    mask = torch.ones_like(ids)
+    return generator.network.generate(ids, attention_mask=mask, generation_mode="image", **options)  # type: ignore[no-any-return]
+
+
+@torch.no_grad()
+def janus_loop(generator: JanusPro, rows: list[str], guidance: float, *, greedy: bool = False) -> Tensor:
+    """Tokens [B, L] by a loop as the authors write it."""
+    from transformers import DynamicCache
+
+    network = generator.network
+    ids = torch.tensor([generator.prompt_ids(row) for row in rows], device=generator.device).repeat_interleave(2, 0)
+    ids[1::2, 1:-1] = generator.pad
+    embeds, cache, drawn = network.get_input_embeddings()(ids), DynamicCache(), []
+    for _ in range(generator.spec.tokens):
+        decoder = network.model.language_model
+        hidden = decoder(inputs_embeds=embeds, past_key_values=cache, use_cache=True).last_hidden_state[:, -1]
+        logits = network.model.generation_head(hidden)
+        logits = logits[1::2] + guidance * (logits[0::2] - logits[1::2])
+        code = logits.argmax(1) if greedy else torch.multinomial(logits.softmax(1), 1)[:, 0]
+        drawn.append(code)
+        embeds = network.prepare_embeddings_for_image_generation(code.repeat_interleave(2)[:, None])
+    return torch.stack(drawn, 1)
+
+
+def janus(options: argparse.Namespace) -> None:
+    """Guided sampling of a random Janus; greedy tokens of all ways are compared first, and must be the same."""
+    from rwk.adapters.janus import JanusPro, random_network, tiny_tokenizer
+
+    side = math.isqrt(options.tokens)
+    network = random_network(layers=options.layers, width=options.width, codes=options.codes, side=side)
+    network.to(getattr(torch, options.dtype))
+    generator = JanusPro.of(network, tiny_tokenizer(), device=options.device)
+    guidance = generator.spec.sampling.guidance
+    around = len(generator.prompt_ids("x")) - 1
+    for length in (16, 256):
+        prompts = [chr(97 + i) * (length - around) for i in range(options.prompts)]
+        rows = [prompt for prompt in prompts for _ in range(options.group)]
+
+        def ours(prompts: list[str] = prompts, top_k: int = 0) -> Tensor:
+            recipe = Sampling(guidance=guidance, top_k=top_k)
+            return generator.sample(prompts, per_prompt=options.group, seed=0, sampling=recipe).tokens
+
+        greedy = ours(top_k=1)
+        for name, way in (("generate", janus_generate), ("the authors' loop", janus_loop)):
+            same = (way(generator, rows, guidance, greedy=True) == greedy).float().mean().item()
+            if same < 1 and options.dtype == "float32":
+                raise SystemExit(f"greedy tokens of {name} are those of rwk in {same:.1%} of places; they must be all.")
+
+            def plain(way: Any = way, rows: list[str] = rows) -> Tensor:
+                return way(generator, rows, guidance)  # type: ignore[no-any-return]
+
+            measure(f"{name}, prompts of {length}", ours, plain, options)
+
+
+def main() -> None:
+    """Measures every pair and prints one line for each."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", choices=[*SIZES], default="llama")
+    for option in SIZES["llama"]:
+        defaults = ", ".join(f"{sizes[option]} for {model}" for model, sizes in SIZES.items())
+        parser.add_argument(f"--{option}", type=int, help=defaults)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--clock", choices=[*CLOCKS], default="wall", help="cpu counts processor time, with one thread")
+    options = parser.parse_args()
+    vars(options).update({name: size for name, size in SIZES[options.model].items() if getattr(options, name) is None})
+    print(f"torch {torch.__version__}, {options.device}, {torch.get_num_threads()} threads, {vars(options)}")
+    heads = ("plain s", "rwk s", "tokens/s", "rwk")
+    print(f"{'pair':40} {'ratio':>5} {'range':>12} " + " ".join(f"{head:>9}" for head in heads))
+    {"llama": llama, "janus": janus}[options.model](options)
 
 
 if __name__ == "__main__":

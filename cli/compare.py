@@ -95,8 +95,12 @@ def command(config: Comparing, common: Common) -> dict[str, Any]:
         from rwk.calibration.compare import Scored, compare
         from rwk.calibration.pairs import score_preferences
         from rwk.calibration.statistics import FEW_CLUSTERS
-        from rwk.rewards.registry import load
+        from rwk.rewards.expression import is_expression
+        from rwk.rewards.registry import REWARDS, load
 
+        for name in config.rewards:
+            if REWARDS.knows(name) or not is_expression(name):
+                REWARDS.kind_of(name)  # a wrong name is told before anything takes its time
         data = _unseen(preferences(config.data, common.seed), config.rewards)
     scores: dict[str, Scored] = {}
     for name in dict.fromkeys(config.rewards):

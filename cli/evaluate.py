@@ -17,28 +17,29 @@ def command(evaluation: Evaluation, recipe: Recipe, common: Common) -> dict[str,
     """Measure a generator on benchmarks, by category and over several seeds.
 
     Writes result.json, with the recipe that the numbers depend on, and scores.jsonl, a line an image. Of the world of
-    shapes the truth is known: gold accuracy is the share of images of which every fact holds. Of a file of prompts
-    the rewards are measured. Similarity is that of the images of one prompt. Intervals cover 95 %, clustered by prompt.
+    shapes the truth is known: gold accuracy is the share of images of which every fact holds. GenEval, T2I-CompBench
+    and DPG-Bench have rules of their own, and the figures of the first two are means of their categories. Of a file of
+    prompts the rewards are measured. Similarity is that of the images of one prompt. Intervals cover 95 %, clustered by
+    prompt.
     """
     out = evaluation.folder()
     with progress("loading"):
-        from rwk.policy_opt import benchmarks
+        from rwk.policy_opt import benchmarks, measured
         from rwk.policy_opt import generator as generators
         from rwk.policy_opt.optimize import sampling_of
-        from rwk.rewards.registry import load
+        from rwk.policy_opt.suites import BENCHMARKS, benchmark
 
-        chosen = [benchmarks.benchmark(n, evaluation.prompts) for n in evaluation.benchmarks or benchmarks.BENCHMARKS]
+        chosen = [benchmark(name, evaluation.prompts) for name in evaluation.benchmarks or BENCHMARKS]
         generator = generators.load(evaluation.generator, device=common.device)
-        named = dict.fromkeys([*(one.gold for one in chosen if one.gold), *evaluation.rewards])
-        rewards = {name: load(name, device=common.device) for name in named}
+        rewards = benchmarks.judges(evaluation, chosen, device=common.device)
     with progress("measuring") as advance:
         found, document = benchmarks.evaluate(
             evaluation, generator, chosen, rewards, sampling_of(generator, recipe), seed=common.seed, progress=advance
         )
     benchmarks.write(out, found, document)
-    heads, lines = benchmarks.tabulated(found)
+    heads, lines = measured.tabulated(found)
     show(table(heads, lines, numbers=heads[1:]))
-    for name in rewards:
+    for name in dict.fromkeys(name for one in found for name in one.scores if name not in measured.SHARES):
         count = sum(int(one.scores[name].isnan().sum()) for one in found if name in one.scores)
         if count:
             note(f"{name} gives no score to {count} images.")

@@ -1,19 +1,22 @@
-"""`rwk optimize`: a generator learns from rewards by DPO, GRPO or REBEL."""
+"""`rwk optimize`: a generator learns from rewards by DPO, GRPO, REBEL or rejection sampling."""
 
 from __future__ import annotations
 
 import shutil
-from dataclasses import field, fields, make_dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, field, fields, make_dataclass, replace
 from typing import Any, get_type_hints
 
 import click
+from click.core import ParameterSource
 
 from rwk.cli.console import is_main, note, progress, show, table
 from rwk.cli.options import Common, options
-from rwk.policy_opt.configs import Dpo, Grpo, Rebel
+from rwk.policy_opt.configs import Dpo, Grpo, Rebel, Rft
 from rwk.policy_opt.experiment import Algorithm, Experiment, Recipe, Run
+from rwk.policy_opt.presets import PRESETS
 
-ALGORITHMS: dict[Algorithm, type[Dpo | Grpo | Rebel]] = {"dpo": Dpo, "grpo": Grpo, "rebel": Rebel}
+ALGORITHMS: dict[Algorithm, type[Dpo | Grpo | Rebel | Rft]] = {"dpo": Dpo, "grpo": Grpo, "rebel": Rebel, "rft": Rft}
 
 
 def _settings() -> type[Any]:
@@ -32,27 +35,84 @@ def _settings() -> type[Any]:
 Settings = _settings()
 
 
-def algorithm(algo: Algorithm, settings: Any, seed: int) -> Dpo | Grpo | Rebel:
-    """The algorithm with the settings that were given; raises ValueError for one that belongs to another algorithm."""
+def algorithm(
+    algo: Algorithm, settings: Any, seed: int, beneath: Mapping[str, Any] | None = None
+) -> Dpo | Grpo | Rebel | Rft:
+    """The algorithm with the settings that were given; raises ValueError for one that belongs to another algorithm.
+
+    Args:
+        beneath: settings of a preset, for what was not given.
+    """
     given = {item.name: getattr(settings, item.name) for item in fields(settings)}
-    given = {name: value for name, value in given.items() if value is not None}
+    given = {name: value for name, value in given.items() if value not in (None, ())}
     config = ALGORITHMS[algo]
     foreign = sorted(set(given) - {item.name for item in fields(config)})
     if foreign:
         raise ValueError(f"--{foreign[0].replace('_', '-')} is no setting of {algo}; leave it out.")
-    return config(seed=seed, **given)
+    return config(seed=seed, **{**(beneath or {}), **given})
+
+
+def under_preset(run: Run, experiment: Experiment, recipe: Recipe) -> tuple[Run, Experiment, Recipe, dict[str, Any]]:
+    """The call with what its preset says of the algorithm, the rewards and the recipe, and the preset's settings.
+
+    What was given on the command line stays as it is.
+    """
+    if run.preset is None:
+        return run, experiment, recipe, {}
+    preset = PRESETS[run.preset]
+    algo: Any = preset.algorithm(run.algo)
+    scaled = run.scaled or experiment.generator.startswith("shapes.")
+    if not scaled:
+        if not _given("rewards") and not preset.rewards:
+            raise ValueError(f"preset {run.preset} names no reward that rwk has; name one with --reward.")
+        if not _given("rewards"):
+            experiment = replace(experiment, rewards=preset.rewards)
+        given = {name: value for name, value in asdict(recipe).items() if value is not None}
+        recipe = Recipe(**{**preset.recipe, **given})
+    return replace(run, algo=algo, scaled=scaled), experiment, recipe, preset.values(algo, scaled=scaled)
+
+
+def _given(option: str) -> bool:
+    """Whether an option stands on the command line."""
+    return click.get_current_context().get_parameter_source(option) is ParameterSource.COMMANDLINE
+
+
+def foreseen(chosen: Dpo | Grpo | Rebel | Rft, experiment: Experiment, recipe: Recipe, device: str) -> dict[str, Any]:
+    """What a run would hold, draw and train, shown as a table; draws nothing, and loads the generator alone."""
+    from rwk.policy_opt import generator as generators
+    from rwk.policy_opt.optimize import sampling_of
+    from rwk.policy_opt.prompts import gold_of
+    from rwk.policy_opt.sizing import GIB, plan, shape_of
+
+    generator = generators.load(experiment.generator, device=device)
+    guided = sampling_of(generator, recipe).guidance != 1
+    judges = {*experiment.rewards, gold_of(experiment.prompts)} - {None}
+    found = plan(
+        chosen, shape_of(generator), prompts=experiment.prompt_count, rewards=len(judges), guided=guided
+    ).document()
+    memory = ("weights", "gradients", "optimizer", "reference", "average", "decoder", "cache", "activations", "logits")
+    lines = [[name, f"{found[name] / GIB:.3f} GiB"] for name in (*memory, "peak")]
+    counts = ("trained_parameters", "images_drawn", "tokens_drawn", "tokens_trained", "images_scored")
+    lines += [[name.replace("_", " "), f"{found[name]:,}"] for name in counts]
+    show(table(["of one process, computed", ""], lines, numbers=[""], foot=len(counts)))
+    return {"algorithm": chosen, "plan": found}
 
 
 @click.command("optimize")
 @options(Run, Experiment, Recipe, Settings)
 def command(run: Run, experiment: Experiment, recipe: Recipe, settings: Any, common: Common) -> dict[str, Any]:
-    """Let a generator learn from rewards by DPO, GRPO or REBEL.
+    """Let a generator learn from rewards by DPO, GRPO, REBEL or rejection sampling.
 
     The run folder gets config.json, metrics.jsonl, result.json, page.html with images before and after, and the
     tuned generator, which is also kept by name. Alarms, as when entropy collapses, are told at once, and stand in
     metrics.jsonl and on the page.
     """
-    chosen, out = algorithm(run.algo, settings, common.seed), run.folder()
+    run, experiment, recipe, beneath = under_preset(run, experiment, recipe)
+    assert run.algo is not None  # the preset's, or that of the call
+    chosen = algorithm(run.algo, settings, common.seed, beneath)
+    if run.dry_run:
+        return foreseen(chosen, experiment, recipe, common.device)
+    out = run.folder()
 
     from rwk.policy_opt.optimize import optimize, result
     from rwk.policy_opt.page import write_page
@@ -68,7 +128,14 @@ def command(run: Run, experiment: Experiment, recipe: Recipe, settings: Any, com
                 note(f"update {done}: {text}")
 
         comparison = optimize(
-            experiment, chosen, recipe, out=out, resume=run.resume, device=common.device, progress=update
+            experiment,
+            chosen,
+            recipe,
+            out=out,
+            resume=run.resume,
+            device=common.device,
+            preset=run.preset and run.preset + (" scaled" if run.scaled else ""),
+            progress=update,
         )
     kept = home("generators", run.name or run.algo)
     if is_main():

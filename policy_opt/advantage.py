@@ -38,6 +38,19 @@ def weights_of(rewards: Sequence[Weighted], how: Aggregation) -> list[float]:
     return [part.weight and part.weight / part.known_temperature for part in rewards]
 
 
+def floors_of(rewards: Sequence[Weighted], floors: Sequence[float], *, min_std: float) -> list[float]:
+    """R numbers that `combine` takes as `min_std`: the floors, one for each reward of a weight, or else min_std.
+
+    Raises:
+        ValueError: where there are floors, and not one for each.
+    """
+    counted = [part.weight != 0 for part in rewards]
+    if floors and len(floors) != sum(counted):
+        raise ValueError(f"std_floor needs one number for each reward, got {len(floors)} for {sum(counted)}.")
+    rest = iter(floors)
+    return [max(next(rest), min_std) if floors and counts else min_std for counts in counted]
+
+
 def score_all(rewards: Sequence[Weighted], images: list[Image.Image], prompts: list[str]) -> Tensor:
     """[B, R] float32: the score of every image by every reward, NaN where there is none."""
     return torch.stack([part.reward.score(images, prompts).values for part in rewards], dim=1)
@@ -65,7 +78,7 @@ def combine(
     group: Tensor,
     *,
     how: Aggregation = "normalise",
-    min_std: float = 1e-4,
+    min_std: float | Sequence[float] = 1e-4,
     lower_k: float = 1.0,
 ) -> Tensor:
     """[B] one reward per row, made of several.
@@ -80,7 +93,7 @@ def combine(
         scores: [B, R], NaN where a reward has no score.
         weights: R numbers; a reward of weight 0 takes no part.
         group: [B] long: rows of one prompt have the same number.
-        min_std: for standardising, as in `group_advantage`.
+        min_std: for standardising, as in `group_advantage`; one for all rewards, or one for each.
         lower_k: k of `lower_bound`.
     """
     if scores.ndim != 2 or scores.shape != (group.numel(), len(weights)):
@@ -96,7 +109,9 @@ def combine(
     if not standardised(weights, how):
         return chosen @ weight
     missing = chosen.isnan()
-    parts = torch.stack([group_advantage(column, group, min_std=min_std) for column in chosen.T], dim=1)
+    floors = [min_std if isinstance(min_std, float) else min_std[column] for column in active]
+    columns = zip(chosen.T, floors, strict=True)
+    parts = torch.stack([group_advantage(column, group, min_std=floor) for column, floor in columns], dim=1)
     if how == "normalise":
         return (parts @ weight).masked_fill(missing.all(dim=1), torch.nan)
     members = parts * weight

@@ -1,4 +1,4 @@
-"""What can be chosen about an optimisation by GRPO, DPO or REBEL; loads no torch."""
+"""What can be chosen about an optimisation by GRPO, DPO, REBEL or rejection sampling; loads no torch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ Resampling = Literal["none", "history", "dynamic"]
 Aggregation = Literal["normalise", "sum", "log_odds", "lower_bound"]
 Comparison = Literal["score", "win_rate"]
 DpoLoss = Literal["sigmoid", "ipo", "hinge", "robust", "apo_zero", "apo_down", "nca_pair", "bco_pair", "sppo_hard"]
-PairRule = Literal["best_worst", "all"]
+PairRule = Literal["best_worst", "top_bottom", "all"]
+KlEstimator = Literal["k1", "k2", "k3", "k3_plain"]
+TokenWeights = Literal["none", "gcpo", "stage", "panw"]
+Reference = Literal["round", "fixed"]
 
 
 _KL_EVERY = (
@@ -46,6 +49,11 @@ class Optimisation:
         "that is divided by the deviation of its group.",
     )
     lower_k: float = _field(1.0, "Deviations over the rewards that the aggregation lower_bound takes off their mean.")
+    std_floor: tuple[float, ...] = _field(
+        (),
+        "For each reward in turn, in its own unit: a deviation within a group below this counts as this in the "
+        "aggregations normalise and lower_bound; the deviation of scoring one image twice, say. [default: min_std]",
+    )
     micro_batch: int = _field(
         0, "Images, or pairs, that go through the model at once in one process; 0 takes all of an update."
     )
@@ -82,6 +90,7 @@ class Optimisation:
         _check(self.watch_every >= 1, "watch_every", "be at least 1", self.watch_every)
         _check(0 <= self.collapse < 1, "collapse", "lie in 0..1", self.collapse)
         _check(self.group_size >= 2, "group_size", "be at least 2", self.group_size, "one image has nothing to beat")
+        _check(min(self.std_floor, default=0) >= 0, "std_floor", "be at least 0", self.std_floor)
         _choice("schedule", self.schedule, Schedule)
         _choice("aggregation", self.aggregation, Aggregation)
 
@@ -104,6 +113,17 @@ class Grpo(Optimisation):
     prompts_per_step: int = _field(16, "Prompts, over all processes, that are drawn for at once.")
     num_iterations: int = _field(1, "Updates made from one draw.")
     beta: float = _field(0.0, "Weight of the pull towards the reference.")
+    kl_estimator: KlEstimator = _field(
+        "k3",
+        "What beta weighs, of d = log-ratio to the reference: k1, d; k2, d^2 / 2; k3, exp(-d) - 1 + d. k1 and k3 are "
+        "multiplied by the ratio, so that all three pull along the gradient of the divergence; k3_plain is not, as in "
+        "DeepSeek's and most code.",
+    )
+    reference_every: int = _field(0, "Updates after which the reference of beta follows the policy; 0 is never.")
+    reference_mix: float = _field(1.0, "Share of the policy that goes into the reference then; 1 replaces it.")
+    ema: float = _field(
+        0.0, "Decay of a running mean of the weights, which the run ends with and is judged by; 0 is off."
+    )
     loss_type: GrpoLoss = _field("grpo", "Form of the loss, by TRL's name; gspo weighs by the ratio of whole images.")
     epsilon: float = _field(0.2, "The ratio of new to old probability counts down to 1 - epsilon.")
     epsilon_high: float | None = _field(None, "The ratio counts up to 1 + epsilon_high; none takes epsilon.")
@@ -129,6 +149,11 @@ class Grpo(Optimisation):
         "calibrate`, so that groups that differ by noise count less; at 0.25 a margin of the floor is 56 to 44; 0 is "
         "off.",
     )
+    token_weights: TokenWeights = _field(
+        "none",
+        "Which tokens of an image count more: gcpo, those that others hang on; stage, those that good and bad images "
+        "do not share; panw, those of coarse scales.",
+    )
     entropy_bonus: float = _field(0.0, "Weight of the entropy that is added to the objective.")
     resampling: Resampling = _field(
         "none",
@@ -140,7 +165,7 @@ class Grpo(Optimisation):
         super().__post_init__()
         for name in ("steps", "prompts_per_step", "num_iterations"):
             _check(getattr(self, name) >= 1, name, "be at least 1", getattr(self, name))
-        for name in ("beta", "min_std", "entropy_bonus", "gate"):
+        for name in ("beta", "min_std", "entropy_bonus", "gate", "reference_every"):
             _check(getattr(self, name) >= 0, name, "be at least 0", getattr(self, name))
         _check(self.epsilon > 0, "epsilon", "be above 0", self.epsilon)
         if self.epsilon_high is not None:
@@ -150,6 +175,17 @@ class Grpo(Optimisation):
         _choice("advantage", self.advantage, Comparison)
         _choice("scale_rewards", self.scale_rewards, Scale)
         _choice("resampling", self.resampling, Resampling)
+        _choice("kl_estimator", self.kl_estimator, KlEstimator)
+        _choice("token_weights", self.token_weights, TokenWeights)
+        _check(0 < self.reference_mix <= 1, "reference_mix", "lie above 0 and up to 1", self.reference_mix)
+        _check(0 <= self.ema < 1, "ema", "lie in 0..1", self.ema)
+        if self.token_weights != "none" and self.loss_type == "gspo":
+            raise ValueError("token_weights must be none with loss_type gspo, whose ratio is one for all tokens.")
+        if self.reference_every and (not self.beta or self.lora_rank):
+            raise ValueError(
+                f"reference_every must go with a beta above 0 and no adapters, got beta {self.beta} and lora_rank "
+                f"{self.lora_rank}; leave it at 0."
+            )
         if self.save_every % self.num_iterations:
             raise ValueError(
                 f"save_every must be a multiple of num_iterations, got {self.save_every} and {self.num_iterations}; "
@@ -173,20 +209,23 @@ class Grpo(Optimisation):
 
 @dataclass(frozen=True)
 class Rounds(Optimisation):
-    """What the algorithms have in common that draw, score, pair, learn from the pairs, and begin again."""
+    """What the algorithms have in common that draw, score, choose, learn from what was chosen, and begin again."""
 
-    rounds: int = _field(16, "Times that the current policy draws new pairs and becomes the reference.")
+    rounds: int = _field(16, "Times that the current policy draws anew.")
     prompts_per_round: int = _field(128, "Prompts drawn for in a round, a new choice each; 0 takes all.")
     prompts_per_draw: int = _field(64, "Prompts that are drawn for at once in one process.")
-    pairs: PairRule = _field("best_worst", "Which images of a group are paired.")
-    min_margin: float = _field(0.0, "A pair is kept when its rewards differ by more than this.")
+    min_margin: float = _field(
+        0.0,
+        "A pair is kept when its rewards differ by more than this; an image of rft, when it beats the worst of its "
+        "group so.",
+    )
     min_confidence: float = _field(
         0.0,
         "A pair is kept when people prefer its better image with at least this probability by `rwk calibrate`; 0 is "
         "off.",
     )
-    epochs: int = _field(1, "Passes over the pairs of a round.")
-    batch_size: int = _field(32, "Pairs per update, over all processes.")
+    epochs: int = _field(1, "Passes over what was chosen in a round.")
+    batch_size: int = _field(32, "Pairs, or images of rft, per update, over all processes.")
     kl_every: int = _field(1, _KL_EVERY)
     watch_every: int = _field(1, _WATCH_EVERY)
 
@@ -197,7 +236,6 @@ class Rounds(Optimisation):
         for name in ("prompts_per_round", "min_margin"):
             _check(getattr(self, name) >= 0, name, "be at least 0", getattr(self, name))
         _check(0 <= self.min_confidence < 1, "min_confidence", "lie in 0..1", self.min_confidence)
-        _choice("pairs", self.pairs, PairRule)
 
     @property
     def margins_count(self) -> bool:
@@ -205,7 +243,27 @@ class Rounds(Optimisation):
 
 
 @dataclass(frozen=True)
-class Dpo(Rounds):
+class Pairwise(Rounds):
+    """What the algorithms have in common that learn from pairs."""
+
+    pairs: PairRule = _field(
+        "best_worst", "Which images of a group are paired: best_worst, top_bottom of pair_k on each side, or all."
+    )
+    pair_k: int = _field(2, "Images on each side of top_bottom; each of the best is paired with each of the worst.")
+    reference: Reference = _field(
+        "round", "What log-ratios are to: the policy that drew in the round, or, fixed, the one the run began with."
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _choice("pairs", self.pairs, PairRule)
+        _choice("reference", self.reference, Reference)
+        if self.pairs == "top_bottom":
+            _check(1 <= self.pair_k <= self.group_size // 2, "pair_k", "lie in 1..group_size / 2", self.pair_k)
+
+
+@dataclass(frozen=True)
+class Dpo(Pairwise):
     """Direct preference optimisation: draw, score, pair, and learn to prefer the better of each pair."""
 
     beta: float = _field(0.1, "How dearly a step away from the reference must be paid; larger stays closer.")
@@ -217,6 +275,14 @@ class Dpo(Rounds):
         "loss sigmoid.",
     )
     sft_weight: float = _field(0.0, "Weight of the likelihood of the winners that is added to the loss.")
+    margin_offset: float = _field(
+        0.0,
+        "Log-odds by which the policy is to prefer the better image beforehand, for each unit of the reward's margin: "
+        "DPO with an offset; of loss sigmoid.",
+    )
+    margin_weight: bool = _field(
+        False, "Weigh each pair by its margin over the mean margin of the round; of loss sigmoid."
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -224,11 +290,15 @@ class Dpo(Rounds):
         _check(self.sft_weight >= 0, "sft_weight", "be at least 0", self.sft_weight)
         _check(0 <= self.label_smoothing < 0.5, "label_smoothing", "lie in 0..0.5", self.label_smoothing)
         _choice("loss_type", self.loss_type, DpoLoss)
-        if self.soft_labels and (self.loss_type != "sigmoid" or self.sft_weight):
+        _check(self.margin_offset >= 0, "margin_offset", "be at least 0", self.margin_offset)
+        own = [name for name in ("soft_labels", "margin_offset", "margin_weight") if getattr(self, name)]
+        if own and (self.loss_type != "sigmoid" or self.sft_weight):
             raise ValueError(
-                f"soft_labels must go with loss_type sigmoid and no sft_weight, got {self.loss_type} and "
+                f"{own[0]} must go with loss_type sigmoid and no sft_weight, got {self.loss_type} and "
                 f"{self.sft_weight}; leave one out."
             )
+        if self.soft_labels and len(own) > 1:
+            raise ValueError(f"soft_labels know of the margin already, got {own[1]} too; leave one out.")
 
     @property
     def margins_count(self) -> bool:
@@ -236,7 +306,7 @@ class Dpo(Rounds):
 
 
 @dataclass(frozen=True)
-class Rebel(Rounds):
+class Rebel(Pairwise):
     """Regression to relative rewards: draw, score, pair, and learn by how much the better of each pair is better."""
 
     eta: float = _field(
@@ -246,6 +316,17 @@ class Rebel(Rounds):
     def __post_init__(self) -> None:
         super().__post_init__()
         _check(self.eta > 0, "eta", "be above 0", self.eta, "at 0 the rewards have no weight")
+
+
+@dataclass(frozen=True)
+class Rft(Rounds):
+    """Rejection-sampling fine-tuning: draw, score, and learn to draw the best of each group."""
+
+    keep: int = _field(1, "Best images of a group that are learnt.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check(1 <= self.keep < self.group_size, "keep", "lie in 1..group_size - 1", self.keep, "the worst is no model")
 
 
 def _check(holds: bool, name: str, rule: str, value: object, why: str = "") -> None:

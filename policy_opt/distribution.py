@@ -86,3 +86,14 @@ def row_uniforms(prompts: Sequence[str], steps: int, seed: int) -> Tensor:
         rows[row] = np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "little"))).random(steps)
         seen[prompt] += 1
     return torch.from_numpy(rows)
+
+
+def placed_uniforms(prompts: Sequence[str], places: Sequence[int], steps: int, seed: int) -> Tensor:
+    """[B, steps] float64: the uniforms that `sample` takes for the image of each prompt at each place in its group."""
+    count: dict[str, int] = {}
+    for prompt, place in zip(prompts, places, strict=True):
+        count[prompt] = max(count.get(prompt, 0), place + 1)
+    rows = [(prompt, place) for prompt, most in count.items() for place in range(most)]
+    table = row_uniforms([prompt for prompt, _ in rows], steps, seed)
+    index = {row: number for number, row in enumerate(rows)}
+    return table[[index[row] for row in zip(prompts, places, strict=True)]]

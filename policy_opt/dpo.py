@@ -7,14 +7,19 @@ policy that drew them:
 
 With soft labels, where q is the probability by the reward's calibration that people prefer the image that won, it is
 - q log sigmoid(z) - (1 - q) log sigmoid(-z) of the same z                                          `soft_label_loss`
+By margins it is - m / mean m log sigmoid(z - offset m), either part of which may be off                `margin_loss`
 
-Rafailov et al. (2023), arXiv:2305.18290.
+Rafailov et al. (2023), arXiv:2305.18290; with an offset, Amini et al. (2024), arXiv:2402.10571; `ipo`, Azar et al.
+(2023), arXiv:2310.12036, per token in TRL: ((l_won - r_won - l_lost + r_lost) / L - 1 / (2 beta))^2.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+
+from torch import Tensor
+from torch.nn.functional import logsigmoid
 
 from rwk.policy_opt.advantage import Weighted
 from rwk.policy_opt.configs import Dpo
@@ -51,3 +56,22 @@ def dpo(
         progress=progress,
         watched=watched,
     )
+
+
+def margin_loss(won: Tensor, lost: Tensor, margin: Tensor, weight: Tensor, *, beta: float, offset: float) -> Tensor:
+    """[] mean loss of DPO of weighted pairs, whose better image is to be ahead by as much as its reward is.
+
+    Args:
+        won: [P] nats: log-probability of the better image of a pair less that under the reference.
+        lost: [P] nats: the same of the worse image.
+        margin: [P] by how much the reward of the better image is larger.
+        weight: [P].
+        beta: how dearly a step away from the reference must be paid.
+        offset: log-odds for each unit of the margin.
+
+    >>> import torch
+    >>> one = torch.ones(1)
+    >>> margin_loss(4 * one, one, one, 2 * one, beta=0.5, offset=1.5)
+    tensor(1.3863)
+    """
+    return -(weight * logsigmoid(beta * (won - lost) - offset * margin)).mean()

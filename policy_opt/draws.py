@@ -32,7 +32,7 @@ class Draws:
     lost: Tensor
     """[P] long."""
     reference_won: Tensor
-    """[P] float32: log-probability of the better image under the policy that drew it, by teacher forcing."""
+    """[P] float32: log-probability of the better image under the reference, by teacher forcing."""
     reference_lost: Tensor
     """[P] float32."""
     drift: Tensor

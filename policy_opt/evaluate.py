@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from rwk.calibration.statistics import Interval, cluster_interval
+from rwk.calibration.statistics import Interval, cluster_interval, cluster_se
 from rwk.policy_opt.generator import Generator, Sampling
 from rwk.policy_opt.prompts import Prompt
 from rwk.rewards.base import Reward
@@ -104,3 +104,27 @@ def clustered(scores: Tensor) -> Interval:
     known = ~scores.isnan()
     rows = torch.arange(len(scores))[:, None].expand_as(scores)
     return cluster_interval(scores[known].tolist(), rows[known].tolist())
+
+
+def balanced(scores: Tensor, categories: Sequence[str]) -> Interval:
+    """Mean of the categories' mean scores [P, n], with its 95 % interval clustered by row within each category.
+
+    The degrees of freedom are Welch's and Satterthwaite's. A category without scores is left out, and one of a single
+    row leaves the interval unknown.
+    """
+    from scipy.stats import t
+
+    means, errors, free = [], [], []
+    for category in dict.fromkeys(categories):
+        part = scores[[i for i, other in enumerate(categories) if other == category]]
+        known = ~part.isnan()
+        if known.any():
+            rows = torch.arange(len(part))[:, None].expand_as(part)[known]
+            means.append(part[known].double().mean().item())
+            errors.append(cluster_se(part[known].tolist(), rows.tolist()) ** 2)
+            free.append(len(rows.unique()) - 1)
+    mean, spread = sum(means) / len(means), sum(errors)
+    reach = math.sqrt(spread) / len(means)
+    if spread > 0:
+        reach *= t.ppf(0.975, spread**2 / sum(error**2 / count for error, count in zip(errors, free, strict=True)))
+    return Interval(mean, mean - reach, mean + reach, sum(count + 1 for count in free))

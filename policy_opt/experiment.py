@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-Algorithm = Literal["dpo", "grpo", "rebel"]
+from rwk.policy_opt.presets import PRESETS
+
+Algorithm = Literal["dpo", "grpo", "rebel", "rft"]
 
 
 def _field(default: Any, text: str, **more: Any) -> Any:
@@ -18,12 +20,29 @@ def _field(default: Any, text: str, **more: Any) -> Any:
 class Run:
     """Which algorithm, and where its run is kept."""
 
-    algo: Algorithm = field(metadata={"help": "Algorithm."})
+    algo: Algorithm | None = _field(None, "Algorithm; may be left out with a preset of one.")
+    preset: str | None = _field(
+        None,
+        "Settings of a published system, for what is not given: " + ", ".join(PRESETS) + ".",
+        choices=tuple(PRESETS),
+    )
+    scaled: bool = _field(
+        False,
+        "Take of a preset what does not depend on the size of its model; always so in the built-in world.",
+        switch=True,
+    )
+    dry_run: bool = _field(
+        False, "Print what the run would hold in memory, draw and train, as computed, and stop.", switch=True
+    )
     out: Path | None = _field(None, "Folder of the run. [default: the next free one below runs/]")
     name: str | None = _field(None, "Keep the tuned generator under this name. [default: that of the algorithm]")
     resume: bool = _field(False, "Go on with the run in the folder, or with the newest below runs/.", switch=True)
 
     def __post_init__(self) -> None:
+        if self.algo is None and self.preset is None:
+            raise ValueError("an optimisation needs an algorithm, got none; name one with --algo or a --preset.")
+        if self.scaled and self.preset is None:
+            raise ValueError("--scaled is of a preset, got none; name one with --preset.")
         if self.name is not None and not self.name.replace("-", "").replace("_", "").replace(".", "").isalnum():
             raise ValueError(f"name must be of letters, digits, dots, dashes and underscores, got {self.name!r}.")
 
@@ -126,8 +145,9 @@ class Evaluation:
     generator: str = _field("shapes.llama", "Name or folder of the generator.")
     benchmarks: tuple[str, ...] = _field(
         (),
-        "shapes.long, shapes.short, either with .held_out behind it, or a file of prompts for the rewards to judge; "
-        "may be given several times. [default: all four of shapes]",
+        "shapes.long, shapes.short, either with .held_out behind it; geneval, or geneval:FILE for its metadata; "
+        "compbench:FOLDER of T2I-CompBench's prompts; dpg:FILE of DPG-Bench's questions; or a file of prompts for the "
+        "rewards to judge; may be given several times. [default: all four of shapes]",
         option="--benchmark",
     )
     rewards: tuple[str, ...] = _field(
@@ -135,7 +155,17 @@ class Evaluation:
         "Name or folder of a reward whose mean score is measured too; may be given several times.",
         option="--reward",
     )
-    prompts: int | None = _field(None, "Prompts of each benchmark. [default: 60 of shapes, all of a file]")
+    gold: tuple[str, ...] = _field(
+        (),
+        "NAME@PATH of a reward that a benchmark judges by, with the weights to take; may be given several times. "
+        "[default: the published weights]",
+    )
+    judge: str = _field("judge.question", "Name of the reward that answers DPG-Bench's questions.")
+    prompts: int | None = _field(
+        None,
+        "Prompts of each benchmark, or of each category of geneval and compbench. "
+        "[default: 60 of shapes, 80 of geneval's categories, all of a file]",
+    )
     images: int = _field(4, "Images of each prompt and seed.")
     seeds: int = _field(3, "How many seeds, from --seed on.")
     out: Path | None = _field(None, "Folder for the results. [default: the next free one below runs/]")
@@ -145,7 +175,7 @@ class Evaluation:
             given = getattr(self, name)
             if given is not None and given < 1:
                 raise ValueError(f"--{name} must be at least 1, got {given}.")
-        for option, given in (("benchmark", self.benchmarks), ("reward", self.rewards)):
+        for option, given in (("benchmark", self.benchmarks), ("reward", self.rewards), ("gold", self.gold)):
             twice = [name for name in given if given.count(name) > 1]
             if twice:
                 raise ValueError(f"each --{option} is named once, got {twice[0]} {given.count(twice[0])} times.")

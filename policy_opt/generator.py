@@ -156,6 +156,14 @@ class Generator(ABC):
     def decode(self, tokens: Tensor) -> list[Image.Image]:
         """Images of tokens [B, L]; row by row, no image depends on another."""
 
+    def code_embeddings(self) -> Tensor:
+        """[K, d] where each code lies in the space that images are decoded from.
+
+        Raises:
+            ValueError: where the family tells none.
+        """
+        raise ValueError(f"{self.spec.name} tells no embeddings of its codes; take token weights none.")
+
     def decode_partial(self, tokens: Tensor) -> list[Image.Image]:
         """Images of the first k tokens [B, k], of full size, what is not yet drawn left blank.
 
@@ -196,7 +204,21 @@ class Generator(ABC):
 GENERATORS: Registry[Generator] = Registry(
     "generator",
     "rwk.policy_opt.generator:Generator",
-    {"shapes.llama": "rwk.adapters.shapes_generator:ShapesLlama"},
+    {
+        "janus.pro_1b": "rwk.adapters.janus:JanusPro",
+        "janus.pro_7b": "rwk.adapters.janus:JanusPro7B",
+        "janus.v1_3b": "rwk.adapters.janus:Janus",
+        "llamagen.c2i_3b_384": "rwk.adapters.llamagen_c2i:ThreeB384",
+        "llamagen.c2i_b_256": "rwk.adapters.llamagen_c2i:Base256",
+        "llamagen.c2i_b_384": "rwk.adapters.llamagen_c2i:Base384",
+        "llamagen.c2i_l_256": "rwk.adapters.llamagen_c2i:Large256",
+        "llamagen.c2i_l_384": "rwk.adapters.llamagen_c2i:Large384",
+        "llamagen.c2i_xl_384": "rwk.adapters.llamagen_c2i:Xl384",
+        "llamagen.c2i_xxl_384": "rwk.adapters.llamagen_c2i:Xxl384",
+        "llamagen.t2i_xl_256": "rwk.adapters.llamagen_t2i:Xl256",
+        "llamagen.t2i_xl_512": "rwk.adapters.llamagen_t2i:Xl512",
+        "shapes.llama": "rwk.adapters.shapes_generator:ShapesLlama",
+    },
 )
 
 register = GENERATORS.register

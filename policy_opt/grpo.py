@@ -4,7 +4,9 @@ For image i with reward R_i, and its token t with ratio rho_t of the probability
 
     A_i  = (R_i - mean R) / std R, both over the group of i, or by `baseline` and `scale_rewards`  `group_advantage`
     A_i  times min(1, std R / (gate T)), where the gate is on and T is the temperature of R                   `gate`
-    loss = - mean_i mean_t [min(rho_t A_i, clip(rho_t, 1 - eps, 1 + eps_high) A_i) - beta KL_t]  TRL's, by `loss_type`
+    A_it = w_it A_i, where some tokens count more, with mean_t w_it = 1                              `token_weights`
+    loss = - mean_i mean_t [min(rho_t A_it, clip(rho_t, 1 - eps, 1 + eps_high) A_it) - beta KL_t]
+                                                                TRL's, by `loss_type`; KL_t by `kl_estimator`
 
 Shao et al. (2024), arXiv:2402.03300.
 """
@@ -21,14 +23,16 @@ import torch
 from torch import Tensor, nn
 
 from rwk.policy_opt.advantage import Weighted as Weighted
-from rwk.policy_opt.advantage import combine, group_advantage, score_all, standardised, summary, weights_of
+from rwk.policy_opt.advantage import combine, floors_of, group_advantage, score_all, standardised, summary, weights_of
 from rwk.policy_opt.calibrated import gate, preference_unit, win_rate
 from rwk.policy_opt.configs import Grpo
+from rwk.policy_opt.followers import average_of, moving_reference
 from rwk.policy_opt.generator import Generator, Rollout, Sampling
 from rwk.policy_opt.guards import diversity
 from rwk.policy_opt.journal import Journal, Progress, Trained, derived_seed, last_checkpoint, publish, start, step_of
 from rwk.policy_opt.ledger import Ledger, prompts_of_pass
 from rwk.policy_opt.policy import Policy, Statistics, World, trainable, world
+from rwk.policy_opt.token_weights import check_token_weights, token_weights
 from rwk.policy_opt.watch import Watch, Watched
 
 
@@ -66,6 +70,8 @@ def grpo(
     place = world(next(generator.module.parameters()).device)
     table = list(dict.fromkeys(prompts))
     _check(config, len(table), place.size)
+    check_token_weights(config.token_weights, generator)
+    floors = floors_of(rewards, config.std_floor, min_std=config.min_std)
     unit = preference_unit(rewards, config.aggregation) if config.margins_count else nan
     recipe = sampling or generator.spec.sampling
     ledger = Ledger(out / "ledger.jsonl", config, table, rewards, main=place.rank == 0)
@@ -74,18 +80,27 @@ def grpo(
     checkpoint = last_checkpoint(out / "checkpoints") if resume else None
     journal.forget_after(step_of(checkpoint))
     ledger.restore(step_of(checkpoint))
-    with trainable(generator, config, keep=config.beta > 0 or config.kl_every > 0) as reference:
+    keep = config.beta > 0 or config.kl_every > 0 or config.token_weights == "gcpo"
+    with trainable(generator, config, keep=keep) as reference:
         policy = Policy(generator.module, generator.statistics, table, recipe)
-        fixed = Policy(nn.Identity(), reference, table, recipe) if reference and config.beta else None
+        moving, mover = moving_reference(config, generator)
+        average = average_of(config, policy)
+        anchor = moving or reference
+        other = Policy(nn.Identity(), anchor, table, recipe) if anchor and config.beta else None
         watch = Watch(watched, config, generator, rewards, recipe, out, policy, journal, place)
-        draw = _Draw(config, generator, rewards, unit, table, recipe, reference, journal, ledger, place)
+        draw = _Draw(config, generator, rewards, unit, floors, table, recipe, reference, journal, ledger, place)
         schedule = prompt_schedule(config, len(table))
         length = generator.spec.tokens
-        trainer = trl.grpo_trainer(config, policy, fixed, draw, schedule, length, journal, out / "checkpoints", place)
+        trainer = trl.grpo_trainer(config, policy, other, draw, schedule, length, journal, out / "checkpoints", place)
+        for follower in filter(None, (mover, average)):
+            follower.restore(out / "checkpoints", step_of(checkpoint))
+            trainer.add_callback(follower.callback(policy, place))
         watch.begin(step_of(checkpoint))
         if watch.ended is None:
             trl.train(trainer, checkpoint, ends=watch.every(config.watch_every))
         watch.conclude()
+        if average and watch.ended is None:
+            average.give(policy)
     steps = watch.ended or config.steps
     tuned = publish(generator, out / "generator", place)
     images, tokens = config.rows * -(-steps // config.num_iterations), config.rows * steps * length
@@ -106,7 +121,7 @@ def grpo(
 
 
 def reference_tokens(config: Grpo, steps: int, length: int) -> int:
-    """Tokens that a reference reads in that many updates: of every draw for the loss, and of those that are measured."""
+    """Tokens that a reference reads in that many updates: of each draw for the loss, and of those measured."""
     draws = range(0, steps, config.num_iterations)
     measured = sum(step % config.kl_every == 0 for step in draws) if config.kl_every else 0
     return (measured + (len(draws) if config.beta else 0)) * config.rows * length
@@ -120,6 +135,7 @@ class _Draw:
     generator: Generator
     rewards: Sequence[Weighted]
     unit: float
+    floors: Sequence[float]
     table: list[str]
     sampling: Sampling
     reference: Statistics | None
@@ -128,7 +144,7 @@ class _Draw:
     place: World
 
     def __call__(self, handles: list[int], step: int) -> tuple[Rollout, Tensor]:
-        """The rollout of this process's prompts after `step` updates, and the advantage [B] of its rows.
+        """The rollout of this process's prompts after `step` updates, and the advantage, [B] of its rows or [B, L].
 
         Args:
             handles: of the prompts that come next, where the ledger does not choose others.
@@ -151,7 +167,7 @@ class _Draw:
         scores = gather(score_all(self.rewards, images, rollout.prompts))  # [rows, rewards], of all processes
         group = torch.arange(config.prompts_per_step).repeat_interleave(config.group_size)
         weights = weights_of(self.rewards, config.aggregation)
-        reward = combine(scores, weights, group, how=config.aggregation, min_std=config.min_std, lower_k=config.lower_k)
+        reward = combine(scores, weights, group, how=config.aggregation, min_std=self.floors, lower_k=config.lower_k)
         compared = win_rate(reward, group, unit=self.unit) if config.advantage == "win_rate" else reward
         scale = "batch" if standardised(weights, config.aggregation) else config.scale_rewards
         advantage = group_advantage(compared, group, baseline=config.baseline, scale=scale, min_std=config.min_std)
@@ -171,7 +187,10 @@ class _Draw:
         if self.reference and config.kl_every and step % config.kl_every == 0:
             self.journal.note(kl=gather(kl_per_image(self.generator, self.reference, rollout)).mean().item())
         first = self.place.rank * len(rollout)
-        return rollout, advantage[first : first + len(rollout)]
+        own = advantage[first : first + len(rollout)]
+        if config.token_weights != "none":
+            own = own[:, None] * token_weights(config.token_weights, self.generator, self.reference, rollout, own).cpu()
+        return rollout, own
 
 
 def kl_per_image(generator: Generator, reference: Statistics, rollout: Rollout) -> Tensor:

@@ -15,7 +15,7 @@ import torch
 from rwk.calibration.preference_scale import preference_scale
 from rwk.calibration.statistics import Interval
 from rwk.policy_opt import generator as generators
-from rwk.policy_opt.configs import Dpo, Grpo, Optimisation, Rebel
+from rwk.policy_opt.configs import Dpo, Grpo, Optimisation, Rebel, Rft
 from rwk.policy_opt.dpo import dpo
 from rwk.policy_opt.evaluate import Drawn, accuracy, draw
 from rwk.policy_opt.experiment import Experiment, Recipe
@@ -25,6 +25,7 @@ from rwk.policy_opt.journal import Progress, Trained, start
 from rwk.policy_opt.policy import world
 from rwk.policy_opt.prompts import Domains, domains, gold_of
 from rwk.policy_opt.rebel import rebel
+from rwk.policy_opt.rft import rft
 from rwk.policy_opt.watch import Watched
 from rwk.rewards import registry
 from rwk.rewards.base import Reward
@@ -53,18 +54,19 @@ Results = Mapping[str, Mapping[str, Mapping[str, Mapping[str, float]]]]
 """Row -> domain -> score -> the fields of its `Interval`."""
 GOLD = "gold accuracy"
 """Share of images of which every fact holds."""
-ALGORITHMS: dict[type[Optimisation], Callable[..., Trained]] = {Dpo: dpo, Grpo: grpo, Rebel: rebel}
+ALGORITHMS: dict[type[Optimisation], Callable[..., Trained]] = {Dpo: dpo, Grpo: grpo, Rebel: rebel, Rft: rft}
 """The algorithms by their settings."""
 
 
 def optimize(
     experiment: Experiment,
-    algorithm: Dpo | Grpo | Rebel,
+    algorithm: Dpo | Grpo | Rebel | Rft,
     recipe: Recipe = Recipe(),  # noqa: B008 (frozen)
     *,
     out: Path,
     resume: bool = False,
     device: str = "cpu",
+    preset: str | None = None,
     progress: Progress | None = None,
 ) -> Comparison:
     """Lets a generator learn from rewards, and says what came of it.
@@ -79,6 +81,7 @@ def optimize(
         out: the folder of the run.
         resume: go on with the run that is in the folder, which must have the same settings but for how long it is.
         device: where networks run.
+        preset: what the settings were taken from, for config.json.
         progress: is called after every update.
 
     Raises:
@@ -115,7 +118,7 @@ def optimize(
         check_same(out, settings)
     start(out, place, resume=resume)  # refuses a folder that is taken before anything is drawn
     if place.rank == 0:
-        write_json(out / "config.json", settings | {"versions": versions()})
+        write_json(out / "config.json", settings | {"preset": preset, "versions": versions()})
     before = judge(generator, prompts, rewards, gold, experiment, sampling)
     texts = [prompt.text for prompt in prompts.train]
     learn = ALGORITHMS[type(algorithm)]

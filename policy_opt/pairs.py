@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from rwk.policy_opt.configs import Pairwise, Rft, Rounds
 
 
 @dataclass(frozen=True)
@@ -79,8 +82,52 @@ def all_pairs(reward: Tensor, group: Tensor, *, min_margin: float = 0.0) -> Pair
     return _kept(reward, won, lost, min_margin)
 
 
-RULES: dict[str, Callable[..., Pairs]] = {"best_worst": best_worst, "all": all_pairs}
+def top_bottom(reward: Tensor, group: Tensor, *, k: int = 2, min_margin: float = 0.0) -> Pairs:
+    """Each of the k best rows of a group over each of its k worst, as far as it has 2 k; arguments as for `best_worst`.
+
+    Args:
+        k: a group of n scored rows has at most n // 2 on each side.
+
+    >>> top_bottom(torch.tensor([1.0, 3.0, 2.0, 5.0]), torch.zeros(4).long(), k=1)
+    Pairs(won=tensor([3]), lost=tensor([0]), margin=tensor([4.]))
+    """
+    _check_rows(reward, group)
+    won, lost = [], []
+    for rows in _groups(reward, group):
+        ranked, side = rows[reward[rows].argsort(descending=True, stable=True)], min(k, len(rows) // 2)
+        for best, worst in itertools.product(ranked[:side], ranked[len(rows) - side :]):
+            won.append(best)
+            lost.append(worst)
+    return _kept(reward, won, lost, min_margin)
+
+
+def best_of_group(reward: Tensor, group: Tensor, *, k: int, min_margin: float = 0.0) -> Pairs:
+    """The k best rows of a group, each over the worst of it, so that a group of equals gives none; as `best_worst`.
+
+    >>> best_of_group(torch.tensor([1.0, 3.0, 2.0, 5.0, 5.0]), torch.tensor([0, 0, 0, 1, 1]), k=2)
+    Pairs(won=tensor([1, 2]), lost=tensor([0, 0]), margin=tensor([2., 1.]))
+    """
+    _check_rows(reward, group)
+    won, lost = [], []
+    for rows in _groups(reward, group):
+        ranked = rows[reward[rows].argsort(descending=True, stable=True)]
+        won += list(ranked[:k])
+        lost += [ranked[-1]] * len(ranked[:k])
+    return _kept(reward, won, lost, min_margin)
+
+
+RULES: dict[str, Callable[..., Pairs]] = {"best_worst": best_worst, "top_bottom": top_bottom, "all": all_pairs}
 """The pair rules by the name they have in a config."""
+
+
+def mined(config: Rounds, reward: Tensor, group: Tensor) -> Pairs:
+    """What a round learns from, by its settings: pairs, or for `Rft` the best of each group over its worst."""
+    if isinstance(config, Rft):
+        return best_of_group(reward, group, k=config.keep, min_margin=config.min_margin)
+    if not isinstance(config, Pairwise):
+        raise TypeError(f"no pairs are known of {type(config).__name__}.")
+    more = {"k": config.pair_k} if config.pairs == "top_bottom" else {}
+    return RULES[config.pairs](reward, group, min_margin=config.min_margin, **more)
 
 
 def _groups(reward: Tensor, group: Tensor) -> list[Tensor]:

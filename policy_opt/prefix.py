@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,8 @@ class Prefix:
     """Prompts that have been read: what the rows of their groups continue from."""
 
     lengths: list[int]
+    positions: list[int]
+    """Of the code that comes next."""
     hidden: Tensor
     """[U, D] the state that predicts the first code."""
     layers: list[Tensor]
@@ -74,7 +77,7 @@ def _with_room(tensor: Tensor, index: Tensor, steps: int) -> Tensor:
     return room
 
 
-def right_padded(rows: list[list[int]], device: torch.device) -> tuple[Tensor, list[int]]:
+def right_padded(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, list[int]]:
     """Ids [B, P], filled up with 0, and the length of each row.
 
     Raises:
@@ -83,4 +86,4 @@ def right_padded(rows: list[list[int]], device: torch.device) -> tuple[Tensor, l
     lengths = [len(row) for row in rows]
     if min(lengths) < 1:
         raise ValueError("a prefix needs at least one id, got none; let prompt_ids end with the begin-of-image token.")
-    return torch.tensor([row + [0] * (max(lengths) - len(row)) for row in rows], device=device), lengths
+    return torch.tensor([[*row, *[0] * (max(lengths) - len(row))] for row in rows], device=device), lengths

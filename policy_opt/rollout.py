@@ -12,13 +12,14 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from itertools import chain
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from rwk.policy_opt.distribution import distribution, draw, row_uniforms
+from rwk.policy_opt.distribution import distribution, draw, placed_uniforms, row_uniforms
 from rwk.policy_opt.generator import Generator, Rollout, Sampling, TokenStatistics
 from rwk.policy_opt.prefix import Prefix, right_padded
 
@@ -35,14 +36,19 @@ class CausalGenerator(Generator):
     """Sequences that go through the model at once, guided ones counting double; no result depends on it."""
     max_logits = 1 << 25
     """Logits that `statistics` holds at once; what is beyond is computed again in the backward pass."""
+    counts_from_image: ClassVar[bool] = False
+    """Whether the first code has position 0, and what stands before it negative ones; else the prompt begins at 0."""
 
     @abstractmethod
     def prompt_ids(self, prompt: str) -> list[int]:
         """Ids of the prompt up to and including the token after which the image begins."""
 
     @abstractmethod
-    def null_ids(self) -> list[int]:
-        """Ids that stand for no prompt, likewise: the prefix of the unconditional model."""
+    def null_ids(self, prompt: str) -> list[int]:
+        """Ids that stand for no prompt in the place of this one, likewise: the prefix of the unconditional model.
+
+        Most families have one for all prompts; Janus' is as long as the prompt. Equal ones are read once.
+        """
 
     @property
     def causal_lm(self) -> Any:
@@ -77,7 +83,7 @@ class CausalGenerator(Generator):
         """[B, S, D] last hidden states of input embeddings [B, S, D], causal.
 
         Args:
-            positions: [B, S] long, or None for 0..S-1.
+            positions: [B, S] long, or None for 0..S-1; never None where they count from the image.
             mask: [B, 1, S, filled] to add to the attention scores, or None where every row sees all before it.
             cache: transformers' `Cache`, or None.
         """
@@ -107,12 +113,12 @@ class CausalGenerator(Generator):
         group = [place[prompt] for prompt in rows]
         noise = row_uniforms(rows, self.spec.tokens, seed).to(self.device)
         with torch.no_grad(), without_dropout(self.module):
-            prefixes = [self.prompt_ids(prompt) for prompt in place] + [self.null_ids()]
-            prefix = self._prefill(prefixes, torch.empty([len(prefixes), 0], dtype=torch.long, device=self.device))
-            copies = 1 if recipe.guidance == 1 else 2
+            branches = self._branches(list(place), recipe.guidance)
+            read = {ids: number for number, ids in enumerate(dict.fromkeys(chain(*branches)))}
+            prefix = self._prefill(list(read), torch.empty([len(read), 0], dtype=torch.long, device=self.device))
             drawn = []
             for part in self._parts(len(rows), recipe.guidance):
-                source = group[part] + [len(place)] * len(group[part]) * (copies - 1)  # the last is that of no prompt
+                source = [read[branch[number]] for branch in branches for number in group[part]]
                 drawn.append(self._draw(prefix, source, noise[part], recipe))
         tokens, logprobs = (torch.cat(list(column)) for column in zip(*drawn, strict=True))
         return Rollout(rows, torch.tensor(group, device=self.device), tokens, logprobs, recipe)
@@ -136,17 +142,16 @@ class CausalGenerator(Generator):
                 f"{list(tokens.shape)}; give one of each and end later."
             )
         recipe, tokens = sampling or self.spec.sampling, tokens.to(self.device)
-        noise = _placed_uniforms(prompts, places, self.spec.tokens, seed)[:, begun:end].to(self.device)
+        noise = placed_uniforms(prompts, places, self.spec.tokens, seed)[:, begun:end].to(self.device)
         drawn = []
         with torch.no_grad(), without_dropout(self.module):
             for part in self._parts(len(prompts), recipe.guidance):
                 codes = [tuple(row) for row in tokens[part].tolist()]
-                rows = [(tuple(self.prompt_ids(p)), row) for p, row in zip(prompts[part], codes, strict=True)]
-                if recipe.guidance != 1:
-                    rows += [(tuple(self.null_ids()), row) for row in codes]
+                branches = self._branches(prompts[part], recipe.guidance)
+                rows = [pair for branch in branches for pair in zip(branch, codes, strict=True)]
                 index = {row: place for place, row in enumerate(dict.fromkeys(rows))}
                 read = torch.tensor([row for _, row in index], dtype=torch.long, device=self.device)
-                prefix = self._prefill([list(ids) for ids, _ in index], read.view(len(index), begun))
+                prefix = self._prefill([ids for ids, _ in index], read.view(len(index), begun))
                 drawn.append(self._draw(prefix, [index[row] for row in rows], noise[part], recipe)[0])
         return torch.cat([tokens, torch.cat(drawn)], 1)
 
@@ -159,9 +164,8 @@ class CausalGenerator(Generator):
         with without_dropout(self.module, recompute=torch.is_grad_enabled()):
             for part in self._parts(len(rollout), recipe.guidance):
                 codes = rollout.tokens[part].to(self.device)
-                states = [self._states([self.prompt_ids(prompt) for prompt in rollout.prompts[part]], codes)]
-                if recipe.guidance != 1:
-                    states.append(self._states([self.null_ids()] * len(codes), codes))
+                branches = self._branches(rollout.prompts[part], recipe.guidance)
+                states = [self._states(branch, codes) for branch in branches]
                 results.append(self._token_statistics(states, codes, recipe))
         logprobs, entropy = (torch.cat(list(column)) for column in zip(*results, strict=True))
         return TokenStatistics(logprobs, entropy)
@@ -171,22 +175,28 @@ class CausalGenerator(Generator):
         size = max(1, self.max_rows // (1 if guidance == 1 else 2))
         return [slice(start, start + size) for start in range(0, rows, size)]
 
-    def _prefill(self, prefixes: list[list[int]], codes: Tensor) -> Prefix:
+    def _branches(self, prompts: Sequence[str], guidance: float) -> list[list[tuple[int, ...]]]:
+        """Prefixes of the prompts and, where guidance asks for them, of no prompt in their place."""
+        branches = [self.prompt_ids] if guidance == 1 else [self.prompt_ids, self.null_ids]
+        return [[tuple(ids(prompt)) for prompt in prompts] for ids in branches]
+
+    def _prefill(self, prefixes: Sequence[Sequence[int]], codes: Tensor) -> Prefix:
         """Keys, values and last states of every prefix and the codes [U, k] behind it, each computed once."""
         from transformers import DynamicCache
 
-        embeds, lengths = self._embedded(prefixes, codes)
-        lengths = [length + codes.shape[1] for length in lengths]
+        embeds, starts = self._embedded(prefixes, codes)
+        lengths = [start + codes.shape[1] for start in starts]
+        positions = self._positions(starts, embeds.shape[1])
         parts = []
         for part in self._parts(len(prefixes), 1):
             cache: Any = DynamicCache()
-            # No mask and no positions: padding lies to the right, where a causal model does not look.
-            hidden = self.backbone(embeds[part], cache=cache)
+            # No mask: padding lies to the right, where a causal model does not look.
+            hidden = self.backbone(embeds[part], positions=None if positions is None else positions[part], cache=cache)
             last = torch.tensor(lengths[part], device=self.device) - 1
             layers = [tensor for layer in cache.layers for tensor in (layer.keys, layer.values)]
             parts.append([hidden[torch.arange(len(last), device=self.device), last], *layers])
         hidden, *layers = (torch.cat(list(column)) for column in zip(*parts, strict=True))
-        return Prefix(lengths, hidden, layers)
+        return Prefix(lengths, [codes.shape[1]] * len(lengths) if self.counts_from_image else lengths, hidden, layers)
 
     def _draw(self, prefix: Prefix, source: list[int], noise: Tensor, recipe: Sampling) -> tuple[Tensor, Tensor]:
         """Tokens and log-probabilities, both [B, steps], of rows that continue the prefixes `source` [copies * B].
@@ -196,7 +206,7 @@ class CausalGenerator(Generator):
         (count, steps), width = noise.shape, max(prefix.lengths)
         copies = len(source) // count
         cache, mask = prefix.expand(source, steps), prefix.mask(source, steps)
-        positions = torch.tensor([[prefix.lengths[row]] for row in source], device=self.device)
+        positions = torch.tensor([[prefix.positions[row]] for row in source], device=self.device)
         hidden = prefix.hidden[torch.tensor(source, device=self.device)]  # [copies * B, D]
         tokens = torch.empty([count, steps], dtype=torch.long, device=self.device)
         logprobs = torch.empty([count, steps], device=self.device)
@@ -212,16 +222,22 @@ class CausalGenerator(Generator):
                 hidden = self.backbone(embeds, positions=positions + step, mask=seen, cache=cache)[:, 0]
         return tokens, logprobs
 
-    def _states(self, prefixes: list[list[int]], codes: Tensor) -> Tensor:
+    def _states(self, prefixes: Sequence[Sequence[int]], codes: Tensor) -> Tensor:
         """[B, L, D] states that predict each of the codes [B, L], teacher-forced, without a cache."""
         embeds, lengths = self._embedded(prefixes, codes[:, :-1])
-        hidden = self.backbone(embeds)
+        hidden = self.backbone(embeds, positions=self._positions(lengths, embeds.shape[1]))
         if min(lengths) == max(lengths):
             return hidden[:, lengths[0] - 1 :]
         predicts = torch.tensor(lengths)[:, None] - 1 + torch.arange(codes.shape[1])  # [B, L]
         return hidden.take_along_dim(predicts[..., None].to(self.device), 1)
 
-    def _embedded(self, prefixes: list[list[int]], codes: Tensor) -> tuple[Tensor, list[int]]:
+    def _positions(self, starts: list[int], width: int) -> Tensor | None:
+        """[B, width] positions of prefixes with codes from `starts` on, where they count from the image, else None."""
+        if not self.counts_from_image:
+            return None
+        return torch.arange(width, device=self.device) - torch.tensor(starts, device=self.device)[:, None]
+
+    def _embedded(self, prefixes: Sequence[Sequence[int]], codes: Tensor) -> tuple[Tensor, list[int]]:
         """Embeddings [B, P + k, D] of prefixes with codes [B, k] right behind each, and the length of each prefix."""
         ids, lengths = right_padded(prefixes, self.device)
         width, count = ids.shape[1], codes.shape[1]
@@ -252,17 +268,6 @@ class CausalGenerator(Generator):
         pieces = [run(*(tensor[start : start + size] for tensor in flat)) for start in starts]
         logprobs, entropy = (torch.cat(list(column)).view_as(codes) for column in zip(*pieces, strict=True))
         return logprobs, entropy
-
-
-def _placed_uniforms(prompts: Sequence[str], places: Sequence[int], steps: int, seed: int) -> Tensor:
-    """[B, steps] float64: the uniforms that `sample` takes for the image of each prompt at each place in its group."""
-    count: dict[str, int] = {}
-    for prompt, place in zip(prompts, places, strict=True):
-        count[prompt] = max(count.get(prompt, 0), place + 1)
-    rows = [(prompt, place) for prompt, most in count.items() for place in range(most)]
-    table = row_uniforms([prompt for prompt, _ in rows], steps, seed)
-    index = {row: number for number, row in enumerate(rows)}
-    return table[[index[row] for row in zip(prompts, places, strict=True)]]
 
 
 @contextmanager

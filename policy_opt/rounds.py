@@ -1,7 +1,8 @@
 """Rounds of learning from pairs: the policy draws, its images are scored and paired, and it learns from the pairs.
 
-The reference of a round is the policy that drew in it. It is not kept as a model: all that a loss needs of it are two
-log-probabilities a pair, and they lie with the draws.
+The reference of a round is the policy that drew in it, or the one that the run began with. All that a loss needs of it
+are two log-probabilities a pair, and they lie with the draws. Where the best images alone are learnt, each is the
+better of a pair with the worst of its group, which is not trained.
 """
 
 from __future__ import annotations
@@ -19,18 +20,20 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from rwk.policy_opt.advantage import Weighted, combine, score_all, summary, weights_of
+from rwk.policy_opt.advantage import Weighted, combine, floors_of, score_all, summary, weights_of
 from rwk.policy_opt.calibrated import confident, preference_unit
-from rwk.policy_opt.configs import Dpo, Rounds
+from rwk.policy_opt.configs import Dpo, Pairwise, Rft, Rounds
 from rwk.policy_opt.draws import Draws, joined, save_whole
 from rwk.policy_opt.generator import Generator, Rollout, Sampling
 from rwk.policy_opt.guards import diversity
 from rwk.policy_opt.journal import Journal, Progress, Trained, derived_seed, last_checkpoint, publish, start, step_of
-from rwk.policy_opt.pairs import RULES
+from rwk.policy_opt.pairs import mined
 from rwk.policy_opt.policy import Policy, Statistics, World, trainable, world
 from rwk.policy_opt.watch import Watch, Watched
 from rwk.rewards.errors import RunFailed
 
+MIN_STD = 1e-4
+"""A deviation within a group below this counts as this where rewards are standardised, and std_floor says nothing."""
 KL_IMAGES = 128
 """Images of a round by which the distance to the beginning is measured."""
 PairTrainer = Callable[..., Any]
@@ -75,9 +78,11 @@ def learn_in_rounds(
     unit = preference_unit(rewards, config.aggregation) if config.margins_count else nan
     journal = start(out, place, resume=resume, progress=progress, collapse=config.collapse)
     recipe = sampling or generator.spec.sampling
-    artist = _Artist(config, generator, rewards, unit, table, recipe, place)
+    floors = floors_of(rewards, config.std_floor, min_std=MIN_STD)
+    fixed = isinstance(config, Pairwise) and config.reference == "fixed"
     updates = images = pairs = referred = 0
-    with trainable(generator, config, keep=config.kl_every > 0) as began:
+    with trainable(generator, config, keep=config.kl_every > 0 or fixed) as began:
+        artist = _Artist(config, generator, rewards, unit, floors, table, recipe, place, began if fixed else None)
         policy = Policy(generator.module, generator.statistics, table, recipe)
         watch = Watch(watched, config, generator, rewards, recipe, out, policy, journal, place)
         watch.begin(sys.maxsize)
@@ -88,7 +93,7 @@ def learn_in_rounds(
             if not (folder / "policy.safetensors").exists():
                 if not _resumable(folder):
                     journal.note(round=number + 1, **artist.summary(drawn))
-                    if began and number % config.kl_every == 0:
+                    if began and config.kl_every and number % config.kl_every == 0:
                         journal.note(kl=artist.distance(drawn, began))
                 soft = unit if isinstance(config, Dpo) and config.soft_labels else None
                 due = (number + 1) % config.watch_every == 0
@@ -96,13 +101,13 @@ def learn_in_rounds(
             policy.load_state_dict(load_file(folder / "policy.safetensors"), strict=False)
             updates, images, pairs = updates + drawn.updates(config), images + len(drawn.tokens), pairs + len(drawn.won)
             referred += len(torch.cat([drawn.won, drawn.lost]).unique())
-            if began and number % config.kl_every == 0:
+            if began and config.kl_every and number % config.kl_every == 0:
                 referred += min(KL_IMAGES, len(drawn.tokens))
             if watch.ended == updates:
                 break
         watch.conclude()
     tuned = publish(generator, out / "generator", place)
-    tokens = config.epochs * pairs * 2 * generator.spec.tokens
+    tokens = config.epochs * pairs * (1 if isinstance(config, Rft) else 2) * generator.spec.tokens
     seconds = time.perf_counter() - journal.started
     return Trained(
         tuned,
@@ -165,9 +170,12 @@ class _Artist:
     rewards: Sequence[Weighted]
     unit: float
     """Margin of the reward that makes log-odds of 1; NaN where nobody asks."""
+    floors: Sequence[float]
     table: list[str]
     sampling: Sampling
     place: World
+    fixed: Statistics | None
+    """Of the generator as it began, where that is the reference; else it is the policy that draws."""
 
     def draw(self, folder: Path, number: int) -> Draws:
         """All draws of a round; those that lie in the folder already are not made again."""
@@ -204,15 +212,17 @@ class _Artist:
         scores = score_all(self.rewards, self.generator.decode(rollout.tokens), rollout.prompts)
         group = torch.arange(len(handles)).repeat_interleave(config.group_size)
         weights = weights_of(self.rewards, config.aggregation)
-        reward = combine(scores, weights, group, how=config.aggregation, lower_k=config.lower_k)
-        pairs = RULES[config.pairs](reward, group, min_margin=config.min_margin)
+        floors = self.floors
+        reward = combine(scores, weights, group, how=config.aggregation, min_std=floors, lower_k=config.lower_k)
+        pairs = mined(config, reward, group)
         if config.min_confidence:
             pairs = confident(pairs, config.min_confidence, self.unit)
 
         rows, place = torch.unique(torch.cat([pairs.won, pairs.lost]), return_inverse=True)
         with torch.no_grad():
             logprobs = self.generator.logprobs(rollout[rows]) if len(rows) else rollout.logprobs[:0]
-        won, lost = logprobs.sum(1).cpu()[place].chunk(2)
+            reference = self.fixed(rollout[rows]).logprobs if self.fixed and len(rows) else logprobs
+        won, lost = reference.sum(1).cpu()[place].chunk(2)
         drift = (logprobs - rollout.logprobs[rows]).abs().mean(1).cpu()[place].view(2, -1).mean(0)
         drawn = handles.repeat_interleave(config.group_size)
         return Draws(drawn, rollout.tokens.cpu(), scores, reward, pairs.won, pairs.lost, won, lost, drift)

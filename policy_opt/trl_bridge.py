@@ -18,18 +18,20 @@ import torch
 from torch import Tensor
 
 from rwk.policy_opt.calibrated import soft_label_loss
-from rwk.policy_opt.configs import Dpo, Grpo, Rebel, Rounds
+from rwk.policy_opt.configs import Dpo, Grpo, KlEstimator, Rebel, Rft, Rounds
+from rwk.policy_opt.dpo import margin_loss
 from rwk.policy_opt.generator import Rollout
 from rwk.policy_opt.journal import Journal
 from rwk.policy_opt.pairs import PreferencePairs
 from rwk.policy_opt.policy import Policy, World, quiet
 from rwk.policy_opt.rebel import rebel_loss
 from rwk.policy_opt.recorder import recorder, stopper
+from rwk.policy_opt.rft import rft_loss
 from rwk.policy_opt.trainer_arguments import trainer_arguments
 
 Draw = Callable[[list[int], int], tuple[Rollout, Tensor]]
 """From the handles of the prompts that are next in this process, each once, and the updates done so far, to a rollout
-of as many prompts, these or others of the table, and the advantage [B] of its every row."""
+of as many prompts, these or others of the table, and the advantage of its rows [B] or of their tokens [B, L]."""
 PairLoss = Callable[[Tensor, Tensor, dict[str, Tensor]], Tensor]
 """From log-ratios [P] to the reference of the better and of the worse images, and the columns `margin` [P] and `p_won`
 [P] of `PreferencePairs`, to a loss []."""
@@ -69,6 +71,7 @@ def grpo_trainer(
                 epsilon_high=high + (config.loss_type == "cispo"),  # where it is the ratio itself
                 entropy_coef=config.entropy_bonus,
                 scale_rewards="none",
+                use_bias_correction_kl=config.kl_estimator == "k3",
                 shuffle_dataset=False,
                 beta=0.0,  # else TRL would load a reference from the hub
             ),
@@ -77,8 +80,24 @@ def grpo_trainer(
             train_dataset=Dataset.from_dict({"prompt": list(schedule)}),
             processing_class=_tokenizer(),
         )
-    trainer.beta, trainer.ref_model = config.beta, reference
+    trainer.beta, trainer.ref_model, trainer.kl_estimator = config.beta, reference, config.kl_estimator
     return _finished(trainer, policy, journal)
+
+
+def kl_penalty(now: Tensor, old: Tensor | None, reference: Tensor, how: KlEstimator) -> Tensor:
+    """[B, L] estimates k1 or k2 of the divergence from the reference, whose gradient is, in the mean, that of it.
+
+    The gradient of k1 alone is 0 in the mean; times the ratio to the probability when drawn it is that of the
+    divergence. See Schulman (2020), http://joschu.net/blog/kl-approx.html.
+
+    Args:
+        now: [B, L] nats, with gradient.
+        old: [B, L] nats when the tokens were drawn; None where nothing has moved since.
+        reference: [B, L] nats.
+    """
+    if how == "k2":
+        return (now - reference).square() / 2
+    return (now - (now.detach() if old is None else old)).exp() * (now - reference)
 
 
 def _rollout_func(config: Grpo, draw: Draw, table: list[str]) -> Callable[[list[int], Any], dict[str, Any]]:
@@ -90,7 +109,9 @@ def _rollout_func(config: Grpo, draw: Draw, table: list[str]) -> Callable[[list[
         if handles != [handle for handle in prompts for _ in range(config.group_size)]:
             raise RuntimeError("TRL must repeat a prompt group_size times in a row; see tests/test_trl_bridge.py.")
         drawn, advantage = draw(prompts, trainer.state.global_step)
-        columns = {"completion_ids": drawn.tokens, "logprobs": drawn.logprobs, "advantage": advantage}
+        trainer.per_token = advantage if advantage.ndim == 2 else None
+        whole = advantage if advantage.ndim == 1 else advantage.mean(1)
+        columns = {"completion_ids": drawn.tokens, "logprobs": drawn.logprobs, "advantage": whole}
         return {"prompt_ids": [ids[prompt] for prompt in drawn.prompts]} | {k: x.tolist() for k, x in columns.items()}
 
     return rollout
@@ -112,8 +133,16 @@ def dpo_trainer(
     def soft(won: Tensor, lost: Tensor, columns: dict[str, Tensor]) -> Tensor:
         return soft_label_loss(won, lost, columns["p_won"], beta=config.beta)
 
+    mean_margin = pairs.margin.double().mean().item()
+
+    def by_margin(won: Tensor, lost: Tensor, columns: dict[str, Tensor]) -> Tensor:
+        margin = columns["margin"]
+        weight = margin / mean_margin if config.margin_weight else torch.ones_like(margin)
+        return margin_loss(won, lost, margin, weight, beta=config.beta, offset=config.margin_offset)
+
+    own = by_margin if config.margin_offset or config.margin_weight else None
     trainer = _pair_trainer(
-        soft if config.soft_labels else None,
+        soft if config.soft_labels else own,
         config,
         policy,
         pairs,
@@ -136,6 +165,27 @@ def rebel_trainer(
         return rebel_loss(won, lost, columns["margin"], eta=config.eta)
 
     trainer = _pair_trainer(squares, config, policy, pairs, folder, place, beta=1 / config.eta)
+    return _finished(trainer, policy, journal, before=before)
+
+
+def rft_trainer(
+    config: Rft, policy: Policy, pairs: PreferencePairs, journal: Journal, folder: Path, place: World, *, before: int
+) -> Any:
+    """A trainer of transformers' that makes the better images of the pairs likelier; arguments as for `dpo_trainer`.
+
+    TRL's for this asks a model for its logits.
+    """
+    from transformers import TrainingArguments
+
+    ids = torch.cat([pairs.handles[:, None], pairs.won], dim=1)
+    with quiet():
+        trainer = _likelihood_class()(
+            model=policy,
+            args=TrainingArguments(
+                **trainer_arguments(config, folder, place, rows=config.batch_size), num_train_epochs=config.epochs
+            ),
+            train_dataset=[{"input_ids": row} for row in ids],
+        )
     return _finished(trainer, policy, journal, before=before)
 
 
@@ -225,12 +275,43 @@ class _Silent:
 @functools.cache
 def _grpo_class() -> Any:
     class ImageGrpoTrainer(_Silent, _trl().GRPOTrainer):  # type: ignore[misc]
+        kl_estimator: KlEstimator = "k3"
+        beta: float
+        per_token: Tensor | None = None
+
+        def _generate_and_score_completions(self, inputs: Any) -> Any:
+            output = super()._generate_and_score_completions(inputs)
+            if self.per_token is not None:  # TRL's loss takes advantages of tokens, but no reward gives them
+                output["advantages"] = self.per_token.to(output["advantages"].device)
+            return output
+
         def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Any:
-            loss = super()._compute_loss(model, inputs)
+            if self.beta and self.kl_estimator in ("k1", "k2"):
+                loss = self._with_own_kl(model, inputs)
+            else:
+                loss = super()._compute_loss(model, inputs)
             if self._step % (self.args.steps_per_generation * self.num_iterations) == 0:  # nothing has moved since
                 drift = (self.model.last_logprobs - inputs["sampling_per_token_logps"]).abs().mean()
                 self._metrics["train"]["drift"].append(drift.item())
             return loss
+
+        def _with_own_kl(self, model: Any, inputs: dict[str, Any]) -> Any:
+            """TRL's loss without its KL, which is k3, and ours; all images are as long, so each loss is a mean."""
+            answers: list[Any] = []
+
+            def overheard(**asked: Any) -> Any:
+                answers.append(model(**asked))
+                return answers[-1]
+
+            beta, self.beta = self.beta, 0.0
+            try:
+                loss = super()._compute_loss(overheard, inputs)
+            finally:
+                self.beta = beta
+            now = answers[0].log_probs
+            kl = kl_penalty(now, inputs.get("old_per_token_logps"), inputs["ref_per_token_logps"], self.kl_estimator)
+            self._metrics["train"]["kl"].append(self.accelerator.gather(kl.detach().mean()).mean().item())
+            return loss + beta * kl.mean() / self.current_gradient_accumulation_steps
 
     return ImageGrpoTrainer
 
@@ -245,6 +326,18 @@ def _dpo_class() -> Any:
             return dataset  # has them
 
     return ImageDpoTrainer
+
+
+@functools.cache
+def _likelihood_class() -> Any:
+    from transformers import Trainer
+
+    class LikelihoodTrainer(Trainer):
+        def compute_loss(self, model: Any, inputs: dict[str, Any], *_: Any, **__: Any) -> Any:
+            ids = inputs["input_ids"]
+            return rft_loss(model(input_ids=ids, labels=ids).log_probs)
+
+    return LikelihoodTrainer
 
 
 @functools.cache

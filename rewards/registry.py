@@ -76,6 +76,16 @@ class Registry(Generic[T]):
         """Whether the name is registered, kept in `$RWK_HOME`, or a saved folder; not so for `module:Class`."""
         return name in self._targets() or self._saved(name) is not None
 
+    def kind_of(self, name: str) -> type[T]:
+        """The class that `load` would build for a name, without its weights; raises ValueError as `load` does."""
+        if self.kind == "reward" and name.startswith(("http://", "https://")):
+            return self.target("rwk.rewards.remote:RemoteReward")
+        folder = None if name in self._targets() else self._saved(name)
+        if folder is not None:
+            return self.target(self._saved_by(folder))
+        known = name.partition("@")[0]
+        return self.target(known if known in self._targets() else name)
+
     def load(self, name: str, **options: Any) -> T:
         """The object that a name stands for.
 
@@ -113,9 +123,14 @@ class Registry(Generic[T]):
 
     def _from_folder(self, folder: Path, options: dict[str, Any]) -> T:
         options = {key: value for key, value in options.items() if key != "networks"}
+        loaded: T = self.target(self._saved_by(folder)).from_folder(folder, **options)  # type: ignore[attr-defined]
+        return loaded
+
+    def _saved_by(self, folder: Path) -> str:
+        """The registered name of what wrote a folder."""
         try:
             config = json.loads((folder / "config.json").read_text())
-            name = config[f"rwk_{self.kind}"]
+            name: str = config[f"rwk_{self.kind}"]
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(
                 f"{folder} is not a saved {self.kind}: its config.json holds no readable rwk_{self.kind} ({error}); "
@@ -123,8 +138,7 @@ class Registry(Generic[T]):
             ) from error
         if name not in self._targets():  # never `module:Class` from a file: a downloaded folder must not choose code
             raise ValueError(f"{folder} was saved by {self.kind} {name!r}, which is not installed here.")
-        loaded: T = self.target(name).from_folder(folder, **options)  # type: ignore[attr-defined]
-        return loaded
+        return name
 
     def _targets(self) -> dict[str, str]:
         if self._plugins is None:
@@ -158,6 +172,8 @@ REWARDS: Registry[Reward] = Registry(
         "clipscore.l14_cosine": "rwk.adapters.clipscore:ClipCosineLarge",
         "clipscore.l14_noprefix": "rwk.adapters.clipscore:ClipScoreLargeNoPrefix",
         "colorfulness": "rwk.adapters.pixels:Colorfulness",
+        "compbench.numeracy": "rwk.adapters.compbench:CompbenchNumeracy",
+        "compbench.spatial": "rwk.adapters.compbench:CompbenchSpatial",
         "compressibility.jpeg": "rwk.adapters.jpeg:Compressibility",
         "contrast": "rwk.adapters.pixels:Contrast",
         "cyclereward.combo": "rwk.adapters.cyclereward:CycleCombo",
@@ -184,6 +200,7 @@ REWARDS: Registry[Reward] = Registry(
         "incompressibility.jpeg": "rwk.adapters.jpeg:Incompressibility",
         "judge.aesthetics": "rwk.adapters.judge:Aesthetics",
         "judge.quality": "rwk.adapters.judge:Levels",
+        "judge.question": "rwk.adapters.judge:Answer",
         "judge.yes": "rwk.adapters.judge:Yes",
         "judge.yes_no": "rwk.adapters.judge:YesNo",
         "mps.overall": "rwk.adapters.mps:Mps",

@@ -259,16 +259,19 @@ def load_base(
             raise TypeError(f"{kind} must be a TrainableReward")
         reward: Reward = kind.from_model(model, image_size=image_size, seed=seed, device=device)
     else:
+        kind_of = REWARDS.kind_of(name)
+        if not issubclass(kind_of, Trainable | Tunable):  # before its weights are fetched
+            raise ValueError(
+                f"base must be a reward with a network to train, got {name} ({kind_of.__name__}); take shapes.clip, a "
+                f"published one such as pickscore.v1 or judge.yes_no@PATH, a trained one, timm:MODEL or "
+                f"open_clip:MODEL."
+            )
         reward = REWARDS.load(name, device=device)
     if isinstance(reward, Tunable):
         tuned: Any = REWARDS.target("tuned")
         made: Trainable = tuned.over(reward, name, head=head, probe=probe, seed=seed, device=device)
         return made
-    if not isinstance(reward, Trainable):
-        raise ValueError(
-            f"base must be a reward with a network to train, got {name} ({type(reward).__name__}); take shapes.clip, a "
-            f"published one such as pickscore.v1 or judge.yes_no@PATH, a trained one, timm:MODEL or open_clip:MODEL."
-        )
+    assert isinstance(reward, Trainable)  # as its class said
     if head not in ("own", getattr(reward, "head_kind", "own")):
         raise ValueError(f"{name} has its head already, got --head {head}; leave it out.")
     return reward

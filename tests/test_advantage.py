@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
-from rwk.policy_opt.advantage import combine, group_advantage
+from rwk.policy_opt.advantage import Weighted, combine, floors_of, group_advantage
 from rwk.policy_opt.configs import Scale
 
 NAN = float("nan")
@@ -92,3 +94,35 @@ def test_refuses_nonsense() -> None:
         combine(torch.zeros(2), [1.0], torch.zeros(2))
     with pytest.raises(ValueError, match=r"other than 0, got \[0\.0\]"):
         combine(torch.zeros(2, 1), [0.0], torch.zeros(2))
+
+
+def test_gdpo_by_hand() -> None:
+    """Each reward over its own deviation or floor, a reward that does not apply left out, summed, over the batch's."""
+    scores = torch.tensor([[0.0, 5.0], [2.0, NAN], [4.0, 5.001], [1.0, 3.0], [1.0, 5.0], [1.0, 1.0]])
+    group = torch.tensor([0, 0, 0, 1, 1, 1])
+    floors, weights = [0.5, 0.1], [1.0, 2.0]
+    summed = [0.0] * 6
+    for rows in ([0, 1, 2], [3, 4, 5]):
+        for column in range(2):
+            values = {row: scores[row, column].item() for row in rows if not scores[row, column].isnan()}
+            mean = sum(values.values()) / len(values)
+            std = (sum((value - mean) ** 2 for value in values.values()) / (len(values) - 1)) ** 0.5
+            for row, value in values.items():
+                summed[row] += weights[column] * (value - mean) / max(std, floors[column])
+    found = combine(scores, weights, group, min_std=floors)
+    assert found.tolist() == pytest.approx(summed, abs=1e-4)
+    means = [sum(summed[:3]) / 3] * 3 + [sum(summed[3:]) / 3] * 3
+    spread = (sum((s - m) ** 2 for s, m in zip(summed, means, strict=True)) / 4) ** 0.5
+    advantage = group_advantage(found, group, scale="batch")
+    expected = [(s - m) / spread for s, m in zip(summed, means, strict=True)]
+    assert advantage.tolist() == pytest.approx(expected, abs=1e-4)
+    assert abs(found[2]) < abs(combine(scores, weights, group)[2])  # 0.001 is noise of the second reward
+
+
+def test_floors() -> None:
+    """One floor for each reward that is learnt from, none below min_std; their number is checked."""
+    parts: list[Any] = [Weighted("a", None, 1.0), Weighted("gold", None, 0.0), Weighted("b", None, 2.0)]
+    assert floors_of(parts, (0.5, 0.0), min_std=0.1) == [0.5, 0.1, 0.1]
+    assert floors_of(parts, (), min_std=0.1) == [0.1] * 3
+    with pytest.raises(ValueError, match="got 3 for 2"):
+        floors_of(parts, (1.0, 1.0, 1.0), min_std=0.1)

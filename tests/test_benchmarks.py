@@ -16,11 +16,14 @@ from rwk.adapters.shapes_generator import ShapesLlama
 from rwk.adapters.shapes_prompts import understand
 from rwk.adapters.shapes_world import HELD_OUT
 from rwk.policy_opt import benchmarks
-from rwk.policy_opt.benchmarks import BENCHMARKS, GOLD, SIMILARITY, Benchmark, Measured, benchmark, measure
+from rwk.policy_opt.benchmarks import Judges, measure
 from rwk.policy_opt.evaluate import clustered, draw
 from rwk.policy_opt.experiment import Evaluation
-from rwk.policy_opt.optimize import JUDGED_SEED
+from rwk.policy_opt.measured import SIMILARITY, Measured, tabulated
+from rwk.policy_opt.optimize import GOLD, JUDGED_SEED
 from rwk.policy_opt.prompts import Prompt, read_prompts
+from rwk.policy_opt.similarity import features, similarity
+from rwk.policy_opt.suites import BENCHMARKS, Benchmark, benchmark
 
 toy = runpy.run_path(str(Path(__file__).with_name("toy_generator.py")))
 Toy, Brightness = toy["Toy"], toy["Brightness"]
@@ -74,7 +77,7 @@ def test_a_file_is_a_benchmark_without_truth(tmp_path: Path) -> None:
     assert benchmark(str(path), 1).prompts == [Prompt("a", "x")]
     with pytest.raises(ValueError, match="holds 2 different prompts, got 3"):
         benchmark(str(path), 3)
-    with pytest.raises(ValueError, match="or one of shapes.long, shapes.long.held_out"):
+    with pytest.raises(ValueError, match="or one of geneval, .*, shapes.long, shapes.long.held_out"):
         benchmark("shapes.longer")
 
 
@@ -87,7 +90,7 @@ def test_similarity_is_a_correlation_of_what_images_look_like() -> None:
     flat, black = Image.new("L", (9, 7), 90), Image.new("RGB", (48, 48))
 
     def alike(*images: Image.Image) -> float:
-        return benchmarks.similarity(benchmarks.features(images)[None]).item()
+        return similarity(features(images)[None]).item()
 
     assert alike(half, half.resize((96, 96), Image.Resampling.NEAREST)) == pytest.approx(1)
     assert alike(half, darker) == pytest.approx(1)
@@ -105,7 +108,7 @@ def test_scores_are_those_of_every_seed_and_place(monkeypatch: pytest.MonkeyPatc
     drawn = [draw(Toy(), GREY.prompts, {"bright": Brightness()}, per_prompt=3, seed=seed) for seed in (4, 9)]
     for place, one in enumerate(drawn):
         assert torch.equal(found.scores["bright"][:, place], one.scores["bright"])
-    looks = benchmarks.features([*drawn[0].images[5], *drawn[1].images[5]])
+    looks = features([*drawn[0].images[5], *drawn[1].images[5]])
     expected = torch.corrcoef(looks)[torch.ones(6, 6).triu(1).bool()].mean()  # the toy's images are grey
     assert found.similarity[5].item() == pytest.approx(expected.item(), abs=1e-5)
     counted: list[int] = []
@@ -125,7 +128,7 @@ def test_intervals_are_clustered_by_prompt_over_all_seeds() -> None:
     assert found.interval("bright").clusters == 24
     assert found.interval("bright", "odd") == clustered(flat[1::2])
     assert found.interval(SIMILARITY, "even") == clustered(found.similarity[::2, None])
-    assert found.categories() == ["even", "odd"]
+    assert found.categories("bright") == ["even", "odd"]
     document = found.document()["scores"]["bright"]
     assert document["seeds"] == pytest.approx([flat[:, :3].mean().item(), flat[:, 3:].mean().item()])
     assert document["categories"]["odd"]["mean"] == pytest.approx(flat[1::2].mean().item())
@@ -143,7 +146,7 @@ def test_what_is_missing_is_counted_and_not_averaged(tmp_path: Path) -> None:
     assert (held["some"]["mean"], held["some"]["missing"], held["some"]["prompts"]) == (0.5, 2, 2)
     assert (held["none"]["mean"], held["none"]["missing"], held["none"]["prompts"]) == (None, 4, 0)
     assert held["similarity"]["mean"] is None
-    heads, lines = benchmarks.tabulated([found])
+    heads, lines = tabulated([found])
     assert heads == ["benchmark", "some", "none", SIMILARITY]
     assert [line[0] for line in lines] == ["two", "  even", "  odd"]
     assert lines[0][2:] == ["none", "none"]
@@ -163,7 +166,7 @@ def test_gold_accuracy_is_the_share_of_images_that_are_wholly_right() -> None:
     config = Evaluation(images=4, seeds=1)
     from rwk.adapters.shapes_verifier import Verifier
 
-    rewards = {"shapes.verifier": Verifier()}
+    rewards = [Judges({"shapes.verifier": Verifier()}, {})]
     (found,), document = benchmarks.evaluate(
         config, generator, [chosen], rewards, generator.spec.sampling, seed=2, progress=lambda *_: None
     )
@@ -230,7 +233,7 @@ def test_any_reward_is_a_benchmark_over_a_file(rwk: Any, small: str, tmp_path: P
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--benchmark", "geneval"], "a benchmark is a file of prompts or one of shapes.long"),
+        (["--benchmark", "genevil"], "a benchmark is a file of prompts or one of geneval"),
         (["--benchmark", "mine.txt"], "mine.txt has no reward that tells the truth; name one"),
         (["--benchmark", "shapes.long", "--benchmark", "shapes.long"], "named once, got shapes.long 2 times"),
         (["--seeds", "0"], "--seeds must be at least 1, got 0"),

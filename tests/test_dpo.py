@@ -84,7 +84,16 @@ def test_every_form_of_the_loss_moves_the_weights(tmp_path: Path, loss_type: Any
     assert all(math.isfinite(row["loss"]) for row in read(tmp_path / "metrics.jsonl"))
 
 
-@pytest.mark.parametrize("change", [{}, {"lora_rank": 4}])
+def test_fixed_reference(tmp_path: Path) -> None:
+    """With the first policy as reference a later round begins ahead of it, and goes on to move from there."""
+    tuned(replace(DPO, reference="fixed"), tmp_path)
+    begin = [row for row in read(tmp_path / "metrics.jsonl") if "round" in row]
+    assert begin[0]["loss"] == pytest.approx(0.6931, abs=1e-3)
+    assert abs(begin[1]["implicit_margin"]) > 0.01
+    assert begin[1]["drift"] < 1e-5
+
+
+@pytest.mark.parametrize("change", [{}, {"lora_rank": 4, "reference": "fixed"}])
 def test_resumes_where_it_was(tmp_path: Path, change: dict[str, Any]) -> None:
     """A run that breaks off in its second round goes on to the same weights, to the bit, and draws nothing again."""
     config = replace(DPO, **change)

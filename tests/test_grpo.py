@@ -78,7 +78,17 @@ def test_accumulates(tmp_path: Path) -> None:
     assert (whole - parts).abs().mean() < 1e-6  # Adam enlarges rounding where a gradient is all but 0
 
 
-@pytest.mark.parametrize("change", [{}, {"lora_rank": 4, "beta": 0.1}, {"num_iterations": 2, "prompts_per_step": 7}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"lora_rank": 4, "beta": 0.1, "ema": 0.7},
+        {"num_iterations": 2, "prompts_per_step": 7},
+        {"beta": 0.5, "reference_every": 3, "reference_mix": 0.4, "ema": 0.7, "kl_estimator": "k2"},
+        {"token_weights": "stage"},
+    ],
+    ids=lambda change: "-".join(change) or "plain",
+)
 def test_resumes_where_it_was(tmp_path: Path, change: dict[str, Any]) -> None:
     """A run that breaks off and goes on ends with the weights, to the bit, of one that did not."""
     config = replace(GRPO, **change)
@@ -95,6 +105,27 @@ def test_resumes_where_it_was(tmp_path: Path, change: dict[str, Any]) -> None:
     assert torch.equal(weights(whole), weights(again))
     assert torch.equal(weights(whole), weights(tuned(config, tmp_path / "parts", resume=True)))  # nothing is left to do
     assert [row["step"] for row in read(tmp_path / "parts" / "metrics.jsonl")] == list(range(1, 9))
+
+
+def test_the_average_ends_the_run(tmp_path: Path) -> None:
+    """The run ends with d w + (1 - d) w' of the weights after each update, from those at the beginning on."""
+    ends = [weights(tuned(replace(GRPO, steps=steps), tmp_path / f"{steps}")) for steps in (1, 2)]
+    expected = 0.6 * weights(Toy()) + 0.4 * ends[0]
+    expected = 0.6 * expected + 0.4 * ends[1]
+    averaged = weights(tuned(replace(GRPO, steps=2, ema=0.6), tmp_path / "ema"))
+    assert torch.allclose(averaged, expected, atol=1e-6)
+
+
+def test_the_reference_follows(tmp_path: Path) -> None:
+    """A reference replaced after every update is the policy and costs nothing, a mixture less than a fixed one."""
+    paid = []
+    for change in ({}, {"reference_every": 1, "reference_mix": 0.5}, {"reference_every": 1}):
+        config = replace(GRPO, beta=0.01, **change)
+        tuned(config, tmp_path / str(len(paid)))
+        paid.append(read(tmp_path / str(len(paid)) / "metrics.jsonl")[-1]["kl_penalty"])
+    assert paid[0] > paid[1] > 10 * abs(paid[2])
+    with pytest.raises(ValueError, match="reference_every must go with a beta above 0 and no adapters"):
+        replace(GRPO, reference_every=2)
 
 
 def test_lora(tmp_path: Path) -> None:

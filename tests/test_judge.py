@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from rwk.adapters.judge import Aesthetics, Judge, Levels, VqaScore, Yes, YesNo
+from rwk.adapters.judge import Aesthetics, Answer, Judge, Levels, VqaScore, Yes, YesNo
 from rwk.adapters.questions import QUESTIONS, Question
 from rwk.adapters.vlm import CHAT, Vlm, tiny_processor, tiny_vlm
 from rwk.rewards.errors import RunFailed
@@ -319,7 +319,7 @@ def test_models_that_cannot_be_asked() -> None:
 
 def test_wrong_names() -> None:
     """An unknown question, one that asks for a prompt which there is not, and a model that is not here."""
-    with pytest.raises(ValueError, match=r"question by name, got 'vqa'; known are match, vqascore"):
+    with pytest.raises(ValueError, match=r"question by name, got 'vqa'; known are match, question, vqascore"):
         YesNo.of(vlm(), question="vqa")
     with pytest.raises(ValueError, match=r"judge.quality gets no prompt, got a question that asks for one"):
         Levels.of(vlm(), question="orm")
@@ -336,3 +336,13 @@ def test_every_question_can_be_asked() -> None:
         values = kind.of(vlm(), question=name).score(pictures()[:1], ["a cat"][: question.needs_prompt or None]).values
         assert values.isfinite().all()
         assert question.source
+
+
+def test_a_prompt_may_be_the_question() -> None:
+    """`judge.question` puts the prompt itself to the model, and asks for yes or no."""
+    judge = Answer.tiny()
+    assert "Is the dog red? Answer with one word, yes or no." in judge.text("Is the dog red?")
+    assert "Does the image show" not in judge.text("Is the dog red?")
+    (found,) = judge.score(pictures()[:1], ["Is the dog red?"]).values.tolist()
+    yes, no = judge.log_probs(pictures()[:1], ["Is the dog red?"])[0].exp().tolist()
+    assert found == pytest.approx(yes / (yes + no), rel=1e-4)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from rwk.policy_opt.pairs import RULES, Pairs, all_pairs, best_worst
+from rwk.policy_opt.pairs import RULES, Pairs, all_pairs, best_worst, top_bottom
 
 NAN = float("nan")
 
@@ -28,6 +28,19 @@ def test_all_pairs() -> None:
     """Every two rows of a group, the better one won."""
     pairs = all_pairs(torch.tensor([2.0, 1.0, 3.0, 9.0]), torch.tensor([0, 0, 0, 1]))
     assert sorted(rows(pairs)) == [(0, 1), (2, 0), (2, 1)]
+
+
+def test_top_bottom() -> None:
+    """Each of the k best over each of the k worst, by two loops; a small group has half of its rows on each side."""
+    reward = torch.tensor([2.0, 9.0, 1.0, 7.0, 5.0, 3.0, 4.0, 6.0])
+    group = torch.tensor([0, 0, 0, 0, 0, 1, 1, 1])
+    expected = []
+    for rows_of in ([0, 1, 2, 3, 4], [5, 6, 7]):
+        ranked = sorted(rows_of, key=lambda row: -reward[row])
+        k = min(2, len(ranked) // 2)
+        expected += [(best, worst) for best in ranked[:k] for worst in ranked[-k:]]
+    assert rows(top_bottom(reward, group, k=2)) == expected
+    assert expected[-1] == (7, 5)
 
 
 @pytest.mark.parametrize("rule", RULES.values())

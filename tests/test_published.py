@@ -63,9 +63,10 @@ class TestFind:
     def test_revision_reaches_the_hub(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Repository, file and revision are asked for as given."""
         asked = []
+        monkeypatch.setattr("rwk.adapters.published.hub_is_near", lambda: True)
         monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda *a, **k: asked.append((a, k)) or "/tmp/model.pt")
         assert find("x.y", ORIGIN, revision="v1") == Path("/tmp/model.pt")
-        assert asked == [(("someone/something", "weights/model.pt"), {"revision": "v1"})]
+        assert asked == [(("someone/something", "weights/model.pt"), {"revision": "v1", "local_files_only": False})]
 
 
 class TestRead:

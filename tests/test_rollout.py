@@ -65,7 +65,7 @@ class Tiny(CausalGenerator):
     def prompt_ids(self, prompt: str) -> list[int]:
         return [CODES, *(CODES + 2 + ord(letter) % 28 for letter in prompt), CODES + 1]
 
-    def null_ids(self) -> list[int]:
+    def null_ids(self, prompt: str) -> list[int]:
         return [CODES, CODES + 1]
 
     def decode(self, tokens: Tensor) -> list[Image.Image]:
@@ -74,7 +74,7 @@ class Tiny(CausalGenerator):
 
 
 class OwnHeads(Tiny):
-    """Codes have an embedding and a head with a bias of their own, as in Janus; text ids begin at 0 again."""
+    """Codes have an embedding and a head with a bias of their own, and no prompt is as long as one, as in Janus."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -92,6 +92,9 @@ class OwnHeads(Tiny):
     def prompt_ids(self, prompt: str) -> list[int]:
         return [ord(letter) % 28 for letter in prompt]
 
+    def null_ids(self, prompt: str) -> list[int]:
+        return [28] * len(prompt)
+
 
 @contextmanager
 def backbone_calls(generator: CausalGenerator) -> Iterator[list[dict[str, Any]]]:
@@ -103,7 +106,8 @@ def backbone_calls(generator: CausalGenerator) -> Iterator[list[dict[str, Any]]]
         hidden = intact(embeds, **options)
         cache = options.get("cache")
         room = [layer.room[0].data_ptr() for layer in getattr(cache, "layers", []) if hasattr(layer, "room")]
-        calls.append({"shape": tuple(embeds.shape[:2]), "mask": options.get("mask"), "room": room})
+        seen = {key: options.get(key) for key in ("mask", "positions")}
+        calls.append({"shape": tuple(embeds.shape[:2]), "room": room, **seen})
         return hidden
 
     generator.backbone = recording  # type: ignore[method-assign]
@@ -128,7 +132,7 @@ def test_logprobs_are_those_of_plain_transformers(guidance: float, llama: dict[s
     for row, prompt in enumerate(rollout.prompts):
         tokens = rollout.tokens[row]
         cond = plain_logits(generator, generator.prompt_ids(prompt), tokens)
-        uncond = plain_logits(generator, generator.null_ids(), tokens)
+        uncond = plain_logits(generator, generator.null_ids(prompt), tokens)
         logp = ((uncond + guidance * (cond - uncond)) / 0.7).log_softmax(1)
         expected = logp.gather(1, tokens[:, None])[:, 0]
         torch.testing.assert_close(rollout.logprobs[row], expected, rtol=0, atol=1e-5, check_stride=False)
@@ -153,13 +157,13 @@ def test_contract_holds(make: type[Tiny], check: Any) -> None:
 
 
 def test_each_prompt_is_read_once() -> None:
-    """One prefill has a row per different prompt and one without prompt, and each step a row per image and copy."""
+    """One prefill has a row per different prompt, and one without if guided; each step a row per image and copy."""
     generator = Tiny()
     width = len(generator.prompt_ids(PROMPTS[2]))
     for guidance, copies in ((1.0, 1), (3.0, 2)):
         with backbone_calls(generator) as calls:
             generator.sample([*PROMPTS, PROMPTS[0]], per_prompt=5, seed=0, sampling=Sampling(guidance=guidance))
-        assert [call["shape"] for call in calls] == [(4, width)] + [(20 * copies, 1)] * (TOKENS - 1)
+        assert [call["shape"] for call in calls] == [(2 + copies, width)] + [(20 * copies, 1)] * (TOKENS - 1)
 
 
 def test_cache_takes_its_room_once() -> None:
@@ -179,6 +183,27 @@ def test_equal_lengths_need_no_mask() -> None:
         with backbone_calls(generator) as calls:
             generator.statistics(generator.sample(prompts, seed=0))
         assert [call["mask"] is not None for call in calls] == [False] + [masked] * (TOKENS - 1) + [False]
+
+
+def test_positions_may_count_from_the_image() -> None:
+    """Then code i has position i, behind a prompt of any length, and in a Llama, which sees distances, all is equal."""
+    generator, moved = Tiny(), Tiny()
+    moved.counts_from_image = True  # type: ignore[misc]
+    expected = generator.sample(PROMPTS, seed=0, sampling=HARD)
+    lengths = torch.tensor([[len(generator.prompt_ids(prompt))] for prompt in PROMPTS])
+    with backbone_calls(moved) as calls:
+        rollout = moved.sample(PROMPTS, seed=0, sampling=HARD)
+        logprobs = moved.logprobs(rollout)
+        ended = moved.continue_from(PROMPTS, rollout.tokens[:, :2], places=[0] * 3, seed=0, sampling=HARD)
+    assert torch.equal(rollout.tokens, expected.tokens)
+    assert torch.equal(ended, expected.tokens)
+    torch.testing.assert_close(logprobs, expected.logprobs, rtol=0, atol=1e-5, check_stride=False)
+    read, *drawn = [call["positions"] for call in calls]
+    assert torch.equal(read[:3], torch.arange(read.shape[1]) - lengths)
+    assert [set(step.flatten().tolist()) for step in drawn[: TOKENS - 1]] == [{step} for step in range(TOKENS - 1)]
+    trained = drawn[TOKENS - 1]
+    assert torch.equal(trained, torch.arange(trained.shape[1]) - lengths)
+    assert [set(step.flatten().tolist()) for step in drawn[-TOKENS + 3 :]] == [{step} for step in range(2, TOKENS - 1)]
 
 
 def test_rows_of_the_head_for_text_are_not_used() -> None:

@@ -42,18 +42,24 @@ def gradient_norm(loss: Tensor, generator: Any) -> float:
     return float(torch.cat([gradient.flatten() for gradient in gradients]).norm())
 
 
-def trainer_of(algorithm: str, tmp_path: Path, draw: Any = None) -> Any:
+def trainer_of(algorithm: str, tmp_path: Path, draw: Any = None, reference: Any = None, **change: Any) -> Any:
     """A trainer of one update on the first prompts."""
     generator = Toy()
     policy = Policy(generator.module, generator.statistics, PROMPTS, GUIDED)
     journal, place = Journal(tmp_path / "metrics.jsonl"), world(torch.device("cpu"))
     if algorithm == "grpo":
-        config = replace(GRPO, steps=1, max_grad_norm=100.0)
+        config = replace(GRPO, steps=1, max_grad_norm=100.0, **change)
         return trl_bridge.grpo_trainer(
-            config, policy, None, draw, list(range(6)), 8, journal, tmp_path / "checkpoints", place
+            config, policy, reference, draw, list(range(6)), 8, journal, tmp_path / "checkpoints", place
         )
     begin: Any = trl_bridge.rebel_trainer if algorithm == "rebel" else trl_bridge.dpo_trainer
-    given = {"dpo": DPO, "soft": replace(DPO, soft_labels=True), "rebel": REBEL}[algorithm]
+    given = {
+        "dpo": DPO,
+        "soft": replace(DPO, soft_labels=True),
+        "margin": replace(DPO, margin_offset=0.7, margin_weight=True),
+        "ipo": replace(DPO, loss_type="ipo"),
+        "rebel": REBEL,
+    }[algorithm]
     config = replace(given, batch_size=3, epochs=1, max_grad_norm=1e4)
     return begin(config, policy, draw, journal, tmp_path / "checkpoints", place, before=0)
 
@@ -70,6 +76,7 @@ def test_private_signatures() -> None:
 
     expected = {
         trl.GRPOTrainer._compute_loss: ["self", "model", "inputs"],
+        trl.GRPOTrainer._generate_and_score_completions: ["self", "inputs"],
         trl.DPOTrainer._compute_loss: ["self", "model", "inputs", "return_outputs"],
         trl.DPOTrainer._prepare_dataset: ["self", "dataset", "processing_class", "args", "dataset_name"],
         trl.DPOTrainer._precompute_ref_logps: ["self", "dataset", "name", "batch_size"],
@@ -144,7 +151,54 @@ def test_grpo_gradient(tmp_path: Path) -> None:
     assert row["drift"] < 1e-5
 
 
-@pytest.mark.parametrize("algorithm", ["dpo", "soft", "rebel"])
+@pytest.mark.parametrize("micro", [0, 6])
+def test_token_weights_gradient(tmp_path: Path, micro: int) -> None:
+    """Advantages of tokens [B, L] reach the loss, whatever TRL shuffles, and each row keeps its mean."""
+    weights = torch.rand(24, 8, generator=torch.Generator().manual_seed(1)) * 2
+    advantage = torch.linspace(-2, 2, 24).view(6, 4)
+    advantage = (advantage - advantage.mean(1, keepdim=True)).flatten()[:, None] * (
+        weights / weights.mean(1, keepdim=True)
+    )
+    rollout = Toy().sample(PROMPTS[:6], per_prompt=4, seed=5, sampling=GUIDED)
+    trl_bridge.train(trainer_of("grpo", tmp_path, lambda handles, step: (rollout, advantage), micro_batch=micro), None)
+    generator = Toy()
+    loss = -(advantage * generator.logprobs(rollout)).mean()
+    row = read(tmp_path / "metrics.jsonl")[0]
+    assert row["grad_norm"] == pytest.approx(gradient_norm(loss, generator), rel=1e-4)
+
+
+@pytest.mark.parametrize("micro", [0, 6])
+@pytest.mark.parametrize("how", ["k1", "k2", "k3", "k3_plain"])
+def test_kl_gradient(tmp_path: Path, how: str, micro: int) -> None:
+    """Each estimator and its gradient, with the ratio written out; dapo scales as the others do."""
+    rollout = Toy().sample(PROMPTS[:6], per_prompt=4, seed=5, sampling=GUIDED)
+    elsewhere, generator = Toy(), Toy()
+    with torch.no_grad():
+        elsewhere.module.head.bias += torch.linspace(-1, 1, 16)
+    reference = Policy(torch.nn.Identity(), elsewhere.statistics, PROMPTS, GUIDED)
+    zero = torch.zeros(24)
+    trainer = trainer_of(
+        "grpo",
+        tmp_path,
+        lambda handles, step: (rollout, zero),
+        reference,
+        beta=0.5,
+        kl_estimator=how,
+        loss_type="dapo",
+        micro_batch=micro,
+    )
+    trl_bridge.train(trainer, None)
+    now = generator.logprobs(rollout)
+    d = now - elsewhere.logprobs(rollout).detach()
+    ratio = (now - now.detach()).exp()
+    k3 = (-d).exp() - 1 + d
+    kl = {"k1": ratio * d, "k2": d**2 / 2, "k3": ratio * k3, "k3_plain": k3}[how].mean()
+    row = read(tmp_path / "metrics.jsonl")[0]
+    assert row["kl_penalty"] == pytest.approx(kl.item(), rel=1e-4)
+    assert row["grad_norm"] == pytest.approx(gradient_norm(0.5 * kl, generator), rel=1e-4)
+
+
+@pytest.mark.parametrize("algorithm", ["dpo", "soft", "margin", "ipo", "rebel"])
 def test_pair_gradient(tmp_path: Path, algorithm: str) -> None:
     """The first update follows - log sigmoid, with hard or soft labels, or the squared error, of the ratios."""
     rollout = Toy().sample(PROMPTS[:3], per_prompt=2, seed=5, sampling=GUIDED)
@@ -160,6 +214,11 @@ def test_pair_gradient(tmp_path: Path, algorithm: str) -> None:
     elif algorithm == "soft":
         q = torch.sigmoid(DPO.beta * ratio)
         loss = -(p_won * q.log() + (1 - p_won) * (1 - q).log()).mean()
+    elif algorithm == "margin":
+        apart = DPO.beta * ratio - 0.7 * better
+        loss = (better / better.mean() * (1 + (-apart).exp()).log()).mean()
+    elif algorithm == "ipo":
+        loss = ((ratio / 8 - 1 / (2 * DPO.beta)) ** 2).mean()  # per token, of 8
     else:
         loss = ((ratio / REBEL.eta - better) ** 2).mean()
     row = read(tmp_path / "metrics.jsonl")[0]
@@ -191,7 +250,7 @@ def test_a_transformers_model(tmp_path: Path, rank: int) -> None:
     """A generator of transformers learns as the toy does, wholly or by adapters, and is saved as plain weights."""
     generator = ShapesLlama.tiny()
     prompts = [f"a photo of a {colour} {shape}" for colour in ("red", "blue") for shape in ("circle", "square")]
-    config = replace(GRPO, steps=2, prompts_per_step=2, lora_rank=rank, beta=0.1, kl_every=1)
+    config = replace(GRPO, steps=2, prompts_per_step=2, lora_rank=rank, beta=0.1, kl_every=1, token_weights="gcpo")
     trained = grpo(config, generator, [Weighted("c", load("colorfulness"))], prompts, out=tmp_path, sampling=GUIDED)
     rows = read(trained.metrics)
     assert abs(rows[0]["kl"]) < 1e-3 < abs(rows[1]["kl"])

@@ -52,10 +52,10 @@ class Network(nn.Module):
 class Toy(Generator):
     spec = GeneratorSpec("toy", TOKENS, CODES, TOKENS, "n/a", "made up")
 
-    def __init__(self) -> None:
+    def __init__(self, *, device: str = "cpu") -> None:
         with torch.random.fork_rng():
             torch.manual_seed(7)
-            self.module = Network()
+            self.module = Network().to(device)
 
     @classmethod
     def tiny(cls) -> Toy:
@@ -91,6 +91,10 @@ class Toy(Generator):
     def statistics(self, rollout: Rollout) -> TokenStatistics:
         logp = self._logp(rollout.prompts, rollout.tokens, rollout.sampling)
         return TokenStatistics(logp.gather(2, rollout.tokens[..., None])[..., 0], -(logp.exp() * logp).sum(2))
+
+    def code_embeddings(self) -> Tensor:
+        angle = torch.arange(CODES) / CODES * 3
+        return torch.stack([angle.cos(), angle.sin()], dim=1)
 
     def decode(self, tokens: Tensor) -> list[Image.Image]:
         return [Image.fromarray(row[None].astype(np.uint8) * 17) for row in tokens.numpy()]

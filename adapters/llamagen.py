@@ -1,0 +1,167 @@
+"""LlamaGen (Sun et al., 2024): a Llama that writes the codes of a picture, row by row; its conditions are beside it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torchvision.transforms.functional import to_pil_image
+
+from rwk.adapters.llamagen_gpt import Gpt, GptConfig
+from rwk.adapters.llamagen_vq import Vq, VqConfig
+from rwk.adapters.published import Origin, beside, fill, find, read
+from rwk.policy_opt.generator import GeneratorSpec, Sampling
+from rwk.policy_opt.rollout import CausalGenerator
+
+Tensors = Mapping[str, Tensor]
+
+
+class LlamaGen(CausalGenerator):
+    """The authors' transformer and tokenizer, under the keys of their checkpoints.
+
+    Guidance, temperature, top-k and top-p act in the order of their sampler, here in float32; theirs leaves guidance
+    out at weights of at most 1. Their dropout, which only training had, is left out.
+    """
+
+    counts_from_image = True
+    sizes: ClassVar[GptConfig]
+    vq_sizes: ClassVar[VqConfig] = VqConfig()
+    origin: ClassVar[Origin]
+    vq_origin: ClassVar[Origin]
+
+    def __init__(
+        self,
+        *,
+        weights: str | Path | None = None,
+        revision: str | None = None,
+        device: str = "cpu",
+        dtype: str = "float32",
+    ) -> None:
+        """
+        Args:
+            weights: the published file of the transformer, or a folder that holds it; other files that lie beside it
+                are taken too. By default all come from the hub.
+            revision: branch, tag or commit of the repository on the hub that holds transformer and tokenizer.
+            device: where the networks lie.
+            dtype: of the transformer: "float32", "bfloat16" or "float16". The authors sampled in bfloat16.
+
+        Raises:
+            ValueError: for files that are not these checkpoints.
+            RunFailed: where a file cannot be had.
+        """
+        name, gpt, vq = self.spec.name, self.origin, self.vq_origin
+        by_hand = f"copy {gpt.file} and {vq.file} into one folder and name it as {{name}}@PATH"
+        paths = (
+            find(name, gpt, weights, revision, by_hand=by_hand),
+            find(name, vq, beside(weights, vq.file), revision, by_hand=by_hand),
+        )
+        self._take(self.sizes, self.vq_sizes, [published(path) for path in paths], device, dtype)
+
+    def _take(self, gpt: GptConfig, vq: VqConfig, tensors: list[Tensors], device: str, dtype: str) -> Self:
+        name = self.spec.name
+        self.module = _filled(name, lambda: Gpt(gpt), tensors[0], device, dtype)
+        self.vq = _filled(name, lambda: Vq(vq), tensors[1], device, "float32").requires_grad_(False).eval()
+        side = gpt.grid * vq.patch
+        self.spec = replace(self.spec, tokens=gpt.grid**2, codes=gpt.codes, image_size=side)
+        return self
+
+    @classmethod
+    def origins(cls) -> tuple[Origin, ...]:
+        """Every published checkpoint that it is made of."""
+        return (cls.origin, cls.vq_origin)
+
+    @classmethod
+    def tiny(cls) -> Self:
+        caption = 16 if cls.sizes.caption_width else 0
+        gpt = replace(cls.sizes, layers=2, heads=2, width=16, grid=3, caption_width=caption, codes=32)
+        vq = VqConfig(codes=32, width=32, latent=8, multiples=(1, 1))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            networks = Gpt(gpt), Vq(vq)
+            for weight in networks[0].parameters():
+                if weight.ndim > 1:
+                    nn.init.normal_(weight, std=1.5 * weight.shape[1] ** -0.5)
+        return cls.__new__(cls)._take(gpt, vq, [network.state_dict() for network in networks], "cpu", "float32")
+
+    @classmethod
+    def from_folder(cls, folder: Path, *, device: str = "cpu") -> Self:
+        config = json.loads((folder / "config.json").read_text())
+        held = load_file(folder / "model.safetensors")
+        tensors: list[Tensors] = [
+            {key.removeprefix(part): tensor for key, tensor in held.items() if key.startswith(part)}
+            for part in ("gpt.", "vq.")
+        ]
+        vq = VqConfig(**config["vq"] | {"multiples": tuple(config["vq"]["multiples"])})
+        self = cls.__new__(cls)
+        self.spec = replace(cls.spec, sampling=Sampling(**config["spec"]["sampling"]))
+        return self._take(GptConfig(**config["gpt"]), vq, tensors, device, config["dtype"])
+
+    def save(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        gpt = {f"gpt.{key}": tensor for key, tensor in self.module.state_dict().items()}
+        vq = {f"vq.{key}": tensor for key, tensor in self.vq.state_dict().items()}
+        state = {key: tensor.detach().cpu().contiguous() for key, tensor in (gpt | vq).items()}
+        save_file(state, folder / "model.safetensors")
+        config = {
+            "rwk_generator": self.spec.name,
+            "spec": asdict(self.spec),
+            "gpt": asdict(self.causal_lm.config),
+            "vq": asdict(self.vq.config),
+            "dtype": str(next(self.module.parameters()).dtype).removeprefix("torch."),
+        }
+        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+
+    def embed_codes(self, codes: Tensor) -> Tensor:
+        return self.causal_lm.tok_embeddings(codes)  # type: ignore[no-any-return]
+
+    def image_logits(self, hidden: Tensor) -> Tensor:
+        return self.causal_lm.output(hidden)  # type: ignore[no-any-return]
+
+    def backbone(
+        self, embeds: Tensor, *, positions: Tensor | None = None, mask: Tensor | None = None, cache: Any = None
+    ) -> Tensor:
+        return self.causal_lm(embeds, positions, mask, cache)  # type: ignore[no-any-return]
+
+    def decode(self, tokens: Tensor) -> list[Image.Image]:
+        with torch.no_grad():
+            # By 8 rows, which bounds memory.
+            pixels = torch.cat([self.vq.decode(part).cpu() for part in tokens.to(self.device).split(8)])
+        return [to_pil_image(picture) for picture in (255 * pixels + 0.5).byte()]
+
+    def decode_partial(self, tokens: Tensor) -> list[Image.Image]:
+        """See `Generator.decode_partial`; the codes to come are those of a grey picture."""
+        side = self.spec.image_size
+        with torch.no_grad():
+            blank = self.vq.encode(torch.full([1, 3, side, side], 0.5, device=self.device))  # [1, L]
+        ahead = blank.expand(len(tokens), -1)[:, tokens.shape[1] :]
+        return self.decode(torch.cat([tokens.to(self.device), ahead], 1))
+
+
+def published(path: Path) -> dict[str, Tensor]:
+    """The tensors of a published file that the networks take."""
+    with torch.serialization.safe_globals([argparse.Namespace]):  # the authors' trainer writes its options beside them
+        tensors = read(path)
+    # Which codes came last in training, and a table that the transformer computes.
+    return {key: tensor for key, tensor in tensors.items() if key not in ("quantize.codebook_used", "freqs_cis")}
+
+
+def _filled(name: str, build: Callable[[], nn.Module], tensors: Tensors, device: str, dtype: str) -> Any:
+    """A network with these tensors, for which no random ones are drawn first."""
+    with torch.device("meta"):
+        network = build()
+    network.to(getattr(torch, dtype)).to_empty(device=device)
+    fill(name, network, tensors)
+    return network
+
+
+def spec_of(name: str, grid: int, sampling: Sampling) -> GeneratorSpec:
+    """The spec of a published generator, which draws `grid` by `grid` codes of 16 by 16 pixels."""
+    return GeneratorSpec(f"llamagen.{name}", grid * grid, 16384, 16 * grid, "MIT", "arXiv:2406.06525", sampling)

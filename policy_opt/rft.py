@@ -1,0 +1,62 @@
+"""Rejection-sampling fine-tuning: draw images for each prompt, score them, and learn to draw the best; then again.
+
+With the best images of each group by the reward, log-probabilities l_t of their tokens, and L tokens an image:
+
+    loss = - mean over the images kept of 1/L sum_t l_t                                                     `rft_loss`
+
+What best of n gains is so put into the weights, and no image is learnt to be avoided: the cheap row that DPO and GRPO
+have to beat. RAFT, Dong et al. (2023), arXiv:2304.06767.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from torch import Tensor
+
+from rwk.policy_opt.advantage import Weighted
+from rwk.policy_opt.configs import Rft
+from rwk.policy_opt.generator import Generator, Sampling
+from rwk.policy_opt.journal import Progress, Trained
+from rwk.policy_opt.rounds import learn_in_rounds
+from rwk.policy_opt.watch import Watched
+
+
+def rft(
+    config: Rft,
+    generator: Generator,
+    rewards: Sequence[Weighted],
+    prompts: Sequence[str],
+    *,
+    out: Path,
+    sampling: Sampling | None = None,
+    resume: bool = False,
+    progress: Progress | None = None,
+    watched: Watched | None = None,
+) -> Trained:
+    """Tunes the generator, in place and as `out/generator`; arguments and errors are those of `learn_in_rounds`."""
+    from rwk.policy_opt.trl_bridge import rft_trainer
+
+    return learn_in_rounds(
+        config,
+        rft_trainer,
+        generator,
+        rewards,
+        prompts,
+        out=out,
+        sampling=sampling,
+        resume=resume,
+        progress=progress,
+        watched=watched,
+    )
+
+
+def rft_loss(logprobs: Tensor) -> Tensor:
+    """[] mean of the negative log-probabilities [B, L] of the tokens of the images that were kept.
+
+    >>> import torch
+    >>> rft_loss(torch.tensor([[-1.0, -3.0], [-2.0, 0.0]]))
+    tensor(1.5000)
+    """
+    return -logprobs.mean()

@@ -1,0 +1,237 @@
+"""What a run will hold in memory, draw and train, computed from its settings and the shape of its generator.
+
+Every number is computed, none is measured. In bytes, for one process, with b bytes a number, P parameters of which T
+learn, and rows that count double under guidance:
+
+    weights P b, gradients T b, AdamW 2 T b, a reference P b, an average of the weights T b
+    cache        rows drawn * (prompt + image) * 2 (keys and values) * layers * width of keys * b
+    activations  rows trained at once * (prompt + image) * layers * 34 hidden * b / 2
+    logits       4 * rows trained at once * image * codes, 2^25 of them at most
+
+Korthikanti et al. (2022), arXiv:2205.05198, count the 34, without the attention's scores, which a fused kernel does not
+keep. A token costs 2 N operations forward and 6 N forth and back, N being the parameters that it is multiplied by.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+from torch import nn
+
+from rwk.policy_opt.configs import Grpo, Optimisation, Pairwise, Rft, Rounds
+from rwk.policy_opt.generator import Generator
+
+GIB = 2**30
+MOST_LOGITS = 1 << 25
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What of a generator its costs depend on."""
+
+    parameters: int
+    """Of the network that learns."""
+    active: int
+    """Those that an image token is multiplied by."""
+    linear: int
+    """Inputs and outputs of all linear layers together, so that adapters of rank r have r times as many parameters."""
+    layers: int
+    hidden: int
+    keys: int
+    """Width of the keys of one layer, over all heads."""
+    tokens: int
+    prompt: int
+    """Tokens of a prompt."""
+    codes: int
+    decoder: int
+    """Parameters of what turns codes into pixels."""
+    width: int
+    """Bytes of a number."""
+
+
+@dataclass(frozen=True)
+class Card:
+    """An accelerator, by its maker's data sheet."""
+
+    operations: float = 989e12
+    """A second, of bf16."""
+    bandwidth: float = 3.35e12
+    """Bytes a second."""
+    share: float = 0.4
+    """Of the operations that training is taken to reach."""
+
+
+H100 = Card()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run will hold, in bytes, and do; what comes of pairs is at most so much, since equals make none."""
+
+    weights: int
+    gradients: int
+    optimizer: int
+    reference: int
+    average: int
+    decoder: int
+    cache: int
+    activations: int
+    logits: int
+    trained_parameters: int
+    images_drawn: int
+    tokens_drawn: int
+    tokens_trained: int
+    images_scored: int
+    sampling_operations: float
+    training_operations: float
+    sampling_bytes: float
+    """Read by the decoding steps: the weights in each of them, and the cache, half full in the mean."""
+
+    @property
+    def peak(self) -> int:
+        """Bytes at most: the cache is gone when activations are held."""
+        held = self.weights + self.gradients + self.optimizer + self.reference + self.average + self.decoder
+        return held + max(self.cache, self.activations + self.logits)
+
+    def hours(self, card: Card = H100) -> float:
+        """Hours of drawing and training on one card, without rewards and decoding: a bound from below."""
+        sampling = max(self.sampling_operations / card.operations, self.sampling_bytes / card.bandwidth)
+        return (sampling + self.training_operations / (card.operations * card.share)) / 3600
+
+    def document(self) -> dict[str, Any]:
+        """All of it by name."""
+        return {item.name: getattr(self, item.name) for item in fields(self)} | {"peak": self.peak}
+
+
+def shape_of(generator: Generator, *, prompt: int = 0) -> Shape:
+    """The shape of a generator; without the config of a transformers model its cache and activations count as 0."""
+    module, spec = generator.module, generator.spec
+    counted = sum(value.numel() for value in module.parameters())
+    config = getattr(module, "config", None)
+    hidden, heads = getattr(config, "hidden_size", 0), getattr(config, "num_attention_heads", 1)
+    linear = [part for part in module.modules() if isinstance(part, nn.Linear)]
+    embedded = sum(part.weight.numel() for part in module.modules() if isinstance(part, nn.Embedding))
+    decoder: Any = getattr(generator, "vq", None)
+    return Shape(
+        parameters=counted,
+        active=counted - embedded,
+        linear=sum(part.in_features + part.out_features for part in linear),
+        layers=getattr(config, "num_hidden_layers", 0),
+        hidden=hidden,
+        keys=hidden // heads * getattr(config, "num_key_value_heads", heads),
+        tokens=spec.tokens,
+        prompt=prompt,
+        codes=spec.codes,
+        decoder=sum(value.numel() for value in decoder.parameters()) if isinstance(decoder, nn.Module) else 0,
+        width=next(module.parameters()).element_size(),
+    )
+
+
+def llama_shape(*, hidden: int, layers: int, inner: int, vocabulary: int, codes: int, tokens: int) -> Shape:
+    """A generator of Llama's layers, with a text vocabulary in and out, and an image head of two layers."""
+    block = 4 * hidden**2 + 3 * hidden * inner
+    head = hidden**2 + hidden * codes
+    return Shape(
+        parameters=layers * block + 2 * vocabulary * hidden + head,
+        active=layers * block + head,
+        linear=layers * (4 * 2 * hidden + 3 * (hidden + inner)),
+        layers=layers,
+        hidden=hidden,
+        keys=hidden,
+        tokens=tokens,
+        prompt=64,
+        codes=codes,
+        decoder=72_000_000,
+        width=2,
+    )
+
+
+JANUS_PRO = {
+    "1B": llama_shape(hidden=2048, layers=24, inner=5632, vocabulary=102_400, codes=16_384, tokens=576),
+    "7B": llama_shape(hidden=4096, layers=30, inner=11_008, vocabulary=102_400, codes=16_384, tokens=576),
+}
+"""Of the configs of deepseek-ai/Janus-Pro-1B and -7B, without their image encoder, which drawing does not need."""
+
+
+def plan(config: Optimisation, shape: Shape, *, prompts: int, rewards: int, guided: bool, processes: int = 1) -> Plan:
+    """What a run holds in each process, and does over all of them.
+
+    Args:
+        prompts: different ones to learn from.
+        rewards: that score every image.
+        guided: whether guidance is other than 1.
+        processes: over which a draw and an update are spread.
+    """
+    images, at_once, trained, passes = _counts(config, prompts, processes)
+    double = 2 if guided else 1
+    learns = config.lora_rank * shape.linear if config.lora_rank else shape.parameters
+    length, b = shape.prompt + shape.tokens, shape.width
+    copies = 0 if config.lora_rank else _kept(config)
+    micro = _micro(config, processes)
+    per_row = length * 2 * shape.layers * shape.keys * b
+    held = shape.parameters + (learns if config.lora_rank else 0)
+    steps = images / max(at_once * processes, 1) * shape.tokens
+    return Plan(
+        weights=held * b,
+        gradients=learns * b,
+        optimizer=2 * learns * b,
+        reference=copies * (shape.parameters + shape.decoder) * b,
+        average=learns * b if isinstance(config, Grpo) and config.ema else 0,
+        decoder=shape.decoder * b,
+        cache=at_once * double * per_row,
+        activations=micro * double * length * shape.layers * 34 * shape.hidden * b // 2,
+        logits=4 * double * min(micro * shape.tokens * shape.codes, MOST_LOGITS),
+        trained_parameters=learns,
+        images_drawn=images,
+        tokens_drawn=images * shape.tokens,
+        tokens_trained=trained * shape.tokens,
+        images_scored=images * rewards,
+        sampling_operations=2.0 * shape.active * images * shape.tokens * double,
+        training_operations=shape.active * shape.tokens * double * (6.0 * trained + 2.0 * passes),
+        sampling_bytes=steps * processes * (shape.active * b + at_once * double * per_row / 2),
+    )
+
+
+def _counts(config: Optimisation, prompts: int, processes: int) -> tuple[int, int, int, int]:
+    """Images drawn in all, drawn at once in a process, trained, and passed through once more without gradient."""
+    if isinstance(config, Grpo):
+        images = config.draws * config.rows
+        extra = config.num_iterations > 1
+        weighed = 2 if config.token_weights == "gcpo" else 0
+        again = images * (extra + weighed + (config.beta > 0))
+        return images, config.rows // processes, config.steps * config.rows, again
+    if not isinstance(config, Rounds):
+        raise TypeError(f"no plan is known of {type(config).__name__}.")
+    drawn_for = min(config.prompts_per_round or prompts, prompts)
+    images = config.rounds * drawn_for * config.group_size
+    at_once = min(config.prompts_per_draw, -(-drawn_for // processes)) * config.group_size
+    chosen = config.rounds * drawn_for * _chosen(config)
+    rows = chosen if isinstance(config, Rft) else 2 * chosen
+    return images, at_once, config.epochs * rows, min(2 * chosen, images)
+
+
+def _chosen(config: Rounds) -> int:
+    """Pairs, or images of rft, of one group at most."""
+    if isinstance(config, Rft):
+        return config.keep
+    if not isinstance(config, Pairwise):
+        raise TypeError(f"no plan is known of {type(config).__name__}.")
+    everyone = config.group_size * (config.group_size - 1) // 2
+    return {"best_worst": 1, "top_bottom": config.pair_k**2, "all": everyone}[config.pairs]
+
+
+def _kept(config: Optimisation) -> int:
+    """Copies of the generator beside the one that learns."""
+    if isinstance(config, Grpo):
+        fixed = config.beta > 0 or config.kl_every > 0 or config.token_weights == "gcpo"
+        return fixed + (config.reference_every > 0)
+    return int(config.kl_every > 0 or (isinstance(config, Pairwise) and config.reference == "fixed"))
+
+
+def _micro(config: Optimisation, processes: int) -> int:
+    """Rows that go through the model at once, with gradient, in one process."""
+    if isinstance(config, Rounds):
+        one = config.micro_batch or config.batch_size // processes
+        return one if isinstance(config, Rft) else 2 * one
+    return config.micro_batch or (config.rows if isinstance(config, Grpo) else 0) // processes

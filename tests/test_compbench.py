@@ -1,0 +1,148 @@
+"""T2I-CompBench++'s rules for places and numbers: the answers of the authors' own code, and what prompts say."""
+
+from __future__ import annotations
+
+import json
+import math
+import runpy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from rwk.adapters.compbench import CompbenchNumeracy, CompbenchSpatial
+from rwk.adapters.compbench_rules import numeracy, read_counts, read_place, spatial
+from rwk.adapters.grounding_dino import GroundingDino
+from rwk.adapters.grounding_rules import Boxes, Wanted
+from rwk.rewards.registry import load
+
+CASE = runpy.run_path(str(Path(__file__).with_name("compbench_case.py")))
+AGREE = runpy.run_path(str(Path(__file__).with_name("parity_case.py")))["agree"]
+RECORDED = json.loads((Path(__file__).with_name("parity") / "compbench.json").read_text())
+SIDE = 480
+
+
+def test_places_are_scored_as_by_the_authors_code(record_property: Any) -> None:
+    """Of both things, one or none, apart and one in the other, the score is T2I-CompBench's own."""
+    values = []
+    for prompt, things in CASE["spatial"]():
+        wanted = read_place(prompt)
+        assert wanted.place is not None
+        first, second, place = wanted.place
+        surest = [next(((t.score, t.box) for t in things if t.name == name), None) for name in (first, second)]
+        values.append(spatial(surest, place))
+    official = torch.tensor(RECORDED["spatial"])
+    assert 0.3 < (official == 0).float().mean() < 0.7
+    assert len(set(official.tolist())) > 60
+    AGREE(record_property, CompbenchSpatial.spec.name, RECORDED, torch.tensor(values), official, atol=1e-6)
+
+
+def test_numbers_are_scored_as_by_the_authors_code(record_property: Any) -> None:
+    """Of one to three things, rightly and wrongly many and some found twice, the score is T2I-CompBench++'s own."""
+    values = []
+    for prompt, things in CASE["numeracy"]():
+        found: dict[str, list[Any]] = {}
+        for thing in things:
+            found.setdefault(thing.name, []).append(thing.box)
+        values.append(numeracy(found, read_counts(prompt).counts))
+    official = torch.tensor(RECORDED["numeracy"])
+    assert len(set(official.tolist())) == 7
+    AGREE(record_property, CompbenchNumeracy.spec.name, RECORDED, torch.tensor(values), official, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "place"),
+    [
+        ("a horse on side of a bicycle", ("horse", "bicycle", "on side of")),
+        ("A girl on the top of a frog.", ("girl", "frog", "on the top of")),
+        ("The black chair is on top of the white coffee table.", ("chair", "table", "on top of")),
+        ("The yellow cone was suspended in mid-air near the orange pyramid.", ("cone", "pyramid", "near")),
+        ("The bright yellow sunflower stood tall next to the soft green grass.", ("sunflower", "grass", "next to")),
+        ("a chicken next to a chicken", ("chicken", "chicken", "next to")),
+        ("The leaves of the nearby trees", None),
+        ("The rectangular mirror was hung above the blue sink.", None),
+        ("next to a dog", None),
+        ("a dog near", None),
+    ],
+)
+def test_places_are_read(prompt: str, place: tuple[str, str, str] | None) -> None:
+    """Templates and the sentences of the complex category give two things and a place, and other words none."""
+    wanted = read_place(prompt)
+    assert wanted.place == place
+    assert set(wanted.nouns) == set(place[:2] if place else ())
+
+
+@pytest.mark.parametrize(
+    ("prompt", "counts"),
+    [
+        ("six people gathered for a picnic", (("person", 6),)),
+        ("four tents, two boats and One pig", (("tent", 4), ("boat", 2), ("pig", 1))),
+        ("eight knives and two mice", (("knife", 8), ("mouse", 2))),
+        ("nine dogs", ()),
+        ("dogs", ()),
+        ("two doghouses", ()),
+    ],
+)
+def test_numbers_are_read(prompt: str, counts: tuple[tuple[str, int], ...]) -> None:
+    """The benchmark's objects behind an article or a number up to eight count, in the singular; nothing else does."""
+    assert read_counts(prompt) == Wanted(tuple(noun for noun, _ in counts), counts)
+
+
+def rigged(kind: type[GroundingDino], found: dict[str, list[list[float]]]) -> GroundingDino:
+    """The reward with a detector that finds these boxes: centre, width and height as shares of the sides, and score."""
+    reward = kind.tiny()
+    rows = {noun: torch.tensor(boxes) for noun, boxes in found.items()}
+    reward.found = lambda image, nouns: {n: Boxes(r[:, :4], r[:, 4]) for n, r in rows.items() if n in nouns}  # type: ignore[method-assign]
+    return reward
+
+
+def test_places_are_those_of_the_picture() -> None:
+    """The surest box of each thing counts, in pixels of the picture; "on top of" is above; too little is 0."""
+    found = {
+        "dog": [[0.2, 0.2, 0.1, 0.1, 0.4], [0.2, 0.8, 0.1, 0.1, 0.8]],
+        "bowl": [[0.9, 0.5, 0.1, 0.1, 0.6]],
+    }
+    reward = rigged(CompbenchSpatial, found)
+    prompts = ["a dog on the left of a bowl", "a dog on the right of a bowl", "a dog on top of a bowl"]
+    assert reward.score([Image.new("RGB", (64, 64))] * 3, prompts).values.tolist() == pytest.approx([0.85, 0, 0])
+    tall = Image.new("RGB", (64, 640))  # where the two are nearer across than down
+    prompts[1] = "a dog on the bottom of a bowl"
+    assert reward.score([tall] * 3, prompts).values.tolist() == pytest.approx([0, 0.85, 0])
+    found["bowl"] = [[0.9, 0.4, 0.1, 0.1, 0.6]]
+    upright = Image.new("RGB", (200, 290))  # 331 by 480, where the two are 232 and 192 apart
+    near = rigged(CompbenchSpatial, found).score([upright], ["a dog near a bowl"]).values.tolist()
+    assert near == pytest.approx([0.35 + 0.5 * 150 / (0.7 * 480 * 200 / 290)])
+    found |= {"dog": found["dog"][:1], "bowl": [[0.9, 0.5, 0.1, 0.1, 0.6]]}
+    assert rigged(CompbenchSpatial, found).score([tall], prompts[2:]).values.tolist() == pytest.approx([0.75])
+
+
+def test_boxes_of_one_thing_count_once() -> None:
+    """What overlaps a surer box by half counts with it, which UniDet sees to before the benchmark's own rule."""
+    dogs = [[0.3, 0.3, 0.2, 0.2, 0.9], [0.33, 0.3, 0.2, 0.2, 0.5], [0.8, 0.8, 0.2, 0.2, 0.4]]
+    values, notes = rigged(CompbenchNumeracy, {"dog": dogs}).score(
+        [Image.new("RGB", (64, 48))] * 4, ["two dogs", "three dogs", "two dogs and a cow", "a sunset"]
+    )
+    assert values[:3].tolist() == [1, 0.5, 0.5]
+    assert math.isnan(values[3])
+    assert "counts none" in notes[3]
+
+
+def test_records_go_before_the_words(tmp_path: Path) -> None:
+    """What T2I-R1's file says of a prompt is what is looked for; one of another task is not."""
+    file = tmp_path / "t2i_r1.json"
+    place = {"obj1": "puppy", "obj2": "mug", "locality": "left of"}
+    records: list[dict[str, Any]] = [
+        {"prompt": "a dog near a cup", "nouns": ["dog"], "task_type": "spatial", "spatial_info": place},
+        {"prompt": "a cow near a key", "nouns": ["cow"], "task_type": "object"},
+    ]
+    file.write_text("\n".join(map(json.dumps, records)))
+    folder = tmp_path / "weights"
+    tiny = CompbenchSpatial.tiny()
+    tiny.network.save_pretrained(folder)
+    tiny.tokenizer.save_pretrained(folder)
+    loaded = load(f"compbench.spatial@{folder}", metadata=file)
+    assert isinstance(loaded, CompbenchSpatial)
+    assert loaded.wanted("a dog near a cup").place == ("puppy", "mug", "left of")
+    assert loaded.wanted("a cow near a key").place == ("cow", "key", "near")
