@@ -22,6 +22,7 @@ COMMANDS = (
     "sample",
     "evaluate",
     "optimize",
+    "study",
     "demo",
     "serve",
     "list",

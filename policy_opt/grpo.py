@@ -119,7 +119,15 @@ def grpo(
         place.size,
         watch.images,
         watch.ended is not None,
+        reference_tokens(config, steps, length),
     )
+
+
+def reference_tokens(config: Grpo, steps: int, length: int) -> int:
+    """Tokens that a reference reads in that many updates: of each draw for the loss, and of those measured."""
+    draws = range(0, steps, config.num_iterations)
+    measured = sum(step % config.kl_every == 0 for step in draws) if config.kl_every else 0
+    return (measured + (len(draws) if config.beta else 0)) * config.rows * length
 
 
 @dataclass(frozen=True)

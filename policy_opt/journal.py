@@ -41,6 +41,8 @@ class Trained:
     ended: bool = False
     """Whether the run was ended because the watched reward fell while the reward rose; the generator is then that of
     the best look."""
+    reference_tokens: int = 0
+    """Tokens whose probability under a reference was computed, for the loss or to measure the distance to it."""
 
 
 class Journal:

@@ -80,7 +80,7 @@ def learn_in_rounds(
     recipe = sampling or generator.spec.sampling
     floors = floors_of(rewards, config.std_floor, min_std=MIN_STD)
     fixed = isinstance(config, Pairwise) and config.reference == "fixed"
-    updates = images = pairs = 0
+    updates = images = pairs = referred = 0
     with trainable(generator, config, keep=config.kl_every > 0 or fixed) as began:
         artist = _Artist(config, generator, rewards, unit, floors, table, recipe, place, began if fixed else None)
         policy = Policy(generator.module, generator.statistics, table, recipe)
@@ -100,6 +100,9 @@ def learn_in_rounds(
                 _train(config, trainer_of, policy, drawn, soft, journal, watch, folder, place, due=due, before=updates)
             policy.load_state_dict(load_file(folder / "policy.safetensors"), strict=False)
             updates, images, pairs = updates + drawn.updates(config), images + len(drawn.tokens), pairs + len(drawn.won)
+            referred += len(torch.cat([drawn.won, drawn.lost]).unique())
+            if began and config.kl_every and number % config.kl_every == 0:
+                referred += min(KL_IMAGES, len(drawn.tokens))
             if watch.ended == updates:
                 break
         watch.conclude()
@@ -117,6 +120,7 @@ def learn_in_rounds(
         place.size,
         watch.images,
         watch.ended is not None,
+        referred * generator.spec.tokens,
     )
 
 

@@ -1,0 +1,248 @@
+"""A study as a grid: algorithms x rewards x generators x points of scaling axes x seeds; loads no torch.
+
+Every reward is learnt from at the settings that the study names, and the points of each axis vary them one axis at a
+time. A point that comes to the settings of another is the same cell, so an axis passes through the common one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from rwk.policy_opt.configs import Dpo, Grpo, Rebel
+from rwk.policy_opt.experiment import Experiment, Recipe
+from rwk.policy_opt.prompts import domains, gold_of
+
+Match = Literal["images", "none"]
+ALGORITHMS: dict[str, type[Grpo] | type[Dpo] | type[Rebel]] = {"dpo": Dpo, "grpo": Grpo, "rebel": Rebel}
+
+
+@dataclass(frozen=True)
+class Axis:
+    """What is varied: points by label, in order, each with the settings that make it.
+
+    A setting is a field of `Experiment` or of every algorithm, `images` (the budget that is matched), `iterations`
+    (runs after one another, each from the generator that the last left, which becomes the reference), or an
+    algorithm's name with a table of its own.
+    """
+
+    name: str
+    points: Mapping[str, Mapping[str, Any]]
+    rewards: tuple[str, ...] = ()
+    """Those that it is varied for; the study's first by default."""
+
+
+@dataclass(frozen=True)
+class Study:
+    """What is to be run."""
+
+    name: str = "world"
+    algorithms: tuple[str, ...] = ("dpo", "grpo")
+    rewards: tuple[str, ...] = ("shapes.verifier",)
+    generators: tuple[str, ...] = ("shapes.llama",)
+    seeds: int = 2
+    match: Match = "images"
+    images: int = 4096
+    """Images that every cell draws to learn from, where they are matched."""
+    margin: float = 0.01
+    """The least difference of gold accuracy that counts."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """As those of a point of an axis."""
+    axes: tuple[Axis, ...] = ()
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        unknown = sorted(set(self.algorithms) - set(ALGORITHMS))
+        if unknown or not self.algorithms:
+            raise ValueError(f"a study needs algorithms of {', '.join(ALGORITHMS)}, got {unknown or 'none'}.")
+        if self.seeds < 1 or self.images < 1 or not self.rewards or not self.generators:
+            raise ValueError("a study needs a reward, a generator, and seeds and images of at least 1.")
+        if self.match not in ("images", "none"):
+            raise ValueError(f"match must be images or none, got {self.match!r}.")
+
+
+WORLD = Study(
+    rewards=(
+        "shapes.verifier",
+        "shapes.clip",
+        "0.5*shapes.verifier+0.05*colorfulness",
+        "colorfulness",
+        "sharpness",
+    ),
+    settings={
+        "eval_prompts": 100,
+        "kl_every": 0,
+        "save_every": 10,
+        "dpo": {"prompts_per_round": 128},
+    },
+    axes=(
+        Axis("samples per prompt", {"4": {"group_size": 4}, "8": {}, "16": {"group_size": 16}}),
+        Axis("prompts", {"128": {"prompt_count": 128}, "2000": {}}),
+        Axis("iterations", {"1": {}, "2": {"iterations": 2, "images": 8192}}),
+    ),
+)
+"""The study of the built-in world."""
+
+
+def read_study(path: Path) -> Study:
+    """The study in a TOML or JSON file, of the fields of `Study`; raises ValueError for what is none of them."""
+    text = path.read_text(encoding="utf-8")
+    try:
+        found = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+        found["axes"] = tuple(
+            Axis(**{**axis, "rewards": tuple(axis.get("rewards", ()))}) for axis in found.get("axes", ())
+        )
+        for name in ("algorithms", "rewards", "generators"):
+            if name in found:
+                found[name] = tuple(found[name])
+        return Study(**found)
+    except (TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{path} holds no study ({error}); its fields are those of rwk.policy_opt.study.Study."
+        ) from error
+
+
+class Cell(NamedTuple):
+    """One run of the grid."""
+
+    algorithm: str
+    experiment: Experiment
+    config: Grpo | Dpo | Rebel
+    """Of one iteration."""
+    iterations: int
+    recipe: Recipe
+    points: dict[str, str]
+    """Axis -> label of the point."""
+    main: bool
+    """Whether it is at the study's own settings."""
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of all that the result depends on."""
+        held = [self.algorithm, asdict(self.experiment), asdict(self.config), self.iterations, asdict(self.recipe)]
+        return hashlib.sha256(json.dumps(held, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def name(self) -> str:
+        """Name of its folder."""
+        reward = re.sub(r"[^\w.]+", "_", "+".join(self.experiment.rewards))[:40]
+        return f"{self.algorithm}-{reward}-seed{self.config.seed}-{self.digest[:12]}"
+
+    def plan(self) -> Plan:
+        """What it will cost, computed from the settings."""
+        images = self.iterations * self.config_images()
+        gold = gold_of(self.experiment.prompts)
+        scored = len({*self.experiment.rewards, *([gold] if gold else [])})
+        judged = self.iterations * 2 * len(_sizes(self.experiment).test) * self.experiment.eval_prompts
+        config = self.config
+        if isinstance(config, Grpo):
+            trained = config.rows * config.steps
+            seconds = images * SECONDS["grpo"]
+        else:
+            pairs = per_unit(config, _prompts(self.experiment)) // config.group_size
+            trained = 2 * pairs * config.epochs * config.rounds
+            seconds = images * SECONDS["dpo"]
+        judged *= self.experiment.eval_images
+        return Plan(images, images * scored, self.iterations * trained, judged, seconds + judged * SECONDS["judged"])
+
+    def config_images(self) -> int:
+        """Images that one iteration draws."""
+        unit = per_unit(self.config, _prompts(self.experiment))
+        return unit * (self.config.draws if isinstance(self.config, Grpo) else self.config.rounds)
+
+
+class Plan(NamedTuple):
+    """What a cell costs."""
+
+    images: int
+    forwards: int
+    """Images that go through a reward, once for each."""
+    trained: int
+    """Images that are learnt from, counted for every update; of pairs at most, as ties make none."""
+    judged: int
+    """Images drawn to judge by."""
+    seconds: float
+    """On one idle core, of `shapes.llama`; elsewhere only a proportion."""
+
+
+SECONDS = {"grpo": 3.5 / 128, "dpo": 25 / 1024, "judged": 15 / 1200}
+"""An image's share of the time, learning included, of `shapes.llama` on one core."""
+
+
+@cache
+def _sizes(experiment: Experiment) -> Any:
+    return domains(experiment.prompts, train=experiment.prompt_count, test=experiment.eval_prompts, seed=0)
+
+
+def _prompts(experiment: Experiment) -> int:
+    return len({prompt.text for prompt in _sizes(experiment).train})
+
+
+def per_unit(config: Grpo | Dpo | Rebel, prompts: int) -> int:
+    """Images of one draw of GRPO, or of one round of the others, with that many prompts to learn from."""
+    if isinstance(config, Grpo):
+        return config.rows
+    return min(config.prompts_per_round or prompts, prompts) * config.group_size
+
+
+def matched(config: Grpo | Dpo | Rebel, images: int, prompts: int) -> Grpo | Dpo | Rebel:
+    """The config with as many updates or rounds as draw exactly that many images; raises ValueError where none do."""
+    unit = per_unit(config, prompts)
+    count, rest = divmod(images, unit)
+    if rest or not count:
+        raise ValueError(
+            f"{type(config).__name__.lower()} draws {unit} images at a time, which do not fill {images} exactly; "
+            f"take {max(1, count) * unit} or {(count + 1) * unit} images, or another group_size."
+        )
+    if isinstance(config, Grpo):
+        return replace(config, steps=count * config.num_iterations)
+    return replace(config, rounds=count)
+
+
+def cells(study: Study) -> list[Cell]:
+    """Every cell once, in an order that runs the algorithms of one condition one after another."""
+    points: list[tuple[str, str, Mapping[str, Any], Sequence[str]]] = [("", "", {}, study.rewards)]
+    for axis in study.axes:
+        points += [(axis.name, label, s, axis.rewards or study.rewards[:1]) for label, s in axis.points.items()]
+    found: dict[str, Cell] = {}
+    for axis_name, label, settings, rewards in points:
+        for generator in study.generators:
+            for reward in rewards:
+                for seed in range(study.seeds):
+                    for algorithm in study.algorithms:
+                        cell = _cell(study, algorithm, reward, generator, seed, settings)
+                        known = found.setdefault(cell.digest, cell._replace(main=not axis_name))
+                        if axis_name:
+                            known.points[axis_name] = label
+    return list(found.values())
+
+
+def _cell(study: Study, algorithm: str, reward: str, generator: str, seed: int, point: Mapping[str, Any]) -> Cell:
+    """A cell with the settings of the study, and over them those of a point."""
+    given: dict[str, Any] = {}
+    for source in (study.settings, point):
+        given |= {key: value for key, value in source.items() if key not in ALGORITHMS}
+        given |= source.get(algorithm, {})
+    images, iterations = given.pop("images", study.images), given.pop("iterations", 1)
+    kind = ALGORITHMS[algorithm]
+    ours = {item.name for item in fields(kind)}
+    shared = {item.name for item in fields(Experiment)}
+    foreign = sorted(set(given) - ours - shared)
+    if foreign:
+        raise ValueError(f"{foreign[0]} is no setting of {algorithm}; put it into the table of the algorithm it is of.")
+    experiment = Experiment(
+        **{"generator": generator, "rewards": (reward,), **{k: v for k, v in given.items() if k in shared}}
+    )
+    config = kind(seed=seed, **{key: value for key, value in given.items() if key in ours})
+    if study.match == "images":
+        if images % iterations:
+            raise ValueError(f"{images} images do not fall into {iterations} iterations; take a multiple.")
+        config = matched(config, images // iterations, _prompts(experiment))
+    return Cell(algorithm, experiment, config, iterations, Recipe(**study.recipe), {}, False)

@@ -1,0 +1,112 @@
+"""A study: its grid, its matching, its meter, what is done again after a kill, and what is said of a finding."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rwk.policy_opt.configs import Dpo, Grpo
+from rwk.policy_opt.study import WORLD, Axis, Study, cells, matched
+from rwk.policy_opt.study_run import finished_cell, locked, run_cells
+
+SMALL = Study(
+    seeds=1,
+    images=32,
+    settings={
+        "prompt_count": 8,
+        "eval_prompts": 2,
+        "eval_images": 2,
+        "group_size": 4,
+        "kl_every": 1,
+        "grpo": {"prompts_per_step": 4},
+        "dpo": {"batch_size": 4},
+    },
+)
+
+
+def test_every_cell_once() -> None:
+    """A point that comes to the common settings is no cell of its own; all draw the same images."""
+    study = Study(rewards=("shapes.verifier", "colorfulness"), axes=(Axis("n", {"8": {}, "16": {"group_size": 16}}),))
+    found = cells(study)
+    assert len(found) == len({cell.name for cell in found}) == 2 * 2 * 2 + 2 * 2
+    assert [cell.points.get("n") for cell in found].count("8") == 4
+    assert {cell.plan().images for cell in found} == {4096}
+    assert {cell.plan().images for cell in cells(WORLD)} == {4096, 8192}
+
+
+def test_matching_is_exact_or_refused() -> None:
+    """Updates and rounds that draw just as many images; fewer prompts than a round takes make smaller rounds."""
+    assert matched(Grpo(num_iterations=2, save_every=0), 1024, 2000).steps == 16  # type: ignore[union-attr]
+    assert matched(Dpo(), 4096, 64).rounds == 8  # type: ignore[union-attr]
+    with pytest.raises(ValueError, match="which do not fill 1500 exactly; take 1024 or 2048"):
+        matched(Dpo(), 1500, 2000)
+
+
+def test_killed_study_goes_on(tmp_path: Path, rwk: Any) -> None:
+    """The finished cell is not run again, the other from where it was; the meter is that of the plan; redrawn equal."""
+    found, seen = cells(SMALL), []
+
+    def stop(done: int, total: int, _: dict[str, Any]) -> None:
+        seen.append(done)
+        if finished_cell(tmp_path, found[0]):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_cells(found, tmp_path, progress=stop)
+    before = (tmp_path / "cells" / found[0].name / "result.json").stat().st_mtime_ns
+    assert run_cells(found[::2], tmp_path) == 0
+    assert run_cells(found[1::2], tmp_path) == 1
+    assert run_cells(found, tmp_path) == 0
+    assert (tmp_path / "cells" / found[0].name / "result.json").stat().st_mtime_ns == before
+    for cell in found:
+        record = finished_cell(tmp_path, cell)
+        assert record is not None
+        assert record["meter"]["images sampled"] == cell.plan().images == 32
+        assert record["meter"]["reward forwards"] == cell.plan().forwards
+    assert record["meter"]["tokens trained"] == record["meter"]["reference tokens"] > 0  # GRPO, KL at every draw
+
+    definition = tmp_path / "small.json"
+    definition.write_text(json.dumps({"seeds": 1, "images": 32, "settings": SMALL.settings}))
+    assert rwk("study", str(definition), "--out", str(tmp_path)).code == 0
+    page = (tmp_path / "page.html").read_bytes()
+    (tmp_path / "page.html").unlink()
+    assert rwk("study", str(tmp_path), "--redraw").code == 0
+    assert (tmp_path / "page.html").read_bytes() == page
+
+
+def test_lock_of_the_living_holds_and_of_the_dead_is_taken(tmp_path: Path) -> None:
+    """Two processes never run one cell; a lock whose process is gone is told of and taken over."""
+    import socket
+
+    told: list[str] = []
+    with locked(tmp_path, told.append) as first, locked(tmp_path, told.append) as second:
+        assert (first, second) == (True, False)
+    assert "is being run by process" in told[0]
+    (tmp_path / "lock").write_text(f"process 1 on {socket.gethostname()}")
+    with locked(tmp_path, told.append) as third:
+        assert third
+    assert "which is gone, and is taken over" in told[1]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "p", "seeds", "said"),
+    [
+        (0.02, 0.1, 0.01, (0.05, 0.07), "yes"),
+        (0.02, 0.1, 0.01, (0.13, -0.01), "undecided"),
+        (0.02, 0.1, 0.2, (0.05, 0.07), "undecided"),
+        (-0.05, 0.009, 0.5, (-0.01, 0.0), "no"),
+        (-0.05, 0.02, 0.5, (-0.01, 0.0), "undecided"),
+    ],
+)
+def test_verdicts(low: float, high: float, p: float, seeds: tuple[float, ...], said: str) -> None:
+    """An interval, p after Holm and the seeds decide together; few prompts decide nothing."""
+    from rwk.policy_opt.study_results import decide
+
+    row = {"low": low, "high": high, "p after Holm": p, "seeds": dict(enumerate(seeds)), "clusters": 100}
+    assert decide(row, 0.01) == said
+    turned = row | {"low": -high, "high": -low, "seeds": {key: -value for key, value in row["seeds"].items()}}  # type: ignore[attr-defined]
+    assert decide(turned, 0.01, sign=-1) == said
+    assert decide(row | {"clusters": 5}, 0.01) == "undecided"
