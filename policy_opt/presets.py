@@ -73,18 +73,20 @@ PRESETS: dict[str, Preset] = {
         rewards=("hpsv2.v21", "git_vqa.t2i_r1", "grounding_dino.t2i_r1_published", "orm.t2i_r1"),
     ),
     "ar_grpo": Preset(
-        "Kwai-Klear/AR-GRPO at 65947ad: text-to-image; arXiv:2508.06924",
+        "arXiv:2508.06924, Kwai-Klear/AR-GRPO, text-to-image; second-hand, as its own script could not be had",
         "LlamaGen XL",
         {"grpo": _OLD_TRL | {"group_size": 8, "beta": 1.0, "learning_rate": 1e-5, "steps": 600, "save_every": 100}},
-        "rewards are eight of weight 1: CLIP and HPSv2, each also in four steps, MANIQA, and three questions to "
+        "estimator, sum and scaling are those of the TRL of its time; rewards are eight of weight 1: "
+        "CLIP and HPSv2, each also in four steps, MANIQA, and three questions to "
         "Qwen2.5-VL-3B; prompts_per_step stays rwk's",
         recipe={"guidance": 4.0, "top_k": 0, "top_p": 1.0},
     ),
     "simple_ar": Preset(
-        "wdrink/SimpleAR at d56b6e5; arXiv:2504.11455",
+        "arXiv:2504.11455, wdrink/SimpleAR; second-hand, as its own script could not be had",
         "SimpleAR 0.5B and 1.5B",
         {"grpo": _OLD_TRL | {"group_size": 4, "learning_rate": 1e-6}},
-        "the reward is CLIP's cosine; 11 thousand prompts; judges at guidance 4, though it learns without; beta, steps "
+        "estimator, sum and scaling are those of the TRL of its time; the reward is CLIP's cosine; "
+        "11 thousand prompts; judges at guidance 4, though it learns without; beta, steps "
         "and prompts_per_step stay rwk's",
         recipe={"guidance": 1.0},
     ),

@@ -4,8 +4,8 @@ A row of mean 1 keeps the advantage of its image, and so the size of the update:
 
 * gcpo: the tokens that other tokens hang on: the first tenth, the tenth where the entropy, smoothed over its cross of
   five on the code grid, changes most, and the tenth that the group agrees on least; among them the mean so far of
-  exp(l - r), the ratio to the reference held to 0.5 nats either way. GCPO (2025), after its authors' code; the paper
-  has the mean of the held l - r itself, which is about 0 where the policy is about the reference.
+  exp(l - r), the ratio to the reference held to 0.5 nats either way. GCPO (2025), as its authors' code is reported
+  to have it; the paper has the mean of the held l - r itself, which is about 0 where the policy is about the reference.
 * stage: (1 - c) / 2, where c is the mean cosine of the token's code with those at its place in the images of the group
   on the other side of their mean: what good and bad images share is not what made them so. STAGE (2025).
 * panw: 1 / (h w)^alpha for a token of a scale of h times w, for generators that draw scale by scale. VAR RL Done Right
