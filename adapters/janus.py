@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torchvision.transforms.functional import to_pil_image
 
 from rwk.adapters.pretrained import load_tokenizer, load_whole
+from rwk.adapters.published import hub_is_near
 from rwk.policy_opt.generator import GeneratorSpec, Sampling
 from rwk.policy_opt.rollout import CausalGenerator
 from rwk.rewards.errors import RunFailed
@@ -84,13 +85,14 @@ class JanusPro(CausalGenerator):
 
         name, where = self.spec.name, str(Path(weights).expanduser() if weights else self.hub)
         try:
-            config: dict[str, Any] = JanusConfig.get_config_dict(where, revision=revision)[0]
+            source: dict[str, Any] = {"revision": revision, "local_files_only": not hub_is_near()}
+            config: dict[str, Any] = JanusConfig.get_config_dict(where, **source)[0]
             if config.get("model_type") != "janus":
                 raise ValueError(
                     f"{name} needs a checkpoint in transformers' own layout, such as {self.hub}, got one of type "
                     f"{config.get('model_type')!r} in {where}; name that, or convert this one."
                 )
-            network = load_whole(name, JanusForConditionalGeneration, where, revision=revision, dtype=dtype)
+            network = load_whole(name, JanusForConditionalGeneration, where, dtype=dtype, **source)
         except OSError as error:
             raise RunFailed(
                 f"{name} needs the model {where}, which is no folder here, is not in the cache and cannot be "

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rwk.adapters.clean_caption import clean_caption
 from rwk.adapters.pretrained import load_tokenizer, load_whole
-from rwk.adapters.published import Origin, beside
+from rwk.adapters.published import Origin, beside, hub_is_near
 from rwk.adapters.vqascore import tiny_tokenizer
 from rwk.rewards.errors import RunFailed
 
@@ -50,7 +50,10 @@ class T5Features:
         where = beside(weights, "config.json") or ORIGIN.hub
         tokenizer = load_tokenizer(name, ORIGIN.hub, weights)
         try:
-            encoder = load_whole(name, T5EncoderModel, str(where), faults=["missing"], dtype=torch.bfloat16)
+            near = hub_is_near()
+            encoder = load_whole(
+                name, T5EncoderModel, str(where), faults=["missing"], dtype=torch.bfloat16, local_files_only=not near
+            )
         except OSError as error:
             raise RunFailed(
                 f"{name} needs the text encoder {ORIGIN.hub} (about {ORIGIN.megabytes} MB), which is not in the cache "

@@ -79,18 +79,21 @@ def _given(option: str) -> bool:
 
 
 def foreseen(chosen: Dpo | Grpo | Rebel | Rft, experiment: Experiment, recipe: Recipe, device: str) -> dict[str, Any]:
-    """What a run would hold, draw and train, shown as a table; draws nothing, and loads the generator alone."""
+    """What a run would hold, draw and train, shown as a table; draws nothing, and loads the generator at the most."""
     from rwk.policy_opt import generator as generators
-    from rwk.policy_opt.optimize import sampling_of
     from rwk.policy_opt.prompts import gold_of
-    from rwk.policy_opt.sizing import GIB, plan, shape_of
+    from rwk.policy_opt.sizing import GIB, KNOWN, plan, shape_of
 
-    generator = generators.load(experiment.generator, device=device)
-    guided = sampling_of(generator, recipe).guidance != 1
+    if shape := KNOWN.get(experiment.generator):
+        own = generators.GENERATORS.target(experiment.generator).spec
+    else:
+        generator = generators.load(experiment.generator, device=device)
+        shape, own = shape_of(generator), generator.spec
+    guided = (own.sampling.guidance if recipe.guidance is None else recipe.guidance) != 1
     judges = {*experiment.rewards, gold_of(experiment.prompts)} - {None}
     run = plan(
         chosen,
-        shape_of(generator),
+        shape,
         prompts=experiment.prompt_count,
         rewards=len(judges),
         guided=guided,

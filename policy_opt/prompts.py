@@ -7,9 +7,10 @@ import importlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from PIL import Image
+if TYPE_CHECKING:
+    from PIL import Image
 
 FAMILIES = {
     "shapes.long": "rwk.adapters.shapes_prompts:prompts",

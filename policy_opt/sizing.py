@@ -153,6 +153,8 @@ JANUS_PRO = {
     "7B": llama_shape(hidden=4096, layers=30, inner=11_008, vocabulary=102_400, codes=16_384, tokens=576),
 }
 """Of the configs of deepseek-ai/Janus-Pro-1B and -7B, without their image encoder, which drawing does not need."""
+KNOWN = {"janus.pro_1b": JANUS_PRO["1B"], "janus.pro_7b": JANUS_PRO["7B"]}
+"""Generators whose shape is known without their weights."""
 
 
 def plan(config: Optimisation, shape: Shape, *, prompts: int, rewards: int, guided: bool, processes: int = 1) -> Plan:
