@@ -9,7 +9,6 @@ folder already is not made again.
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import multiprocessing
 import time
@@ -21,6 +20,7 @@ import numpy as np
 from proxies import NAMES
 
 from rwk.calibration.best_of_n import best_of_n
+from rwk.calibration.kendall import kendall
 from rwk.calibration.statistics import bootstrap_interval
 from rwk.policy_opt import generator as generators
 from rwk.policy_opt.configs import Dpo, Grpo
@@ -78,18 +78,6 @@ def gain(folder: Path, reward: str, algorithm: str, domain: str) -> float:
     return 100 * float(found["tuned"][domain][GOLD]["mean"] - found["base"][domain][GOLD]["mean"])
 
 
-def kendall(one: list[float], two: list[float]) -> tuple[float, float]:
-    """Kendall's tau-b, and the share of all orders in which it would be as far from 0."""
-    x, y = (np.sign(np.subtract.outer(of, of)).astype(np.int8) for of in (one, two))
-    orders = np.array(list(itertools.permutations(range(len(one)))))  # [K!, K]
-    sums = np.zeros(len(orders), dtype=np.int64)
-    for i, j in itertools.combinations(range(len(one)), 2):
-        sums += x[i, j] * y[orders[:, i], orders[:, j]]
-    found = int(sums[0])  # the first order is that of the rewards
-    tau = 2 * found / float(np.sqrt(np.square(x, dtype=np.int64).sum() * np.square(y, dtype=np.int64).sum()))
-    return tau, float((abs(sums) >= abs(found)).mean())
-
-
 def main() -> None:
     """Makes what is not made yet, and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -113,7 +101,7 @@ def main() -> None:
     for number, column in enumerate(columns):
         for domain in DOMAINS:
             forecast = [eta[name][domain]["mean"] for name in NAMES]
-            tau, p = kendall(forecast, [gains[name][number] for name in NAMES])
+            tau, p = kendall(forecast, [gains[name][number] for name in NAMES], all_orders=len(NAMES))
             print(f"eta {domain} with the gain of {' '.join(column)}: tau {tau:+.2f}, p {p:.3f}")
     (folder / "forecast.json").write_text(json.dumps({"eta": eta, "columns": columns, "gains": gains}, indent=2))
 

@@ -12,7 +12,8 @@ import numpy as np
 
 from rwk.calibration import metrics
 from rwk.calibration.evaluate import TIES, Measure, cross_fitted
-from rwk.calibration.pairs import Floats, PairTable, vector
+from rwk.calibration.kendall import tau_b
+from rwk.calibration.pairs import Floats, PairTable
 from rwk.calibration.statistics import (
     Interval,
     PairedTest,
@@ -208,17 +209,6 @@ def _agreement(one: list[dict[str, float]], two: list[dict[str, float]]) -> Inte
     if not len(taus):
         return Interval(math.nan, math.nan, math.nan, 0)
     return mean_interval(taus, np.arange(len(taus)))
-
-
-def tau_b(one: Any, two: Any) -> float:
-    """Kendall's tau-b of two scores [K] of the same images; NaN where either gives all the same score.
-
-    >>> tau_b([1, 2, 3], [5, 6, 4])
-    -0.3333333333333333
-    """
-    x, y = (np.sign(np.subtract.outer(of, of)) for of in (vector("one", one), vector("two", two, len(one))))
-    spread = math.sqrt((x * x).sum() * (y * y).sum())
-    return float((x * y).sum()) / spread if spread else math.nan
 
 
 def _interval(interval: Interval) -> dict[str, Any]:

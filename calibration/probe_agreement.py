@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from rwk.calibration.kendall import tau_b
 from rwk.calibration.pairs import Floats
 from rwk.calibration.probe import Level, Probe, Result, Status, Subject, known, mean_of, skipped, told
 from rwk.calibration.retest import retested, whole_prompts
@@ -45,13 +46,11 @@ def rank_agreement(first: Floats, second: Floats, groups: Any) -> tuple[Floats, 
         second: [N] by another.
         groups: [N] numbers of the prompts.
     """
-    from scipy.stats import kendalltau
-
     found, held = [], []
     for group in np.unique(groups):
         rows = (groups == group) & np.isfinite(first) & np.isfinite(second)
         if len(np.unique(first[rows])) > 1 and len(np.unique(second[rows])) > 1:
-            found.append(float(kendalltau(first[rows], second[rows]).statistic))
+            found.append(tau_b(first[rows], second[rows]))
             held.append(group)
     return np.array(found), np.array(held)
 

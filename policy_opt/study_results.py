@@ -16,14 +16,13 @@ from typing import Any
 
 import numpy as np
 
+from rwk.calibration.kendall import kendall
 from rwk.calibration.statistics import FEW_CLUSTERS, PairedTest, cluster_interval, holm, paired_test
 from rwk.policy_opt.study import Cell
 from rwk.policy_opt.study_run import finished_cell
 
 Records = Sequence[Mapping[str, Any]]
 ROWS = ("base", "best of n")
-ALL_ORDERS = 8
-"""Rewards up to which every order of them is tried."""
 
 
 def collect(cells: Sequence[Cell], folder: Path) -> list[dict[str, Any]]:
@@ -172,25 +171,6 @@ def agreement(records: Records, domains: Sequence[str]) -> list[dict[str, Any]]:
             row = {"algorithm": algorithm, "domain": domain, "rewards": rewards, "best of n": best, "tuned": tuned}
             found.append({**row, "tau": _finite(tau), "p": p})
     return found
-
-
-def kendall(x: Sequence[Any], y: Sequence[Any]) -> tuple[float, float]:
-    """Kendall's tau-b, and its two-sided p over all orders of y, exact with ties too; of more than 8, as scipy has it.
-
-    >>> kendall([1, 2, 3, 4], [1, 2, 3, 4])
-    (1.0, 0.08333333333333333)
-    """
-    from scipy.stats import kendalltau
-
-    found = kendalltau(x, y)
-    if len(x) > ALL_ORDERS:
-        return float(found.statistic), float(found.pvalue)
-    signs = np.sign(np.subtract.outer(x, x))
-    order = np.sign(np.subtract.outer(y, y))
-    observed = abs(float((signs * order).sum()))
-    orders = np.array(list(itertools.permutations(range(len(x)))))
-    sums = np.abs((signs * order[orders[:, :, None], orders[:, None, :]]).sum((1, 2)))
-    return float(found.statistic), float((sums >= observed).mean())
 
 
 def verdicts(algorithms: Records, scaling: Records, orders: Records) -> list[dict[str, str]]:

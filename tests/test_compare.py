@@ -13,8 +13,9 @@ from PIL import Image
 from scipy.stats import kendalltau
 
 from rwk.calibration import metrics
-from rwk.calibration.compare import Comparison, compare, tau_b
+from rwk.calibration.compare import Comparison, compare
 from rwk.calibration.evaluate import cross_fitted
+from rwk.calibration.kendall import tau_b
 from rwk.calibration.pairs import Floats, PairTable
 from rwk.calibration.statistics import bootstrap_interval, holm
 from rwk.calibration.temperature import Temperature
