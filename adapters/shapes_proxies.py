@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from rwk.adapters.shapes_prompts import prompts, understand
+from rwk.adapters.shapes_scenes import pictures
 from rwk.adapters.shapes_verifier import pixels_of, recognise
 from rwk.adapters.shapes_world import Description, Fact, facts
 from rwk.rewards.base import Reward, RewardSpec, Scores
@@ -33,6 +34,10 @@ class Noisy(Reward):
     @classmethod
     def tiny(cls) -> Self:
         return cls()
+
+    def example_images(self) -> list[Image.Image]:
+        asked = self.example_prompts
+        return pictures([*asked[:3], *asked[6:9]], seed=0)  # three as their prompts have it, and three that are not
 
     def seen(self, description: Description) -> Description:
         """What the reward reads of a prompt."""

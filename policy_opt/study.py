@@ -248,8 +248,9 @@ def _cell(study: Study, algorithm: str, reward: str, generator: str, seed: int, 
     foreign = sorted(set(given) - ours - shared)
     if foreign:
         raise ValueError(f"{foreign[0]} is no setting of {algorithm}; put it into the table of the algorithm it is of.")
-    shared_given = {key: tuple(v) if isinstance(v, list) else v for key, v in given.items() if key in shared}
-    experiment = Experiment(**{"generator": generator, "rewards": (reward,), **shared_given})
+    drawn: dict[str, Any] = {"generator": generator, "rewards": (reward,)}
+    drawn |= {key: tuple(v) if isinstance(v, list) else v for key, v in given.items() if key in shared}
+    experiment = Experiment(**drawn)
     if gold_of(experiment.prompts) is None:
         raise ValueError(f"a study needs prompts whose truth is known, got {experiment.prompts}; name a family.")
     config: Config = config_type(seed=seed, **{key: value for key, value in given.items() if key in ours})
