@@ -59,6 +59,8 @@ class GeneratorSpec:
     source: str
     sampling: Sampling = Sampling()
     """The recipe that is used where none is named."""
+    steps: tuple[int, ...] = ()
+    """Tokens of each draw, in order, where one draws several: they are independent given the draws before. L in all."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ class Rollout:
     group: Tensor
     """[B] long: rows of one prompt have the same number."""
     tokens: Tensor
-    """[B, L] long."""
+    """[B, L] long, in the order in which they were drawn."""
     logprobs: Tensor
     """[B, L] float32 of each token under the distribution that sampled it, guidance and truncation included."""
     sampling: Sampling
