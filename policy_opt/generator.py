@@ -228,6 +228,11 @@ GENERATORS: Registry[Generator] = Registry(
         "llamagen.t2i_xl_256": "rwk.adapters.llamagen_t2i:Xl256",
         "llamagen.t2i_xl_512": "rwk.adapters.llamagen_t2i:Xl512",
         "shapes.llama": "rwk.adapters.shapes_generator:ShapesLlama",
+        "var.d16": "rwk.adapters.var:Var16",
+        "var.d20": "rwk.adapters.var:Var20",
+        "var.d24": "rwk.adapters.var:Var24",
+        "var.d30": "rwk.adapters.var:Var30",
+        "var.d36": "rwk.adapters.var:Var36",
     },
 )
 
