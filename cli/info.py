@@ -29,7 +29,7 @@ LABELS = {
     "drift": "half precision",
     "image_size": "image side, pixels",
     "tokens": "tokens an image",
-    "steps": "tokens a draw",
+    "steps": "draws an image",
     "codes": "codes",
     "sampling": "draws with",
     "licence": "licence",
@@ -196,8 +196,8 @@ def _told(key: str, document: dict[str, Any]) -> str:
         made = {"calibration": "rwk calibrate", "reward_card": "rwk probe"}[key]
         return str(document[key] or f"none; `{made}` makes one")
     value = document.get(key)
-    if key == "steps" and value is not None:
-        return ", ".join(map(str, value)) or "1"
+    if key == "steps":
+        return f"{len(value)}, of {min(value)} to {max(value)} tokens" if value else ""
     if key == "tolerance" and value is not None:
         return f"within {value:g} of the score"
     if key == "drift" and value:

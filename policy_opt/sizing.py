@@ -8,8 +8,8 @@ learn, and rows that count double under guidance:
     activations  rows trained at once * (prompt + image) * layers * 34 hidden * b / 2
     logits       4 * rows trained at once * image * codes, 2^25 of them at most
 
-A generator that keeps no cache reads prompt and image again in every draw: it holds as many times the activations, and
-makes as many times the operations.
+A generator that keeps no cache reads prompt and image anew in every draw, and so makes as many times the operations;
+it holds the activations of one draw, since each is computed again backwards, at another 2 N.
 
 Korthikanti et al. (2022), arXiv:2205.05198, count the 34, without the attention's scores, which a fused kernel does not
 keep. A token costs 2 N operations forward and 6 N forth and back, N being the parameters that it is multiplied by.
@@ -182,7 +182,7 @@ def plan(config: Optimisation, shape: Shape, *, prompts: int, rewards: int, guid
     micro = _micro(config, processes)
     per_row = length * 2 * shape.layers * shape.keys * b if shape.cached else 0
     draws = shape.draws or shape.tokens
-    again = 1 if shape.cached else draws
+    again, backward = (1, 6.0) if shape.cached else (draws, 8.0)
     held = shape.parameters + (learns if config.lora_rank else 0)
     steps = images / max(at_once * processes, 1) * draws
     return Plan(
@@ -193,7 +193,7 @@ def plan(config: Optimisation, shape: Shape, *, prompts: int, rewards: int, guid
         average=learns * b if isinstance(config, Grpo) and config.ema else 0,
         decoder=shape.decoder * b,
         cache=at_once * double * per_row,
-        activations=micro * double * length * again * shape.layers * 34 * shape.hidden * b // 2,
+        activations=micro * double * length * shape.layers * 34 * shape.hidden * b // 2,
         logits=4 * double * min(micro * shape.tokens * shape.codes, CausalGenerator.max_logits),
         trained_parameters=learns,
         images_drawn=images,
@@ -201,7 +201,7 @@ def plan(config: Optimisation, shape: Shape, *, prompts: int, rewards: int, guid
         tokens_trained=trained * shape.tokens,
         images_scored=images * rewards,
         sampling_operations=2.0 * shape.active * images * shape.tokens * double * again,
-        training_operations=shape.active * shape.tokens * double * again * (6.0 * trained + 2.0 * passes),
+        training_operations=shape.active * shape.tokens * double * again * (backward * trained + 2.0 * passes),
         sampling_bytes=steps * processes * (shape.active * b + at_once * double * per_row / 2),
     )
 

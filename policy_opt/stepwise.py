@@ -7,6 +7,7 @@ a draw gives; `spec.steps` fixes them beforehand.
 
 from __future__ import annotations
 
+import functools
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -15,6 +16,7 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from rwk.policy_opt.batched import BatchedGenerator
 from rwk.policy_opt.distribution import distribution, draw, placed_uniforms, row_uniforms
@@ -41,9 +43,18 @@ class StepwiseGenerator(BatchedGenerator):
         """What reads rows of these prompts, None standing for no prompt; it is called for later and later draws."""
 
     def states(self, rows: Sequence[str | None], codes: Tensor) -> Tensor:
-        """[B, L, D] states of the tokens of all draws, given the codes [B, L], with gradient."""
+        """[B, L, D] states of the tokens of all draws, given the codes [B, L], with gradient.
+
+        Draw by draw, each computed again in the backward pass: what is held is the inside of one draw.
+        """
         read = self.reader(rows)
-        return torch.cat([read(codes[:, :start]) for start, _ in self.bounds], 1)
+
+        def states(known: Tensor) -> Tensor:
+            with without_dropout(self.module, recompute=torch.is_grad_enabled()):  # backward is outside of the other
+                return read(known)
+
+        run = functools.partial(checkpoint, states, use_reentrant=False, preserve_rng_state=False)
+        return torch.cat([run(codes[:, :start]) for start, _ in self.bounds], 1)
 
     def guidance_at(self, step: int, guidance: float) -> float:
         """The weight of the guidance in this draw, where the recipe says `guidance`."""
