@@ -65,7 +65,7 @@ class PhiSizes:
 
 
 class Showo(StepwiseGenerator):
-    """Show-o at 256 pixels: 1.4 billion weights, of which those that read images are left out.
+    """Show-o at 256 pixels: 1.4 billion weights.
 
     Tokens are in the order of drawing, not row by row. The authors' guidance_scale is the guidance here, less 1.
     """
@@ -109,6 +109,10 @@ class Showo(StepwiseGenerator):
         near = beside(weights, f"magvitv2/{file}")
         vq_path = find(name, VQ, near and near / "magvitv2", by_hand=by_hand)
         tokenizer = load_tokenizer(name, PHI, weights)
+        if len(tokenizer) != self.sizes.words:
+            raise ValueError(
+                f"{name} needs a tokenizer of {self.sizes.words} words, got one of {len(tokenizer)}; take {PHI}."
+            )
         if draws is not None:
             self.spec = replace(self.spec, steps=steps_of(self.spec.tokens, draws))
         self._load(self.sizes, self.vq_sizes, [published(path), published(vq_path)], tokenizer, device, dtype)
@@ -195,7 +199,7 @@ class Showo(StepwiseGenerator):
             drawn = ids.index_copy(1, width + self.order[:known], first + codes)
             embeds = self.module.get_input_embeddings()(drawn)
             output = self.module.get_decoder()(
-                inputs_embeds=embeds, position_ids=positions, attention_mask=mask.to(embeds.dtype), use_cache=False
+                inputs_embeds=embeds, position_ids=positions, attention_mask=mask, use_cache=False
             )
             count = next(end - start for start, end in self.bounds if start == known)
             return output.last_hidden_state[:, width + self.order[known : known + count]]  # type: ignore[no-any-return]
@@ -208,7 +212,8 @@ class Showo(StepwiseGenerator):
         seen = (place[None] <= place[:, None]) | (place[:, None] >= width - 1)  # the mark before the image sees it too
         pads = place[None] < torch.tensor(padding, device=self.device)[:, None]  # [B, S]
         shut = ~(seen & (~pads[:, None] | pads[:, :, None]))[:, None]
-        return torch.zeros(shut.shape, device=self.device).masked_fill(shut, torch.finfo(self.module.dtype).min)
+        dtype = self.module.dtype
+        return torch.zeros(shut.shape, dtype=dtype, device=self.device).masked_fill(shut, torch.finfo(dtype).min)
 
     def image_logits(self, hidden: Tensor) -> Tensor:
         head, first = self.module.get_output_embeddings(), self._mark(MARKS[-1]) + 1

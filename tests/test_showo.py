@@ -181,6 +181,17 @@ def test_what_is_missing_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         GENERATORS.load(f"showo.256@{tmp_path}")
 
 
+def test_another_tokenizer_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Marks and codes stand behind the words, so one word more would shift them all."""
+    make_small(monkeypatch)
+    write_published(tmp_path)
+    tokenizer = CASE["tokenizer"]()
+    tokenizer.add_tokens(["more"])
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"needs a tokenizer of 257 words, got one of 258; take microsoft"):
+        GENERATORS.load(f"showo.256@{tmp_path}")
+
+
 def test_steps() -> None:
     """By the cosine: of 256 codes in 18 draws, and as many draws as tokens at most."""
     left = [256, *(math.floor(256 * math.cos(math.pi * step / 36)) for step in range(1, 18)), 0]

@@ -6,8 +6,9 @@ import runpy
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 LLAMAGEN: dict[str, Any] = runpy.run_path(str(Path(__file__).with_name("llamagen_case.py")))
-weights = LLAMAGEN["weights"]
 SIDES = (1, 2, 3, 4)
 GPT = {"num_hidden_layers": 2, "hidden_size": 32, "num_attention_heads": 2, "codes": 48, "latent": 8}
 VQ = {"codes": 48, "latent": 8, "width": 32}
@@ -29,3 +30,9 @@ PUBLISHED = {
     "var.d36": (36, (1, 2, 3, 4, 6, 9, 13, 18, 24, 32)),
 }
 """Depth and sides of the published networks; the last alone shares its modulation."""
+
+
+def weights(shapes: dict[str, tuple[int, ...]], seed: str) -> dict[str, np.ndarray]:
+    """Weights under these keys, by which attention is sharp, and here and there as sharp as it may be."""
+    found: dict[str, np.ndarray] = LLAMAGEN["weights"](shapes, seed)
+    return {key: value + 4 if key.endswith("scale_mul_1H11") else value for key, value in found.items()}
