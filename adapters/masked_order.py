@@ -29,7 +29,7 @@ def halton_order(side: int) -> Tensor:
     """[side * side] long: places of a grid, numbered row by row, as the Halton sequence of bases 2 and 3 meets them.
 
     >>> halton_order(2)
-    tensor([2, 0, 3, 1])
+    tensor([2, 1, 0, 3])
     """
     places: dict[int, None] = {}
     index = 0
