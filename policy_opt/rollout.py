@@ -6,25 +6,23 @@ or padding token, and the sampler's softmax is the softmax that is trained.
 
 from __future__ import annotations
 
-import functools
-import math
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import chain
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
+from rwk.policy_opt.batched import BatchedGenerator
 from rwk.policy_opt.distribution import distribution, draw, placed_uniforms, row_uniforms
-from rwk.policy_opt.generator import Generator, Rollout, Sampling, TokenStatistics
+from rwk.policy_opt.generator import Rollout, Sampling, TokenStatistics
 from rwk.policy_opt.module_state import without_dropout
 from rwk.policy_opt.prefix import Prefix, right_padded
 
 
-class CausalGenerator(Generator):
+class CausalGenerator(BatchedGenerator):
     """A generator made of a transformers causal language model over text tokens and image codes.
 
     A subclass sets `spec` and `module` (the model, wrapped by LoRA or not) and writes `prompt_ids`, `null_ids` and
@@ -33,9 +31,6 @@ class CausalGenerator(Generator):
     """
 
     max_rows = 4096
-    """Sequences that go through the model at once, guided ones counting double; no result depends on it."""
-    max_logits = 1 << 25
-    """Logits that `statistics` holds at once; what is beyond is computed again in the backward pass."""
     counts_from_image: ClassVar[bool] = False
     """Whether the first code has position 0, and what stands before it negative ones; else the prompt begins at 0."""
 
@@ -55,11 +50,6 @@ class CausalGenerator(Generator):
         """The transformers model; LoRA acts on it too, since its layers are replaced in place."""
         unwrap = getattr(self.module, "get_base_model", None)
         return self.module if unwrap is None else unwrap()
-
-    @property
-    def device(self) -> torch.device:
-        """Where the model is; tokens and log-probabilities are made there."""
-        return next(self.module.parameters()).device
 
     def embed_ids(self, ids: Tensor) -> Tensor:
         """[..., D] input embeddings of prompt ids."""
@@ -101,19 +91,11 @@ class CausalGenerator(Generator):
         self, prompts: Sequence[str], *, per_prompt: int = 1, seed: int, sampling: Sampling | None = None
     ) -> Rollout:
         """See `Generator.sample`; a prompt that is named again continues its group, with further places in it."""
-        if isinstance(prompts, str) or not prompts or per_prompt < 1:
-            came = "a text" if isinstance(prompts, str) else f"{len(prompts)} prompts"
-            raise ValueError(
-                f"{self.spec.name} samples at least one image for each of a list of prompts, "
-                f"got {came} and per_prompt {per_prompt}; give at least one of each."
-            )
         recipe = sampling or self.spec.sampling
-        rows = [prompt for prompt in prompts for _ in range(per_prompt)]
-        place = {prompt: index for index, prompt in enumerate(dict.fromkeys(rows))}
-        group = [place[prompt] for prompt in rows]
+        rows, group = self._rows(prompts, per_prompt)
         noise = row_uniforms(rows, self.spec.tokens, seed).to(self.device)
         with torch.no_grad(), without_dropout(self.module):
-            branches = self._branches(list(place), recipe.guidance)
+            branches = self._branches(list(dict.fromkeys(rows)), recipe.guidance)
             read = {ids: number for number, ids in enumerate(dict.fromkeys(chain(*branches)))}
             prefix = self._prefill(list(read), torch.empty([len(read), 0], dtype=torch.long, device=self.device))
             drawn = []
@@ -134,13 +116,7 @@ class CausalGenerator(Generator):
         sampling: Sampling | None = None,
     ) -> Tensor:
         """See `Generator.continue_from`; rows that begin alike are read once."""
-        begun, end = tokens.shape[1], self.spec.tokens if until is None else until
-        if not len(prompts) == len(tokens) == len(places) >= 1 or not begun < end <= self.spec.tokens:
-            raise ValueError(
-                f"{self.spec.name} continues rows of a prompt, a place and fewer than {end} tokens of at most "
-                f"{self.spec.tokens}, got {len(prompts)} prompts, {len(places)} places and tokens of shape "
-                f"{list(tokens.shape)}; give one of each and end later."
-            )
+        begun, end = tokens.shape[1], self._end(prompts, tokens, places, until)
         recipe, tokens = sampling or self.spec.sampling, tokens.to(self.device)
         noise = placed_uniforms(prompts, places, self.spec.tokens, seed)[:, begun:end].to(self.device)
         drawn = []
@@ -169,11 +145,6 @@ class CausalGenerator(Generator):
                 results.append(self._token_statistics(states, codes, recipe))
         logprobs, entropy = (torch.cat(list(column)) for column in zip(*results, strict=True))
         return TokenStatistics(logprobs, entropy)
-
-    def _parts(self, rows: int, guidance: float) -> list[slice]:
-        """Slices of rows, each small enough for `max_rows`."""
-        size = max(1, self.max_rows // (1 if guidance == 1 else 2))
-        return [slice(start, start + size) for start in range(0, rows, size)]
 
     def _branches(self, prompts: Sequence[str], guidance: float) -> list[list[tuple[int, ...]]]:
         """Prefixes of the prompts and, where guidance asks for them, of no prompt in their place."""
@@ -272,22 +243,3 @@ class CausalGenerator(Generator):
         # Row by row: the prefix, the codes right behind it, and the padding last, where nothing looks at it.
         order = torch.where(slot < start, slot, torch.where(slot < start + count, slot - start + width, width - 1))
         return embeds.take_along_dim(order[..., None], 1), lengths
-
-    def _token_statistics(self, states: list[Tensor], codes: Tensor, recipe: Sampling) -> tuple[Tensor, Tensor]:
-        """Log-probabilities and entropies, both [B, L], without ever holding more than `max_logits` logits."""
-
-        def piece(code: Tensor, cond: Tensor, uncond: Tensor | None = None) -> tuple[Tensor, Tensor]:
-            without = None if uncond is None else self.image_logits(uncond)
-            logp = distribution(self.image_logits(cond), without, recipe, drawn=code)  # [tokens, K]
-            surprise = -logp.masked_fill(logp == -math.inf, 0)  # 0 log 0 is 0, in the gradient too
-            return logp.gather(1, code[:, None])[:, 0], (logp.exp() * surprise).sum(1)
-
-        size = max(1, self.max_logits // self.spec.codes)
-        run: Callable[..., tuple[Tensor, Tensor]] = piece
-        if codes.numel() > size and torch.is_grad_enabled():
-            run = functools.partial(checkpoint, piece, use_reentrant=False, preserve_rng_state=False)
-        flat = [codes.flatten(), *(state.flatten(0, 1) for state in states)]
-        starts = range(0, codes.numel(), size)
-        pieces = [run(*(tensor[start : start + size] for tensor in flat)) for start in starts]
-        logprobs, entropy = (torch.cat(list(column)).view_as(codes) for column in zip(*pieces, strict=True))
-        return logprobs, entropy
