@@ -213,6 +213,8 @@ GENERATORS: Registry[Generator] = Registry(
     "generator",
     "rwk.policy_opt.generator:Generator",
     {
+        "anole.7b_v01": "rwk.adapters.anole:Anole",
+        "emu3.gen": "rwk.adapters.emu3:Emu3Gen",
         "janus.pro_1b": "rwk.adapters.janus:JanusPro",
         "janus.pro_7b": "rwk.adapters.janus:JanusPro7B",
         "janus.v1_3b": "rwk.adapters.janus:Janus",
@@ -226,6 +228,10 @@ GENERATORS: Registry[Generator] = Registry(
         "llamagen.t2i_xl_256": "rwk.adapters.llamagen_t2i:Xl256",
         "llamagen.t2i_xl_512": "rwk.adapters.llamagen_t2i:Xl512",
         "shapes.llama": "rwk.adapters.shapes_generator:ShapesLlama",
+        "simplear.rl_0_5b": "rwk.adapters.simplear:SimpleArRl",
+        "simplear.rl_1_5b": "rwk.adapters.simplear:SimpleArRlLarge",
+        "simplear.sft_0_5b": "rwk.adapters.simplear:SimpleArSft",
+        "simplear.sft_1_5b": "rwk.adapters.simplear:SimpleArSftLarge",
     },
 )
 

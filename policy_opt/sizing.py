@@ -15,7 +15,7 @@ keep. A token costs 2 N operations forward and 6 N forth and back, N being the p
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
@@ -129,21 +129,40 @@ def shape_of(generator: Generator) -> Shape:
     )
 
 
-def llama_shape(*, hidden: int, layers: int, inner: int, vocabulary: int, codes: int, tokens: int) -> Shape:
-    """A generator of Llama's layers, with a text vocabulary in and out, and an image head of two layers."""
-    block = 4 * hidden**2 + 3 * hidden * inner
-    head = hidden**2 + hidden * codes
+def llama_shape(
+    *,
+    hidden: int,
+    layers: int,
+    inner: int,
+    vocabulary: int,
+    codes: int,
+    tokens: int,
+    keys: int = 0,
+    head: Literal["own", "shared", "tied"] = "own",
+    decoder: int = 72_000_000,
+) -> Shape:
+    """A generator of Llama's layers, with a text vocabulary in and out.
+
+    Args:
+        keys: width of the keys of a layer; by default `hidden`.
+        head: codes have an image head of two layers; or are rows of the vocabulary, whose table in is another than the
+            one out, or the same.
+        decoder: parameters of what turns codes into pixels.
+    """
+    keys = keys or hidden
+    block = 2 * hidden**2 + 2 * hidden * keys + 3 * hidden * inner
+    own = hidden**2 + hidden * codes if head == "own" else 0
     return Shape(
-        parameters=layers * block + 2 * vocabulary * hidden + head,
-        active=layers * block + head,
-        linear=layers * (4 * 2 * hidden + 3 * (hidden + inner)),
+        parameters=layers * block + (1 if head == "tied" else 2) * vocabulary * hidden + own,
+        active=layers * block + (own or hidden * codes),
+        linear=layers * (4 * hidden + 2 * (hidden + keys) + 3 * (hidden + inner)),
         layers=layers,
         hidden=hidden,
-        keys=hidden,
+        keys=keys,
         tokens=tokens,
         prompt=64,
         codes=codes,
-        decoder=72_000_000,
+        decoder=decoder,
         width=2,
     )
 
@@ -153,7 +172,33 @@ JANUS_PRO = {
     "7B": llama_shape(hidden=4096, layers=30, inner=11_008, vocabulary=102_400, codes=16_384, tokens=576),
 }
 """Of the configs of deepseek-ai/Janus-Pro-1B and -7B, without their image encoder, which drawing does not need."""
-KNOWN = {"janus.pro_1b": JANUS_PRO["1B"], "janus.pro_7b": JANUS_PRO["7B"]}
+EMU3 = llama_shape(
+    **{"hidden": 4096, "layers": 32, "inner": 14_336, "vocabulary": 184_622, "codes": 32_768, "tokens": 8100},
+    keys=1024,
+    head="shared",
+    decoder=271_000_000,
+)
+ANOLE = llama_shape(
+    hidden=4096, layers=32, inner=11_008, vocabulary=65_536, codes=8192, tokens=1024, head="shared", decoder=70_000_000
+)
+SIMPLEAR = {
+    "0_5b": {"hidden": 896, "layers": 24, "inner": 4864, "keys": 128},
+    "1_5b": {"hidden": 1536, "layers": 28, "inner": 8960, "keys": 256},
+}
+"""Of Qwen2.5's configs, whose ids in and out are one table."""
+KNOWN = {
+    "anole.7b_v01": ANOLE,
+    "emu3.gen": EMU3,
+    "janus.pro_1b": JANUS_PRO["1B"],
+    "janus.pro_7b": JANUS_PRO["7B"],
+    **{
+        f"simplear.{stage}_{size}": llama_shape(
+            **sizes, vocabulary=215_672, codes=64_000, tokens=4096, head="tied", decoder=33_000_000
+        )
+        for stage in ("rl", "sft")
+        for size, sizes in SIMPLEAR.items()
+    },
+}
 """Generators whose shape is known without their weights."""
 
 
