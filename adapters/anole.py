@@ -87,7 +87,7 @@ class Anole(TransformersGenerator):
     @classmethod
     def origins(cls) -> tuple[Origin, ...]:
         """The published files: transformer, tokenizer of texts, tokenizer of images."""
-        files = {"models/7b/consolidated.pth": 14_080, "tokenizer/text_tokenizer.json": 6, "tokenizer/vqgan.ckpt": 281}
+        files = {"models/7b/consolidated.pth": 14_027, "tokenizer/text_tokenizer.json": 6, "tokenizer/vqgan.ckpt": 281}
         return tuple(Origin(cls.hub, file, LICENCE, size) for file, size in files.items())
 
     def _take(self, network: Any, tokenizer: Any, device: str) -> Self:

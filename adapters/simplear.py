@@ -60,7 +60,7 @@ class SimpleArSft(TransformersGenerator):
     @classmethod
     def origins(cls) -> tuple[Origin, ...]:
         """The published checkpoints: of the transformer, and of the decoder."""
-        return Origin(cls.hub, "model.safetensors", cls.spec.licence, 0), ORIGIN
+        return Origin(cls.hub, "", cls.spec.licence, 3283 if "1.5B" in cls.hub else 1102), ORIGIN
 
     def _take(self, network: Any, tokenizer: Any, device: str) -> Self:
         self.network = self.module = network.to(device).eval().requires_grad_(True)

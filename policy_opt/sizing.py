@@ -179,7 +179,7 @@ EMU3 = llama_shape(
     decoder=271_000_000,
 )
 ANOLE = llama_shape(
-    hidden=4096, layers=32, inner=11_008, vocabulary=65_536, codes=8192, tokens=1024, head="shared", decoder=70_000_000
+    hidden=4096, layers=32, inner=11_008, vocabulary=65_536, codes=8192, tokens=1024, head="shared", decoder=68_700_000
 )
 SIMPLEAR = {
     "0_5b": {"hidden": 896, "layers": 24, "inner": 4864, "keys": 128},
