@@ -15,6 +15,7 @@ import json
 import runpy
 import subprocess
 import sys
+import tempfile
 import types
 from pathlib import Path
 from typing import Any
@@ -104,9 +105,8 @@ def tokens_of(folder: Path) -> Any:
     sizes = {**CASE["VQ"], **rest, "attn_resolutions": []}
     vq = vqgan.VQModel(sizes, CASE["CODES"], CASE["VQ"]["z_channels"])
     vq.load_state_dict({key: torch.from_numpy(value) for key, value in CASE["vq"]().items()})
-    made.image_tokenizer = importlib.import_module("chameleon.inference.image_tokenizer").ImageTokenizer.__new__(
-        importlib.import_module("chameleon.inference.image_tokenizer").ImageTokenizer
-    )
+    kind = importlib.import_module("chameleon.inference.image_tokenizer").ImageTokenizer
+    made.image_tokenizer = kind.__new__(kind)
     made.image_tokenizer._vq_model = vq.eval()
     return made
 
@@ -120,10 +120,11 @@ def main() -> None:
     sys.path.insert(0, str(given.checkout))
     stand_in()
     processors = importlib.import_module("chameleon.inference.logits_processor")
-    manager, transformer = tokens_of(given.out.parent), network()
-    decoder = importlib.import_module("chameleon.inference.chameleon").ImageDecoder.__new__(
-        importlib.import_module("chameleon.inference.chameleon").ImageDecoder
-    )
+    with tempfile.TemporaryDirectory() as folder:
+        manager = tokens_of(Path(folder))
+    transformer = network()
+    kind = importlib.import_module("chameleon.inference.chameleon").ImageDecoder
+    decoder = kind.__new__(kind)
     decoder.vocab, decoder.batch_size = manager.vocab, 1
     guide = processors.InBatchInstructCFGLogitsProcessor(CASE["GUIDANCE"], 1.2)
     allow = processors.AllowOnlyTokensLogitsProcessor(manager.vocab.image_tokens)
@@ -132,10 +133,8 @@ def main() -> None:
         turn = [{"type": "text", "value": prompt}, {"type": "sentinel", "value": "<END-OF-TURN>"}]
         ids = [*manager.tokens_from_ui(turn), manager.vocab.begin_image]
         written = manager.translation.convert_img2bp2(torch.tensor(codes)).tolist()
-        branches = [
-            logits(transformer, [*prefix, *written])[len(prefix) - 1 : -1]
-            for prefix in decoder._split_inputs_for_cfg([ids])
-        ]
+        rows = decoder._split_inputs_for_cfg([ids])
+        branches = [logits(transformer, [*row, *written])[len(row) - 1 : -1] for row in rows]
         mixed = allow(torch.zeros(1, 1), guide(None, torch.cat(branches)))[: len(codes)] / CASE["TEMPERATURE"]
         found.append(mixed.log_softmax(1).gather(1, torch.tensor(written)[:, None])[:, 0].tolist())
         prefixes.append(ids)

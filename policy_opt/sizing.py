@@ -193,7 +193,7 @@ KNOWN = {
     "janus.pro_7b": JANUS_PRO["7B"],
     **{
         f"simplear.{stage}_{size}": llama_shape(
-            **sizes, vocabulary=215_672, codes=64_000, tokens=4096, head="tied", decoder=33_000_000
+            **sizes, vocabulary=215_672, codes=64_000, tokens=4096, head="tied", decoder=55_300_000
         )
         for stage in ("rl", "sft")
         for size, sizes in SIMPLEAR.items()
