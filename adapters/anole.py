@@ -80,7 +80,7 @@ class Anole(TransformersGenerator):
             unused=self.unused,
             config=config,
             state_dict=tensors,
-            dtype=tensors["lm_head.weight"].dtype if dtype == "auto" else dtype,
+            dtype=tensors["model.embed_tokens.weight"].dtype if dtype == "auto" else dtype,
         )
         self._take(network, tokenizer, device)
 
@@ -98,12 +98,12 @@ class Anole(TransformersGenerator):
         self.bos, self.eot, self.boi = self.ids_of((BOS, EOT, BOI))
         images = sorted(number for token, number in tokenizer.get_vocab().items() if token.startswith("IMGIMG"))
         codes = self.vq.config.codes
-        if images != list(range(images[0], images[0] + codes)):
+        self.first_code = min(images, default=0)
+        if images != list(range(self.first_code, self.first_code + codes)):
             raise ValueError(
-                f"{self.spec.name} needs the ids of its {codes} codes in one row, got {len(images)} from {images[0]} "
-                f"to {images[-1]}; take the published tokenizer."
+                f"{self.spec.name} needs the ids of its {codes} codes in one row, got {len(images)} of them, from "
+                f"{self.first_code} on; take the published tokenizer."
             )
-        self.first_code = images[0]
         self.spec = replace(self.spec, tokens=(self.spec.image_size // self.vq.config.patch) ** 2, codes=codes)
         return self
 

@@ -28,10 +28,10 @@ class TransformersGenerator(CausalGenerator):
     """Name of the class of transformers."""
     model_type: ClassVar[str]
     """What config.json says of it."""
-    network: Any
-    tokenizer: Any
     unused: ClassVar[tuple[str, ...]] = ()
     """Parts of keys that a checkpoint may lack, or have too many."""
+    network: Any
+    tokenizer: Any
 
     def __init__(
         self,
