@@ -146,7 +146,7 @@ def main() -> None:
     commit = ["git", "-C", str(given.checkout), "rev-parse", "--short=7", "HEAD"]
     versions = {name: importlib.import_module(name).__version__ for name in ("torch", "transformers")}
     versions["anole"] = subprocess.run(commit, capture_output=True, text=True, check=True).stdout.strip()
-    recorded = {"package": "anole of GAIR-NLP/anole", "versions": versions, "ids": prefixes, "logprobs": found}
+    recorded = {"package": "anole", "versions": versions, "ids": prefixes, "logprobs": found}
     given.out.write_text(json.dumps(recorded | {"levels": levels, "grey": grey.flatten().tolist()}) + "\n")
 
 
