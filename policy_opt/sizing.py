@@ -18,7 +18,7 @@ keep. A token costs 2 N operations forward and 6 N forth and back, N being the p
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
@@ -139,21 +139,40 @@ def shape_of(generator: Generator) -> Shape:
     )
 
 
-def llama_shape(*, hidden: int, layers: int, inner: int, vocabulary: int, codes: int, tokens: int) -> Shape:
-    """A generator of Llama's layers, with a text vocabulary in and out, and an image head of two layers."""
-    block = 4 * hidden**2 + 3 * hidden * inner
-    head = hidden**2 + hidden * codes
+def llama_shape(
+    *,
+    hidden: int,
+    layers: int,
+    inner: int,
+    vocabulary: int,
+    codes: int,
+    tokens: int,
+    keys: int = 0,
+    head: Literal["own", "shared", "tied"] = "own",
+    decoder: int = 72_000_000,
+) -> Shape:
+    """A generator of Llama's layers, with a text vocabulary in and out.
+
+    Args:
+        keys: width of the keys of a layer; by default `hidden`.
+        head: codes have an image head of two layers; or are rows of the vocabulary, whose table in is another than the
+            one out, or the same.
+        decoder: parameters of what turns codes into pixels.
+    """
+    keys = keys or hidden
+    block = 2 * hidden**2 + 2 * hidden * keys + 3 * hidden * inner
+    own = hidden**2 + hidden * codes if head == "own" else 0
     return Shape(
-        parameters=layers * block + 2 * vocabulary * hidden + head,
-        active=layers * block + head,
-        linear=layers * (4 * 2 * hidden + 3 * (hidden + inner)),
+        parameters=layers * block + (1 if head == "tied" else 2) * vocabulary * hidden + own,
+        active=layers * block + (own or hidden * codes),
+        linear=layers * (4 * hidden + 2 * (hidden + keys) + 3 * (hidden + inner)),
         layers=layers,
         hidden=hidden,
-        keys=hidden,
+        keys=keys,
         tokens=tokens,
         prompt=64,
         codes=codes,
-        decoder=72_000_000,
+        decoder=decoder,
         width=2,
     )
 
