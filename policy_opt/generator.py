@@ -74,6 +74,8 @@ class Rollout:
     logprobs: Tensor
     """[B, L] float32 of each token under the distribution that sampled it, guidance and truncation included."""
     sampling: Sampling
+    recipes: tuple[Sampling, ...] = ()
+    """[B] the distribution of every row, where rows differ (`sub_policies`); a family is asked for one at a time."""
 
     def __len__(self) -> int:
         return len(self.prompts)
@@ -86,6 +88,7 @@ class Rollout:
             group=self.group[index],
             tokens=self.tokens[index],
             logprobs=self.logprobs[index],
+            recipes=tuple(self.recipes[i] for i in index.tolist()) if self.recipes else (),
         )
 
 

@@ -76,7 +76,7 @@ def grpo_trainer(
                 beta=0.0,  # else TRL would load a reference from the hub
             ),
             reward_funcs=_advantage_as_reward,
-            rollout_func=_rollout_func(config, draw, policy.prompts),
+            rollout_func=_rollout_func(config, draw, policy),
             train_dataset=Dataset.from_dict({"prompt": list(schedule)}),
             processing_class=_tokenizer(),
         )
@@ -100,9 +100,8 @@ def kl_penalty(now: Tensor, old: Tensor | None, reference: Tensor, how: KlEstima
     return (now - (now.detach() if old is None else old)).exp() * (now - reference)
 
 
-def _rollout_func(config: Grpo, draw: Draw, table: list[str]) -> Callable[[list[int], Any], dict[str, Any]]:
+def _rollout_func(config: Grpo, draw: Draw, policy: Policy) -> Callable[[list[int], Any], dict[str, Any]]:
     """`draw` as TRL calls it: with every prompt group_size times in a row, and lists for an answer."""
-    ids = {prompt: [handle] for handle, prompt in enumerate(table)}
 
     def rollout(handles: list[int], trainer: Any) -> dict[str, Any]:
         prompts = handles[:: config.group_size]
@@ -112,7 +111,9 @@ def _rollout_func(config: Grpo, draw: Draw, table: list[str]) -> Callable[[list[
         trainer.per_token = advantage if advantage.ndim == 2 else None
         whole = advantage if advantage.ndim == 1 else advantage.mean(1)
         columns = {"completion_ids": drawn.tokens, "logprobs": drawn.logprobs, "advantage": whole}
-        return {"prompt_ids": [ids[prompt] for prompt in drawn.prompts]} | {k: x.tolist() for k, x in columns.items()}
+        return {"prompt_ids": [[handle] for handle in policy.handles(drawn)]} | {
+            k: x.tolist() for k, x in columns.items()
+        }
 
     return rollout
 
