@@ -50,7 +50,7 @@ class GeneratorSpec:
 
     name: str
     tokens: int
-    """L, image tokens per image."""
+    """L, tokens per image: of the image, and before them those of a text that the generator writes first, if any."""
     codes: int
     """K, size of the codebook; tokens lie in 0..K-1."""
     image_size: int
@@ -59,6 +59,8 @@ class GeneratorSpec:
     source: str
     sampling: Sampling = Sampling()
     """The recipe that is used where none is named."""
+    text: int = 0
+    """T, how many of the L tokens, the first ones, are of a text that is written before the image."""
 
 
 @dataclass(frozen=True)
@@ -159,6 +161,10 @@ class Generator(ABC):
     def decode(self, tokens: Tensor) -> list[Image.Image]:
         """Images of tokens [B, L]; row by row, no image depends on another."""
 
+    def texts(self, tokens: Tensor) -> list[str]:
+        """[B] the text that was written before each image of tokens [B, L]; "" where the family writes none."""
+        return [""] * len(tokens)
+
     def code_embeddings(self) -> Tensor:
         """[K, d] where each code lies in the space that images are decoded from.
 
@@ -229,6 +235,7 @@ GENERATORS: Registry[Generator] = Registry(
         "llamagen.t2i_xl_256": "rwk.adapters.llamagen_t2i:Xl256",
         "llamagen.t2i_xl_512": "rwk.adapters.llamagen_t2i:Xl512",
         "shapes.llama": "rwk.adapters.shapes_generator:ShapesLlama",
+        "shapes.plan": "rwk.adapters.shapes_plan:ShapesPlan",
     },
 )
 

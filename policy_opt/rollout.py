@@ -77,6 +77,13 @@ class CausalGenerator(Generator):
         bias = None if head.bias is None else head.bias[: self.spec.codes]
         return nn.functional.linear(hidden, head.weight[: self.spec.codes], bias)
 
+    def logits_at(self, hidden: Tensor, slots: Tensor) -> Tensor:
+        """[..., K] logits of the tokens that may stand at the slots [...] long of 0..L-1, of their states [..., D].
+
+        A family that writes a text before the image overrides it; elsewhere every slot is of a code.
+        """
+        return self.image_logits(hidden)
+
     def backbone(
         self, embeds: Tensor, *, positions: Tensor | None = None, mask: Tensor | None = None, cache: Any = None
     ) -> Tensor:
@@ -152,7 +159,7 @@ class CausalGenerator(Generator):
                 index = {row: place for place, row in enumerate(dict.fromkeys(rows))}
                 read = torch.tensor([row for _, row in index], dtype=torch.long, device=self.device)
                 prefix = self._prefill([ids for ids, _ in index], read.view(len(index), begun))
-                drawn.append(self._draw(prefix, [index[row] for row in rows], noise[part], recipe)[0])
+                drawn.append(self._draw(prefix, [index[row] for row in rows], noise[part], recipe, begun)[0])
         return torch.cat([tokens, torch.cat(drawn)], 1)
 
     def statistics(self, rollout: Rollout) -> TokenStatistics:
@@ -198,7 +205,9 @@ class CausalGenerator(Generator):
         hidden, *layers = (torch.cat(list(column)) for column in zip(*parts, strict=True))
         return Prefix(lengths, [codes.shape[1]] * len(lengths) if self.counts_from_image else lengths, hidden, layers)
 
-    def _draw(self, prefix: Prefix, source: list[int], noise: Tensor, recipe: Sampling) -> tuple[Tensor, Tensor]:
+    def _draw(
+        self, prefix: Prefix, source: list[int], noise: Tensor, recipe: Sampling, begun: int = 0
+    ) -> tuple[Tensor, Tensor]:
         """Tokens and log-probabilities, both [B, steps], of rows that continue the prefixes `source` [copies * B].
 
         Where the recipe guides, the second half of `source` are the same rows without their prompt.
@@ -211,7 +220,8 @@ class CausalGenerator(Generator):
         tokens = torch.empty([count, steps], dtype=torch.long, device=self.device)
         logprobs = torch.empty([count, steps], device=self.device)
         for step in range(steps):
-            logits = self.image_logits(hidden)  # [copies * B, K]
+            slot = torch.full([len(hidden)], begun + step, device=self.device)
+            logits = self.logits_at(hidden, slot)  # [copies * B, K]
             logp = distribution(logits[:count], logits[count:] if copies == 2 else None, recipe)
             code = draw(logp, noise[:, step])
             tokens[:, step] = code
@@ -276,9 +286,9 @@ class CausalGenerator(Generator):
     def _token_statistics(self, states: list[Tensor], codes: Tensor, recipe: Sampling) -> tuple[Tensor, Tensor]:
         """Log-probabilities and entropies, both [B, L], without ever holding more than `max_logits` logits."""
 
-        def piece(code: Tensor, cond: Tensor, uncond: Tensor | None = None) -> tuple[Tensor, Tensor]:
-            without = None if uncond is None else self.image_logits(uncond)
-            logp = distribution(self.image_logits(cond), without, recipe, drawn=code)  # [tokens, K]
+        def piece(code: Tensor, slot: Tensor, cond: Tensor, uncond: Tensor | None = None) -> tuple[Tensor, Tensor]:
+            without = None if uncond is None else self.logits_at(uncond, slot)
+            logp = distribution(self.logits_at(cond, slot), without, recipe, drawn=code)  # [tokens, K]
             surprise = -logp.masked_fill(logp == -math.inf, 0)  # 0 log 0 is 0, in the gradient too
             return logp.gather(1, code[:, None])[:, 0], (logp.exp() * surprise).sum(1)
 
@@ -286,7 +296,8 @@ class CausalGenerator(Generator):
         run: Callable[..., tuple[Tensor, Tensor]] = piece
         if codes.numel() > size and torch.is_grad_enabled():
             run = functools.partial(checkpoint, piece, use_reentrant=False, preserve_rng_state=False)
-        flat = [codes.flatten(), *(state.flatten(0, 1) for state in states)]
+        slots = torch.arange(codes.shape[1], device=self.device).repeat(len(codes))
+        flat = [codes.flatten(), slots, *(state.flatten(0, 1) for state in states)]
         starts = range(0, codes.numel(), size)
         pieces = [run(*(tensor[start : start + size] for tensor in flat)) for start in starts]
         logprobs, entropy = (torch.cat(list(column)).view_as(codes) for column in zip(*pieces, strict=True))

@@ -76,7 +76,7 @@ def test_a_run_changes_its_reward_and_resumes(tmp_path: Path) -> None:
     turned, weights = run("turned", changed, watched=WATCHED)
     assert turned[:5] == plain[:5]
     assert plain[-1] > plain[0] + 0.2
-    assert turned[-1] < turned[0] - 0.05
+    assert turned[-1] < plain[-1] - 0.2
     looks = [row["reward"]["mean"] for row in read(tmp_path / "turned" / "watch.jsonl")]
     assert looks[1] > 0 > looks[2]  # brightness times 2, and then darkness
     with pytest.raises(KeyboardInterrupt):
