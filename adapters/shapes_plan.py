@@ -54,8 +54,8 @@ class ShapesPlan(ShapesLlama):
         """
         if weights is None:
             raise RunFailed(
-                "shapes.plan comes without weights; make them with `python -m rwk.adapters.shapes_plan_train --out DIR` "
-                "and name it as shapes.plan@DIR."
+                "shapes.plan comes without weights; make them with "
+                "`python -m rwk.adapters.shapes_plan_train --out DIR` and name it as shapes.plan@DIR."
             )
         super().__init__(device=device, weights=weights)
 

@@ -7,8 +7,9 @@
 Both draw the same candidates with the same seed; PARM may draw no more tokens than best of n. The judge `truth` is
 `adapters.shapes_potential`, the bound that the facts of the finished quadrants put on the picture. A reward's name
 takes its score of the partial picture, and stops the lower `--share` of what it gives candidates of other prompts.
-With `--rounds` it is reflection instead, whose critic is `adapters.shapes_critic`; it draws no more where that finds
-nothing wrong, so its tokens are at most those of best of n, and its looks are those of the critic. The difference has a 95 % interval over prompts.
+With `--rounds` it is reflection instead, whose critic is `adapters.shapes_critic`: it draws no more where that finds
+nothing wrong, so its tokens are at most those of best of n, and its looks are those of the critic.
+The difference has a 95 % interval over prompts.
 """
 
 from __future__ import annotations

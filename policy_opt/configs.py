@@ -173,6 +173,18 @@ class Grpo(Optimisation):
         "Draw half of each group for another order of the things in the prompt, where it means the same.",
         switch=True,
     )
+    text_weight: float | None = _field(
+        None,
+        "Share that a text which the generator writes first has in the loss, where text and image are each a mean over "
+        "their own tokens; none is one mean over all.",
+    )
+    entropy_targets: tuple[float, ...] = _field(
+        (),
+        "Nats to which the mean entropy of a token is steered, by a bonus that may turn to its opposite: of the image, "
+        "or of the text and the image in turn where the generator writes a text first.",
+    )
+    entropy_rate: float = _field(5e-5, "How fast that bonus changes.")
+    entropy_limit: float = _field(5e-3, "Largest weight of that bonus.")
     sub_policies: tuple[str, ...] = _field(
         (),
         "Recipe of a sub-policy, such as temperature=0.7 or guidance=2,top_p=0.9; given several times, they draw equal "
@@ -220,6 +232,11 @@ class Grpo(Optimisation):
                 f"permute must go without token_weights, which compare images of one wording, got "
                 f"{self.token_weights}; leave one out."
             )
+        for name in ("entropy_rate", "entropy_limit"):
+            _check(getattr(self, name) > 0, name, "be above 0", getattr(self, name))
+        if self.text_weight is not None:
+            _check(0 <= self.text_weight <= 1, "text_weight", "lie in 0..1", self.text_weight)
+            _check(self.loss_type != "gspo", "text_weight", "go with a ratio for each token", "loss_type gspo")
         shares = len(self.sub_policies) * (2 if self.permute else 1)
         if self.sub_policies and (len(self.sub_policies) < 2 or self.group_size % shares):
             raise ValueError(

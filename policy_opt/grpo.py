@@ -31,6 +31,7 @@ from rwk.policy_opt.generator import Generator, Rollout, Sampling
 from rwk.policy_opt.guards import diversity
 from rwk.policy_opt.journal import Journal, Progress, Trained, derived_seed, last_checkpoint, publish, start, step_of
 from rwk.policy_opt.ledger import Ledger, prompts_of_pass
+from rwk.policy_opt.modalities import entropy_control, modality_weights
 from rwk.policy_opt.permuted import draw_permuted, other_wordings
 from rwk.policy_opt.policy import Policy, Statistics, World, trainable, world
 from rwk.policy_opt.sub_policies import by_recipe, draw_mixed, recipes_of
@@ -97,7 +98,8 @@ def grpo(
         schedule = prompt_schedule(config, len(table))
         length = generator.spec.tokens
         trainer = trl.grpo_trainer(config, policy, other, draw, schedule, length, journal, out / "checkpoints", place)
-        for follower in filter(None, (mover, average)):
+        trainer.entropy_control = control = entropy_control(config, generator.spec, place)
+        for follower in filter(None, (mover, average, control)):
             follower.restore(out / "checkpoints", step_of(checkpoint))
             trainer.add_callback(follower.callback(policy, place))
         watch.begin(step_of(checkpoint))
@@ -195,6 +197,9 @@ class _Draw:
         own = advantage[first : first + len(rollout)]
         if config.token_weights != "none":
             own = own[:, None] * token_weights(config.token_weights, self.generator, self.reference, rollout, own).cpu()
+        if config.text_weight is not None:
+            weights = modality_weights(self.generator.spec, config.text_weight)
+            own = (own if own.ndim == 2 else own[:, None]) * weights
         return rollout, own
 
     def _drawn(self, prompts: list[str], seed: int) -> Rollout:

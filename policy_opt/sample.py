@@ -55,7 +55,8 @@ def sample_to_folder(
     """Writes `00000-0.png` and so on (prompt, place), `manifest.jsonl` (image, prompt, category), and `recipe.json`.
 
     With `drawing.best_of` the manifest also has the image's `score`, how many were `drawn`, and the `scores`, by place,
-    of all that were finished, and the recipe what that took. Of a refined image it has the refining reward `before` and
+    of all that were finished, and the recipe what that took. Of a generator that writes a text first, such as a plan, it
+    has the `text`. Of a refined image it has the refining reward `before` and
     `after`. Manifest and recipe of an earlier drawing in the folder are removed first, and appear when they are whole.
 
     Args:
@@ -88,6 +89,8 @@ def sample_to_folder(
             else:
                 drawn, cost = _found(texts, find)
                 costs.append(cost)
+            if generator.spec.text:
+                drawn = [_told(rows, generator) for rows in drawn]
             if refiner:
                 drawn = _refined(drawn, texts, generator, refiner, drawing.trust)
             for index, (prompt, rows) in enumerate(zip(part, drawn, strict=True), start):
@@ -136,6 +139,12 @@ def _found(texts: list[str], find: Searcher) -> tuple[list[list[Row]], Cost]:
             [Row(i, tokens, place, {"score": _number(score), **more}) for place, i, tokens, score in pick.kept]
         )
     return drawn, found.cost
+
+
+def _told(rows: list[Row], generator: Generator) -> list[Row]:
+    """The same rows, of which the manifest tells the text that was written first."""
+    texts = generator.texts(torch.stack([row.tokens for row in rows]))
+    return [row._replace(more={"text": text, **row.more}) for row, text in zip(rows, texts, strict=True)]
 
 
 def _refined(

@@ -22,6 +22,7 @@ from rwk.policy_opt.configs import Dpo, Grpo, KlEstimator, Rebel, Rft, Rounds
 from rwk.policy_opt.dpo import margin_loss
 from rwk.policy_opt.generator import Rollout
 from rwk.policy_opt.journal import Journal
+from rwk.policy_opt.modalities import EntropyControl
 from rwk.policy_opt.pairs import PreferencePairs
 from rwk.policy_opt.policy import Policy, World, quiet
 from rwk.policy_opt.rebel import rebel_loss
@@ -279,6 +280,7 @@ def _grpo_class() -> Any:
         kl_estimator: KlEstimator = "k3"
         beta: float
         per_token: Tensor | None = None
+        entropy_control: EntropyControl | None = None
 
         def _generate_and_score_completions(self, inputs: Any) -> Any:
             output = super()._generate_and_score_completions(inputs)
@@ -287,6 +289,19 @@ def _grpo_class() -> Any:
             return output
 
         def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Any:
+            if self.entropy_control is None:
+                return self._policy_loss(model, inputs)
+            answers: list[Any] = []
+
+            def overheard(**asked: Any) -> Any:
+                answers.append(model(**asked))
+                return answers[-1]
+
+            loss = self._policy_loss(overheard, inputs)
+            bonus = self.entropy_control.term(answers[0].entropy)
+            return loss + bonus / self.current_gradient_accumulation_steps
+
+        def _policy_loss(self, model: Any, inputs: dict[str, Any]) -> Any:
             if self.beta and self.kl_estimator in ("k1", "k2"):
                 loss = self._with_own_kl(model, inputs)
             else:
