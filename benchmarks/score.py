@@ -6,12 +6,13 @@
     python benchmarks/score.py --peer hpsv2                          # also the package's own loop, where it installs
 
 Half the files are JPEG, half PNG, of 0.8 to 12 megapixels; 16 different ones are linked under as many names as there
-are images, and 50 prompts repeat. The weights are random, at the published size: CLIPScore on ViT-B/32, and on ViT-L/14
-for fewer images. Each round measures all ways one after the other, and a ratio is the median of those of the rounds.
+are images, and 50 prompts repeat. The weights are random, at the published size: CLIPScore on ViT-B/32, and for fewer
+images on ViT-L/14. Each round measures all ways one after the other, and a ratio is the median of those of the rounds.
 
 * limit: the bare network on tensors that are ready, in batches, each prompt once.
 * plain: what official code does: decode, prepare and embed one image and its prompt after the other.
 * exact, fast: `score_items`, with either preprocessing.
+* half: `score_items` with exact preprocessing and the network in bfloat16, as `rwk score --precision bfloat16`.
 * together: several rewards on one tower at once, against the sum of their times alone.
 """
 
@@ -29,6 +30,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -116,9 +118,10 @@ def rates(kind: type[OpenClipReward], items: list[Item], rounds: int, means: Mea
         "plain": lambda: plain(exact, items),
         "exact": lambda: through({"exact": exact}, items, means),
         "fast": lambda: through({"fast": fast}, items, means),
+        "half": lambda: through({"half": exact}, items, replace(means, precision="bfloat16")),
     }
     found = in_turns(ways, rounds)
-    pairs = [(base, way) for way in ("exact", "fast") for base in ("limit", "plain")]
+    pairs = [(base, way) for way in ("exact", "fast", "half") for base in ("limit", "plain")]
     return {
         "images": len(items),
         "images per second": {way: [round(len(items) / each.wall, 2) for each in found[way]] for way in ways},
@@ -211,6 +214,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=500)
     parser.add_argument("--large-images", type=int, default=64, help="images for ViT-L/14")
+    parser.add_argument("--shared-images", type=int, default=100, help="images for several rewards at once")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--memory", action="store_true", help="measure memory alone")
     parser.add_argument("--counts", type=int, nargs="+", default=[500, 20_000], help="images for --memory")
@@ -225,11 +229,11 @@ def main() -> None:
         print(json.dumps(memory(asked.counts), indent=2))
         return
     with tempfile.TemporaryDirectory() as folder:
-        items = draw(Path(folder), max(asked.images, asked.large_images))
+        items = draw(Path(folder), max(asked.images, asked.large_images, asked.shared_images))
         found: dict[str, Any] = {"threads": torch.get_num_threads(), "cores": os.cpu_count()}
         found["ViT-B/32"] = rates(ClipScore, items[: asked.images], asked.rounds, means)
         found["ViT-L/14"] = rates(ClipScoreLarge, items[: asked.large_images], asked.rounds, means)
-        found["on one tower"] = together(items[: asked.images], asked.rounds, means)
+        found["on one tower"] = together(items[: asked.shared_images], asked.rounds, means)
         if asked.peer:
             found |= peer(asked.peer, items[: asked.images])
     print(json.dumps(found, indent=2))
