@@ -78,10 +78,7 @@ class CausalGenerator(Generator):
         return nn.functional.linear(hidden, head.weight[: self.spec.codes], bias)
 
     def logits_at(self, hidden: Tensor, slots: Tensor) -> Tensor:
-        """[..., K] logits of the tokens that may stand at the slots [...] long of 0..L-1, of their states [..., D].
-
-        A family that writes a text before the image overrides it; elsewhere every slot is of a code.
-        """
+        """[..., K] logits of what may stand at the slots [...] of 0..L-1, codes unless a text is written first."""
         return self.image_logits(hidden)
 
     def backbone(

@@ -55,9 +55,9 @@ def sample_to_folder(
     """Writes `00000-0.png` and so on (prompt, place), `manifest.jsonl` (image, prompt, category), and `recipe.json`.
 
     With `drawing.best_of` the manifest also has the image's `score`, how many were `drawn`, and the `scores`, by place,
-    of all that were finished, and the recipe what that took. Of a generator that writes a text first, such as a plan, it
-    has the `text`. Of a refined image it has the refining reward `before` and
-    `after`. Manifest and recipe of an earlier drawing in the folder are removed first, and appear when they are whole.
+    of all that were finished, and the recipe what that took. Where a text is written first, such as a plan, it has the
+    `text`, and of a refined image the refining reward `before` and `after`. Manifest and recipe of an earlier drawing
+    in the folder are removed first, and appear when they are whole.
 
     Args:
         drawing: what is drawn and kept.
