@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from PIL import Image
@@ -73,17 +73,17 @@ class ShapesLlama(CausalGenerator):
         self._place(device)
 
     @classmethod
-    def blank(cls) -> ShapesLlama:
+    def blank(cls) -> Self:
         """The generator in its full size with untrained weights."""
         return cls._untrained(LLAMA, 128)
 
     @classmethod
-    def tiny(cls) -> ShapesLlama:
+    def tiny(cls) -> Self:
         small = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
         return cls._untrained(LLAMA | small | {"num_key_value_heads": 2}, 32)
 
     @classmethod
-    def _untrained(cls, llama: dict[str, Any], vq_width: int) -> ShapesLlama:
+    def _untrained(cls, llama: dict[str, Any], vq_width: int) -> Self:
         self = cls.__new__(cls)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)

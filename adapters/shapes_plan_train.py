@@ -58,7 +58,7 @@ def likelihood(generator: ShapesPlan, texts: list[str], tokens: Tensor, dropped:
     ids = torch.cat([text_ids(texts, dropped), tokens[:, :-1]], 1)
     mask = ids != PAD
     with torch.autocast("cpu", torch.bfloat16):
-        hidden = generator.module.model(
+        hidden = generator.causal_lm.model(
             input_ids=ids,
             attention_mask=mask.long(),
             position_ids=(mask.cumsum(1) - 1).clamp(min=0),

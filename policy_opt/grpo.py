@@ -198,8 +198,8 @@ class _Draw:
         if config.token_weights != "none":
             own = own[:, None] * token_weights(config.token_weights, self.generator, self.reference, rollout, own).cpu()
         if config.text_weight is not None:
-            weights = modality_weights(self.generator.spec, config.text_weight)
-            own = (own if own.ndim == 2 else own[:, None]) * weights
+            share = modality_weights(self.generator.spec, config.text_weight)
+            own = (own if own.ndim == 2 else own[:, None]) * share
         return rollout, own
 
     def _drawn(self, prompts: list[str], seed: int) -> Rollout:

@@ -78,7 +78,7 @@ class CausalGenerator(Generator):
         return nn.functional.linear(hidden, head.weight[: self.spec.codes], bias)
 
     def logits_at(self, hidden: Tensor, slots: Tensor) -> Tensor:
-        """[..., K] logits of what may stand at the slots [...] of 0..L-1, codes unless a text is written first."""
+        """[..., K] logits of what may stand at the slots [...] of 0..L-1: codes, unless a text is written first."""
         return self.image_logits(hidden)
 
     def backbone(
@@ -217,8 +217,7 @@ class CausalGenerator(Generator):
         tokens = torch.empty([count, steps], dtype=torch.long, device=self.device)
         logprobs = torch.empty([count, steps], device=self.device)
         for step in range(steps):
-            slot = torch.full([len(hidden)], begun + step, device=self.device)
-            logits = self.logits_at(hidden, slot)  # [copies * B, K]
+            logits = self.logits_at(hidden, torch.full([len(hidden)], begun + step, device=self.device))
             logp = distribution(logits[:count], logits[count:] if copies == 2 else None, recipe)
             code = draw(logp, noise[:, step])
             tokens[:, step] = code
