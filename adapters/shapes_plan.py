@@ -16,7 +16,7 @@ from torch import Tensor
 
 from rwk.adapters.shapes_generator import LLAMA, SPEC, WORD_IDS, ShapesLlama
 from rwk.adapters.shapes_vq import CODES
-from rwk.adapters.shapes_world import COLORS, PLACES, SHAPES, SIZES, Scene
+from rwk.adapters.shapes_world import COLORS, PLACES, SHAPES, SIZES, Scene, Thing
 from rwk.policy_opt.generator import Generator
 from rwk.rewards.errors import RunFailed
 
@@ -91,6 +91,18 @@ def plan_ids(scene: Scene) -> list[int]:
     """[PLAN] ids of the words of a scene's plan."""
     found = {(thing.row, thing.column): (thing.size, thing.color, thing.shape) for thing in scene}
     return [WORD_IDS[str(word)] for cell in PLACES.values() for word in found.get(cell, NOTHING)]
+
+
+def planned_scene(tokens: Tensor) -> Scene:
+    """The scene that the words of a row of tokens [L] plan; a quadrant that is half empty is one of no kind."""
+    words = [_WORDS.get(number, "") for number in tokens[:PLAN].tolist()]
+    things = []
+    for index, (row, column) in enumerate(PLACES.values()):
+        kind = words[3 * index : 3 * index + 3]
+        if kind != list(NOTHING):
+            size, color, shape = (None if word in NOTHING else word for word in kind)
+            things.append(Thing(shape, color, size, row, column))
+    return tuple(things)
 
 
 def _open() -> Tensor:

@@ -18,10 +18,12 @@ from torch.nn import functional
 
 from rwk.adapters import shapes_prompts, shapes_scenes
 from rwk.adapters.shapes_generator import PAD, ShapesLlama, text_ids
-from rwk.adapters.shapes_plan import PLAN, ShapesPlan, plan_ids
+from rwk.adapters.shapes_plan import PLAN, ShapesPlan, plan_ids, planned_scene
 from rwk.adapters.shapes_render import render
 from rwk.adapters.shapes_train import DROPPED, SPOILED, update
+from rwk.adapters.shapes_verifier import recognise
 from rwk.adapters.shapes_vq import ShapesVQ
+from rwk.adapters.shapes_world import facts
 
 STEPS, BATCH, RATE = 1500, 64, 5e-4
 CAPTIONS = 40_000
@@ -87,6 +89,22 @@ def teach(generator: ShapesPlan, texts: list[str], tokens: Tensor, *, steps: int
             print(f"step {step}: words {words:.3f}, codes {codes:.3f}, {time.monotonic() - begun:.0f} s", flush=True)
 
 
+def judged(generator: ShapesPlan, *, family: str, count: int, seed: int) -> tuple[float, float, float]:
+    """Shares of images whose plan bears out every fact of its prompt, whose picture does, and that show their plan."""
+    asked = [prompt.text for prompt in shapes_prompts.prompts(family, count, seed=seed)]
+    rollout = generator.sample(asked, per_prompt=4, seed=seed)
+    right = []
+    for prompt, row, seen in zip(
+        rollout.prompts, rollout.tokens, recognise(generator.pixels(rollout.tokens)), strict=True
+    ):
+        said, plan = shapes_prompts.understand(prompt), planned_scene(row)
+        shown = {thing._replace(dy=0, dx=0) for thing in seen}
+        holds = [all(fact.holds for fact in facts(said, scene)) for scene in (plan, seen)]
+        right.append([*holds, shown == set(plan)])
+    planned, drawn, followed = torch.tensor(right).float().mean(0).tolist()
+    return planned, drawn, followed
+
+
 def main() -> None:
     """Teaches and writes the generator as half-precision safetensors."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -99,6 +117,9 @@ def main() -> None:
     texts, tokens = planned_captions(generator.vq, count=args.captions, seed=args.seed)
     teach(generator, texts, tokens, steps=args.steps, seed=args.seed)
     generator.save(args.out, dtype=torch.float16)
+    for family in ("shapes.long.test", "shapes.short.test"):
+        planned, drawn, followed = judged(generator, family=family, count=60, seed=args.seed)
+        print(f"{family}: right plans {planned:.3f}, right pictures {drawn:.3f}, as planned {followed:.3f}")
 
 
 if __name__ == "__main__":

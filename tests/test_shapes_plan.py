@@ -12,8 +12,8 @@ import torch
 
 from rwk.adapters.pixels import Colorfulness
 from rwk.adapters.shapes_generator import ShapesLlama
-from rwk.adapters.shapes_plan import PLAN, ShapesPlan, plan_ids
-from rwk.adapters.shapes_plan_train import likelihood, planned_captions, teach
+from rwk.adapters.shapes_plan import PLAN, ShapesPlan, plan_ids, planned_scene
+from rwk.adapters.shapes_plan_train import judged, likelihood, planned_captions, teach
 from rwk.adapters.shapes_prompts import understand
 from rwk.adapters.shapes_scenes import draw_scene
 from rwk.adapters.shapes_verifier import recognise
@@ -29,6 +29,10 @@ from rwk.rewards.errors import RunFailed
 def test_a_plan_by_hand() -> None:
     """Quadrants come row by row, and an empty one is plain background."""
     scene = (Thing("ring", "blue", "large", 1, 0), Thing("circle", "red", "small", 0, 1, 3, -3))
+    tokens = torch.tensor([plan_ids(scene) + [0] * 64])
+    assert set(planned_scene(tokens[0])) == {thing._replace(dy=0, dx=0) for thing in scene}
+    tokens[0, 1] = plan_ids(scene)[4]  # the first quadrant is now half empty
+    assert planned_scene(tokens[0])[0] == Thing(None, "red", None, 0, 0)
     tokens = torch.tensor([plan_ids(scene) + [0] * 64])
     plain = "a plain background"
     assert ShapesPlan.tiny().texts(tokens) == [f"{plain}, small red circle, large blue ring, {plain}"]
@@ -86,6 +90,7 @@ def test_it_can_be_taught() -> None:
     teach(generator, texts, tokens, steps=12, seed=0)
     after = likelihood(generator, texts[:8], tokens[:8], [False] * 8)
     assert (after < before - 0.02).all()
+    assert all(0 <= share <= 1 for share in judged(generator, family="shapes.short.test", count=2, seed=0))
 
 
 def test_the_manifest_tells_the_plan(tmp_path: Path) -> None:
