@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import runpy
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from rwk.adapters.shapes_generator import ShapesLlama
 from rwk.policy_opt.advantage import Weighted
 from rwk.policy_opt.configs import Grpo
 from rwk.policy_opt.curriculum import Curriculum
@@ -91,3 +93,20 @@ def test_refuses_half_a_stage() -> None:
             Grpo(**wrong)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="must name rewards of the run, got nobody"):
         Curriculum(Grpo(then=("nobody",), then_after=1), [BRIGHT])
+
+
+def test_a_call_names_both_stages(rwk: Any, tmp_path: Path) -> None:
+    """`rwk optimize` measures, judges and learns from the rewards of both stages, and others refuse a second one."""
+    ShapesLlama.tiny().save(tmp_path / "small")
+    call = ["optimize", "--generator", "small", "--reward", "colorfulness", "--prompt-count", "8", "--seed", "1"]
+    call += ["--group-size", "4", "--eval-prompts", "2", "--eval-images", "2", "--then", "contrast"]
+    short = ["--steps", "2", "--prompts-per-step", "2", "--save-every", "0", "--kl-every", "0", "--out", "run"]
+    ended = rwk(*call, "--algo", "grpo", "--then-after", "1", *short)
+    assert ended.code == 0, ended.err
+    rows = read(tmp_path / "run" / "metrics.jsonl")
+    assert all(f"reward/{name}/mean" in row for row in rows for name in ("colorfulness", "contrast"))
+    results = json.loads((tmp_path / "run" / "result.json").read_text())["results"]
+    assert {"colorfulness", "contrast"} <= set(results["tuned"]["in domain"])
+    refused = rwk(*call, "--algo", "dpo")
+    assert refused.code == 2
+    assert "--then is no setting of dpo" in refused.err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import runpy
 from dataclasses import asdict, replace
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from rwk.adapters.shapes_generator import ShapesLlama
 from rwk.policy_opt.advantage import Weighted
 from rwk.policy_opt.configs import Grpo
 from rwk.policy_opt.journal import read
@@ -135,3 +137,15 @@ def test_refuses_nonsense(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="holds a run"):
         tuned(LADDER, tmp_path)
     assert isinstance(LADDER, Grpo)
+
+
+def test_a_call_climbs(rwk: Any, tmp_path: Path) -> None:
+    """`rwk optimize --algo ladder` runs the parts, keeps what came of them, and has one journal of all updates."""
+    ShapesLlama.tiny().save(tmp_path / "small")
+    call = ["optimize", "--algo", "ladder", "--generator", "small", "--reward", "colorfulness", "--prompt-count", "8"]
+    call += ["--group-size", "4", "--eval-prompts", "2", "--eval-images", "2", "--prompts-per-step", "2"]
+    ended = rwk(*call, "--steps", "4", "--harvest", "1", "--harder-by", "clauses", "--kl-every", "0", "--out", "run")
+    assert ended.code == 0, ended.err
+    assert [row["part"] for row in read(tmp_path / "run" / "metrics.jsonl")] == ["grpo", "rft"] * 2
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["algorithm"]["algorithm"] == "ladder"
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["cost"]["images_sampled"] == 4 * 8
