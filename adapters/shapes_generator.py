@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from PIL import Image
@@ -24,7 +24,7 @@ from rwk.policy_opt.rollout import CausalGenerator
 SHIPPED = Path(__file__).parent / "weights" / "shapes_llama"
 PAD, NULL, BEGIN = CODES, CODES + 1, CODES + 2
 """Text ids after the codes: padding, the empty prompt, begin of image; the words follow."""
-_WORD_IDS = {word: BEGIN + 1 + index for index, word in enumerate(WORDS)}
+WORD_IDS = {word: BEGIN + 1 + index for index, word in enumerate(WORDS)}
 LLAMA = {
     "vocab_size": BEGIN + 1 + len(WORDS),
     "hidden_size": 192,
@@ -53,6 +53,7 @@ class ShapesLlama(CausalGenerator):
     """`transformers.LlamaForCausalLM` over 512 image codes and the words of the built-in world."""
 
     shipped = SHIPPED
+    spec = SPEC
 
     def __init__(self, *, device: str = "cpu", weights: str | Path | None = None) -> None:
         """
@@ -72,17 +73,17 @@ class ShapesLlama(CausalGenerator):
         self._place(device)
 
     @classmethod
-    def blank(cls) -> ShapesLlama:
+    def blank(cls) -> Self:
         """The generator in its full size with untrained weights."""
         return cls._untrained(LLAMA, 128)
 
     @classmethod
-    def tiny(cls) -> ShapesLlama:
+    def tiny(cls) -> Self:
         small = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
         return cls._untrained(LLAMA | small | {"num_key_value_heads": 2}, 32)
 
     @classmethod
-    def _untrained(cls, llama: dict[str, Any], vq_width: int) -> ShapesLlama:
+    def _untrained(cls, llama: dict[str, Any], vq_width: int) -> Self:
         self = cls.__new__(cls)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
@@ -95,9 +96,9 @@ class ShapesLlama(CausalGenerator):
 
         self.module = LlamaForCausalLM(LlamaConfig(**llama))
         self.vq = ShapesVQ(vq_width)
-        self.spec = replace(SPEC, sampling=Sampling(**sampling))
+        self.spec = replace(type(self).spec, sampling=Sampling(**sampling))
         self._config = {
-            "rwk_generator": SPEC.name,
+            "rwk_generator": self.spec.name,
             "llama": llama,
             "vq_width": vq_width,
             "sampling": asdict(self.spec.sampling),
@@ -122,13 +123,13 @@ class ShapesLlama(CausalGenerator):
     def prompt_ids(self, prompt: str) -> list[int]:
         """Ids of the prompt's words and of the begin of an image; raises ValueError for a word the world lacks."""
         words = words_of(prompt)
-        unknown = [word for word in words if word not in _WORD_IDS]
+        unknown = [word for word in words if word not in WORD_IDS]
         if unknown or not words:
             raise ValueError(
                 f"shapes.llama knows only the {len(WORDS)} words of its world, got {(unknown or [prompt])[0]!r}; "
                 f"write prompts such as 'a photo of a red circle', or take them from a family such as shapes.long."
             )
-        return [*(_WORD_IDS[word] for word in words), BEGIN]
+        return [*(WORD_IDS[word] for word in words), BEGIN]
 
     def null_ids(self, prompt: str) -> list[int]:
         return [NULL, BEGIN]
@@ -163,7 +164,7 @@ def _load(module: torch.nn.Module, state: dict[str, Tensor], prefix: str) -> Non
 def text_ids(prompts: Sequence[str], dropped: Sequence[bool]) -> Tensor:
     """[B, P] left-padded ids of prompts for training; a dropped prompt is the empty one."""
     rows = [
-        [NULL, BEGIN] if drop else [*(_WORD_IDS[word] for word in words_of(prompt)), BEGIN]
+        [NULL, BEGIN] if drop else [*(WORD_IDS[word] for word in words_of(prompt)), BEGIN]
         for prompt, drop in zip(prompts, dropped, strict=True)
     ]
     width = max(map(len, rows))

@@ -57,7 +57,7 @@ def train_vq(*, steps: int, seed: int) -> ShapesVQ:
         pixels = render([random_scene(rng) for _ in range(VQ_BATCH)]).contiguous(memory_format=torch.channels_last)
         with torch.autocast("cpu", torch.bfloat16):
             error = vq(pixels) - pixels
-        _update(error.abs().mean() + 4 * error.square().mean(), vq, optimizer, schedule)
+        update(error.abs().mean() + 4 * error.square().mean(), vq, optimizer, schedule)
         if step % 100 == 0 or step == steps - 1:
             print(f"tokenizer {step}: error {error.abs().mean():.4f}, {time.monotonic() - begun:.0f} s", flush=True)
     return vq.eval()
@@ -104,7 +104,7 @@ def train_llama(llama: Any, texts: list[str], tokens: Tensor, *, steps: int, see
     for step in range(steps):
         rows = [rng.randrange(len(texts)) for _ in range(BATCH)]
         loss = _likelihood(llama, [texts[i] for i in rows], tokens[rows].long(), rng)
-        _update(loss, llama, optimizer, schedule)
+        update(loss, llama, optimizer, schedule)
         mean += (loss.item() - mean) / min(step + 1, 100)
         if step % 100 == 0 or step == steps - 1:
             print(f"generator {step}: loss {mean:.4f}, {time.monotonic() - begun:.0f} s", flush=True)
@@ -128,12 +128,13 @@ def _likelihood(llama: Any, texts: list[str], tokens: Tensor, rng: random.Random
     return functional.cross_entropy(logits.float().flatten(0, 1), tokens.flatten())
 
 
-def _update(
+def update(
     loss: Tensor,
     module: torch.nn.Module,
     optimizer: torch.optim.Optimizer,
     schedule: torch.optim.lr_scheduler.LRScheduler,
 ) -> None:
+    """One step down the gradient of a loss, which is shortened to length 1."""
     optimizer.zero_grad()
     loss.backward()
     torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)

@@ -156,6 +156,26 @@ class Vlm:
         rows = torch.arange(len(ends), device=self.device)[:, None]
         return logits[rows, where].float().log_softmax(2)  # type: ignore[no-any-return]
 
+    def answer(self, image: Image.Image, text: str, *, tokens: int) -> str:
+        """The likeliest answer, word by word, to a text about an image, cut to so many tokens.
+
+        Raises:
+            Refused: where the processor cannot take the image.
+        """
+        from transformers import GenerationConfig
+
+        inputs, ends = self.batch([image], [text]), self.network.generation_config
+        plain = GenerationConfig(
+            max_new_tokens=tokens,
+            do_sample=False,
+            eos_token_id=ends.eos_token_id or self.tokenizer.eos_token_id,
+            pad_token_id=self.tokenizer.pad_token_id,
+        )
+        with torch.no_grad():
+            written = self.network.generate(**inputs, generation_config=plain)
+        said: str = self.tokenizer.decode(written[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+        return said.strip()
+
     def states(self, inputs: Any) -> Tensor:
         """[B, D] last state of the last token of each text, with gradient."""
         made = self.network.base_model(**inputs, use_cache=False).last_hidden_state  # [B, L, D]

@@ -1,4 +1,4 @@
-"""`rwk optimize`: a generator learns from rewards by DPO, GRPO, REBEL or rejection sampling."""
+"""`rwk optimize`: a generator learns from rewards by DPO, GRPO, REBEL, rejection sampling or a ladder."""
 
 from __future__ import annotations
 
@@ -15,9 +15,16 @@ from rwk.cli.console import is_main, note, progress, show, table
 from rwk.cli.options import Common, options
 from rwk.policy_opt.configs import Dpo, Grpo, Rebel, Rft
 from rwk.policy_opt.experiment import Algorithm, Experiment, Recipe, Run
+from rwk.policy_opt.ladder_config import Ladder
 from rwk.policy_opt.presets import PRESETS
 
-ALGORITHMS: dict[Algorithm, type[Dpo | Grpo | Rebel | Rft]] = {"dpo": Dpo, "grpo": Grpo, "rebel": Rebel, "rft": Rft}
+ALGORITHMS: dict[Algorithm, type[Dpo | Grpo | Rebel | Rft]] = {
+    "dpo": Dpo,
+    "grpo": Grpo,
+    "ladder": Ladder,
+    "rebel": Rebel,
+    "rft": Rft,
+}
 
 
 def _settings() -> type[Any]:
@@ -113,7 +120,7 @@ def foreseen(chosen: Dpo | Grpo | Rebel | Rft, experiment: Experiment, recipe: R
 @click.command("optimize")
 @options(Run, Experiment, Recipe, Settings)
 def command(run: Run, experiment: Experiment, recipe: Recipe, settings: Any, common: Common) -> dict[str, Any]:
-    """Let a generator learn from rewards by DPO, GRPO, REBEL or rejection sampling.
+    """Let a generator learn from rewards by DPO, GRPO, REBEL, rejection sampling, or GRPO and that in turn (ladder).
 
     The run folder gets config.json, metrics.jsonl, result.json, page.html with images before and after, and the
     tuned generator, which is also kept by name. Alarms, as when entropy collapses, are told at once, and stand in

@@ -17,7 +17,8 @@ def command(drawing: Drawing, recipe: Recipe, common: Common) -> dict[str, Any]:
     """Draw images of prompts with a generator.
 
     Writes PNG files and manifest.jsonl (image, prompt) to a folder; `rwk score FOLDER/manifest.jsonl` scores them.
-    With --best-of N --by REWARD the best of N images of each prompt are kept, and the manifest tells their scores.
+    With --best-of N --by REWARD the best of N images of each prompt are kept, and the manifest tells their scores;
+    --search says how they are found. With --refine-by REWARD what is kept then climbs that reward's gradient.
     """
     with progress("loading"):
         from rwk.policy_opt import generator as generators
@@ -27,9 +28,17 @@ def command(drawing: Drawing, recipe: Recipe, common: Common) -> dict[str, Any]:
 
         generator = generators.load(drawing.generator, device=common.device)
         reward = load(drawing.by, device=common.device) if drawing.by else None
+        refiner = load(drawing.refine_by, device=common.device) if drawing.refine_by else None
     with progress("drawing") as advance:
         written = sample_to_folder(
-            drawing, generator, sampling_of(generator, recipe), seed=common.seed, reward=reward, progress=advance
+            drawing,
+            generator,
+            sampling_of(generator, recipe),
+            seed=common.seed,
+            reward=reward,
+            refiner=refiner,
+            device=common.device,
+            progress=advance,
         )
     if written.get("unscored"):
         note(f"{drawing.by} gives no score to {written['unscored']} of {written['drawn']} images.")

@@ -60,6 +60,10 @@ class BatchedGenerator(Generator):
         size = max(1, self.max_rows // (1 if guidance == 1 else 2))
         return [slice(start, start + size) for start in range(0, rows, size)]
 
+    def logits_at(self, hidden: Tensor, slots: Tensor) -> Tensor:
+        """[..., K] logits of what may stand at the slots [...] of 0..L-1: codes, unless a text is written first."""
+        return self.image_logits(hidden)
+
     def _token_statistics(self, states: list[Tensor], codes: Tensor, recipe: Sampling) -> tuple[Tensor, Tensor]:
         """Log-probabilities and entropies, both [B, L], without ever holding more than `max_logits` logits.
 
@@ -67,9 +71,9 @@ class BatchedGenerator(Generator):
             states: [B, L, D] given the prompt and, where the recipe guides, without it.
         """
 
-        def piece(code: Tensor, cond: Tensor, uncond: Tensor | None = None) -> tuple[Tensor, Tensor]:
-            without = None if uncond is None else self.image_logits(uncond)
-            logp = distribution(self.image_logits(cond), without, recipe, drawn=code)  # [tokens, K]
+        def piece(code: Tensor, slot: Tensor, cond: Tensor, uncond: Tensor | None = None) -> tuple[Tensor, Tensor]:
+            without = None if uncond is None else self.logits_at(uncond, slot)
+            logp = distribution(self.logits_at(cond, slot), without, recipe, drawn=code)  # [tokens, K]
             surprise = -logp.masked_fill(logp == -math.inf, 0)  # 0 log 0 is 0, in the gradient too
             return logp.gather(1, code[:, None])[:, 0], (logp.exp() * surprise).sum(1)
 
@@ -77,7 +81,8 @@ class BatchedGenerator(Generator):
         run: Callable[..., tuple[Tensor, Tensor]] = piece
         if codes.numel() > size and torch.is_grad_enabled():
             run = functools.partial(checkpoint, piece, use_reentrant=False, preserve_rng_state=False)
-        flat = [codes.flatten(), *(state.flatten(0, 1) for state in states)]
+        slots = torch.arange(codes.shape[1], device=self.device).repeat(len(codes))
+        flat = [codes.flatten(), slots, *(state.flatten(0, 1) for state in states)]
         starts = range(0, codes.numel(), size)
         pieces = [run(*(tensor[start : start + size] for tensor in flat)) for start in starts]
         logprobs, entropy = (torch.cat(list(column)).view_as(codes) for column in zip(*pieces, strict=True))

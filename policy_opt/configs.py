@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
+from rwk.policy_opt.recipes import changes
+
 Schedule = Literal["constant", "linear", "cosine"]
 GrpoLoss = Literal["grpo", "gspo", "dapo", "dr_grpo", "bnpo", "cispo", "sapo"]
 Scale = Literal["group", "batch", "none"]
@@ -160,10 +162,33 @@ class Grpo(Optimisation):
         "Which prompts a new pass leaves out, by the last group of each: none; history, those whose images all reached "
         "the top of the reward; dynamic, those whose images were all alike.",
     )
+    then: tuple[str, ...] = _field(
+        (),
+        "Name or folder of a reward to learn from after then_after updates, in place of those before; may be given "
+        "several times, and name one of those again to keep it.",
+    )
+    then_after: int = _field(0, "Updates after which the rewards of then take over.")
     permute: bool = _field(
         False,
         "Draw half of each group for another order of the things in the prompt, where it means the same.",
         switch=True,
+    )
+    text_weight: float | None = _field(
+        None,
+        "Share that a text which the generator writes first has in the loss, where text and image are each a mean over "
+        "their own tokens; none is one mean over all.",
+    )
+    entropy_targets: tuple[float, ...] = _field(
+        (),
+        "Nats to which the mean entropy of a token is steered, by a bonus that may turn to its opposite: of the image, "
+        "or of the text and the image in turn where the generator writes a text first.",
+    )
+    entropy_rate: float = _field(5e-5, "How fast that bonus changes.")
+    entropy_limit: float = _field(5e-3, "Largest weight of that bonus.")
+    sub_policies: tuple[str, ...] = _field(
+        (),
+        "Recipe of a sub-policy, such as temperature=0.7 or guidance=2,top_p=0.9; given several times, they draw equal "
+        "shares of each group, and each image is trained under its own.",
     )
     diversity: float = _field(
         0.0,
@@ -173,6 +198,10 @@ class Grpo(Optimisation):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if bool(self.then) != bool(self.then_after) or self.then_after < 0:
+            raise ValueError(
+                f"then and a then_after of at least 1 go together, got {list(self.then)} and {self.then_after}."
+            )
         for name in ("steps", "prompts_per_step", "num_iterations"):
             _check(getattr(self, name) >= 1, name, "be at least 1", getattr(self, name))
         for name in ("beta", "min_std", "entropy_bonus", "gate", "reference_every", "diversity"):
@@ -201,6 +230,24 @@ class Grpo(Optimisation):
         if self.permute and self.token_weights != "none":
             raise ValueError(
                 f"permute must go without token_weights, which compare images of one wording, got "
+                f"{self.token_weights}; leave one out."
+            )
+        for name in ("entropy_rate", "entropy_limit"):
+            _check(getattr(self, name) > 0, name, "be above 0", getattr(self, name))
+        if self.text_weight is not None:
+            _check(0 <= self.text_weight <= 1, "text_weight", "lie in 0..1", self.text_weight)
+            _check(self.loss_type != "gspo", "text_weight", "go with a ratio for each token", "loss_type gspo")
+        shares = len(self.sub_policies) * (2 if self.permute else 1)
+        if self.sub_policies and (len(self.sub_policies) < 2 or self.group_size % shares):
+            raise ValueError(
+                f"sub_policies must be at least 2 and share a group, or with permute each half of it, equally, got "
+                f"{len(self.sub_policies)} for a group_size of {self.group_size}."
+            )
+        for text in self.sub_policies:
+            changes(text)
+        if self.sub_policies and self.token_weights != "none":
+            raise ValueError(
+                f"sub_policies must go without token_weights, which compare images of one recipe, got "
                 f"{self.token_weights}; leave one out."
             )
         if self.diversity and self.margins_count:

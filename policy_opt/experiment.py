@@ -9,7 +9,8 @@ from typing import Any, Literal
 
 from rwk.policy_opt.presets import PRESETS
 
-Algorithm = Literal["dpo", "grpo", "rebel", "rft"]
+Find = Literal["best", "parm", "reflect"]
+Algorithm = Literal["dpo", "grpo", "ladder", "rebel", "rft"]
 
 
 def _field(default: Any, text: str, **more: Any) -> Any:
@@ -115,6 +116,27 @@ class Drawing:
     per_prompt: int | None = _field(None, "Images of each prompt. [default: 4, or the best 1 with --best-of]")
     best_of: int | None = _field(None, "Draw so many images of each prompt, and keep the best by a reward.")
     by: str | None = _field(None, "Name or folder of the reward that chooses.")
+    search: Find = _field(
+        "best",
+        "How the best are found: best draws them all; parm stops those without potential and begins others in their "
+        "place; reflect draws again where a critic finds something wrong, with what it says.",
+    )
+    judge: str | None = _field(
+        None,
+        "Of parm, who sees potential in half an image: shapes.potential, or a reward, by its score of it. Of reflect, "
+        "the critic: shapes.critic, judge.critic, or judge.critic@PATH for other weights.",
+    )
+    checkpoint: tuple[int, ...] = _field(
+        (), "Tokens after which parm judges; may be given several times. [default: half an image]"
+    )
+    least: float | None = _field(
+        None, "Potential below which parm stops an image. [default: that of 4 in 10 of a pilot drawing]"
+    )
+    rounds: int = _field(2, "Rounds of reflect, which share the images that --best-of allows.")
+    refine_by: str | None = _field(
+        None, "Name or folder of a reward with a gradient, by which every kept image is refined in its codes."
+    )
+    trust: float = _field(1.0, "Squared distance of codes that refining may go for each unit of its reward.")
     out: str = _field("samples", "Folder for the images and manifest.jsonl.")
 
     def __post_init__(self) -> None:
@@ -127,6 +149,13 @@ class Drawing:
         if (self.best_of is None) != (self.by is None):
             have, lack = ("--by", "--best-of") if self.best_of is None else ("--best-of", "--by")
             raise ValueError(f"--best-of N and --by REWARD go together, got {have} alone; give {lack} too.")
+        if (self.search != "best") != (self.judge is not None) or (self.judge is not None and self.by is None):
+            raise ValueError(
+                f"--search parm or reflect goes with --judge NAME, --best-of N and --by REWARD, got --search "
+                f"{self.search} with judge {self.judge} and reward {self.by}."
+            )
+        if not self.trust > 0:
+            raise ValueError(f"--trust must be above 0, got {self.trust}.")
         if self.best_of is not None and self.kept > self.best_of:
             raise ValueError(
                 f"--best-of must be at least --per-prompt, got {self.best_of} and {self.kept}; draw more or keep fewer."

@@ -50,7 +50,7 @@ class GeneratorSpec:
 
     name: str
     tokens: int
-    """L, image tokens per image."""
+    """L, tokens per image: of the image, and before them those of a text that the generator writes first, if any."""
     codes: int
     """K, size of the codebook; tokens lie in 0..K-1."""
     image_size: int
@@ -61,6 +61,8 @@ class GeneratorSpec:
     """The recipe that is used where none is named."""
     steps: tuple[int, ...] = ()
     """Tokens of each draw, in order, where one draws several: they are independent given the draws before. L in all."""
+    text: int = 0
+    """T, how many of the L tokens, the first ones, are of a text that is written before the image."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,8 @@ class Rollout:
     logprobs: Tensor
     """[B, L] float32 of each token under the distribution that sampled it, guidance and truncation included."""
     sampling: Sampling
+    recipes: tuple[Sampling, ...] = ()
+    """[B] the distribution of every row, where rows differ (`sub_policies`); a family is asked for one at a time."""
 
     def __len__(self) -> int:
         return len(self.prompts)
@@ -88,6 +92,7 @@ class Rollout:
             group=self.group[index],
             tokens=self.tokens[index],
             logprobs=self.logprobs[index],
+            recipes=tuple(self.recipes[i] for i in index.tolist()) if self.recipes else (),
         )
 
 
@@ -157,6 +162,10 @@ class Generator(ABC):
     @abstractmethod
     def decode(self, tokens: Tensor) -> list[Image.Image]:
         """Images of tokens [B, L]; row by row, no image depends on another."""
+
+    def texts(self, tokens: Tensor) -> list[str]:
+        """[B] the text that was written before each image of tokens [B, L]; "" where the family writes none."""
+        return [""] * len(tokens)
 
     def code_embeddings(self) -> Tensor:
         """[K, d] where each code lies in the space that images are decoded from.
@@ -230,6 +239,7 @@ GENERATORS: Registry[Generator] = Registry(
         "llamagen.t2i_xl_256": "rwk.adapters.llamagen_t2i:Xl256",
         "llamagen.t2i_xl_512": "rwk.adapters.llamagen_t2i:Xl512",
         "shapes.llama": "rwk.adapters.shapes_generator:ShapesLlama",
+        "shapes.plan": "rwk.adapters.shapes_plan:ShapesPlan",
         "showo.256": "rwk.adapters.showo:Showo",
         "showo.512": "rwk.adapters.showo:Showo512",
         "showo.512_base": "rwk.adapters.showo:Showo512Base",

@@ -16,23 +16,25 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import nan
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from rwk.policy_opt.advantage import Weighted as Weighted
-from rwk.policy_opt.advantage import combine, floors_of, group_advantage, score_all, standardised, summary, weights_of
-from rwk.policy_opt.calibrated import gate, preference_unit, win_rate
+from rwk.policy_opt.advantage import combine, group_advantage, score_all, standardised, summary, weights_of
+from rwk.policy_opt.calibrated import gate, win_rate
 from rwk.policy_opt.configs import Grpo
+from rwk.policy_opt.curriculum import Curriculum
 from rwk.policy_opt.followers import average_of, moving_reference
 from rwk.policy_opt.generator import Generator, Rollout, Sampling
 from rwk.policy_opt.guards import diversity
 from rwk.policy_opt.journal import Journal, Progress, Trained, derived_seed, last_checkpoint, publish, start, step_of
 from rwk.policy_opt.ledger import Ledger, prompts_of_pass
+from rwk.policy_opt.modalities import entropy_control, modality_weights
 from rwk.policy_opt.permuted import draw_permuted, other_wordings
 from rwk.policy_opt.policy import Policy, Statistics, World, trainable, world
+from rwk.policy_opt.sub_policies import by_recipe, draw_mixed, recipes_of
 from rwk.policy_opt.token_weights import check_token_weights, token_weights
 from rwk.policy_opt.variety import likeness, pictures, with_variety
 from rwk.policy_opt.watch import Watch, Watched
@@ -55,7 +57,8 @@ def grpo(
     In several processes each draws for its share of the prompts; the images do not depend on their number.
 
     Args:
-        rewards: combined by their weights; those of weight 0 are only measured.
+        rewards: combined by their weights; those of weight 0 are only measured, or learnt from later, where
+            `config.then` names them.
         prompts: at least `prompts_per_step` different ones.
         out: the run's folder.
         sampling: what is drawn from and trained; by default the generator's own recipe.
@@ -73,8 +76,7 @@ def grpo(
     table = list(dict.fromkeys(prompts))
     _check(config, len(table), place.size)
     check_token_weights(config.token_weights, generator)
-    floors = floors_of(rewards, config.std_floor, min_std=config.min_std)
-    unit = preference_unit(rewards, config.aggregation) if config.margins_count else nan
+    stages = Curriculum(config, rewards)
     recipe = sampling or generator.spec.sampling
     ledger = Ledger(out / "ledger.jsonl", config, table, rewards, main=place.rank == 0)
     journal = start(out, place, resume=resume, progress=progress, collapse=config.collapse)
@@ -85,17 +87,19 @@ def grpo(
     keep = config.beta > 0 or config.kl_every > 0 or config.token_weights == "gcpo"
     with trainable(generator, config, keep=keep) as reference:
         known = table + other_wordings(table) if config.permute else table
-        policy = Policy(generator.module, generator.statistics, known, recipe)
+        recipes = recipes_of(config.sub_policies, recipe)
+        policy = Policy(generator.module, by_recipe(generator.statistics), known, recipe, recipes)
         moving, mover = moving_reference(config, generator)
         average = average_of(config, policy)
         anchor = moving or reference
-        other = Policy(nn.Identity(), anchor, known, recipe) if anchor and config.beta else None
+        other = Policy(nn.Identity(), by_recipe(anchor), known, recipe, recipes) if anchor and config.beta else None
         watch = Watch(watched, config, generator, rewards, recipe, out, policy, journal, place)
-        draw = _Draw(config, generator, rewards, unit, floors, table, recipe, reference, journal, ledger, place)
+        draw = _Draw(config, generator, stages, table, recipe, recipes, reference, journal, ledger, place)
         schedule = prompt_schedule(config, len(table))
         length = generator.spec.tokens
         trainer = trl.grpo_trainer(config, policy, other, draw, schedule, length, journal, out / "checkpoints", place)
-        for follower in filter(None, (mover, average)):
+        trainer.entropy_control = control = entropy_control(config, generator.spec, place)
+        for follower in filter(None, (mover, average, control)):
             follower.restore(out / "checkpoints", step_of(checkpoint))
             trainer.add_callback(follower.callback(policy, place))
         watch.begin(step_of(checkpoint))
@@ -136,11 +140,10 @@ class _Draw:
 
     config: Grpo
     generator: Generator
-    rewards: Sequence[Weighted]
-    unit: float
-    floors: Sequence[float]
+    stages: Curriculum
     table: list[str]
     sampling: Sampling
+    recipes: Sequence[Sampling]
     reference: Statistics | None
     journal: Journal
     ledger: Ledger
@@ -154,26 +157,20 @@ class _Draw:
         """
         began = time.perf_counter()
         config, gather = self.config, self.place.gather
+        rewards, unit, floors = self.stages.at(step)
         if config.resampling != "none":
             first = self.place.rank * len(handles)
-            handles = self.ledger.next()[first : first + len(handles)]
+            handles = self.ledger.next(step)[first : first + len(handles)]
             self.journal.note(left_out=len(self.ledger.left_out))
-        draw = draw_permuted if config.permute else type(self.generator).sample
-        rollout = draw(
-            self.generator,
-            [self.table[handle] for handle in handles],
-            per_prompt=config.group_size,
-            seed=derived_seed(config.seed, step),
-            sampling=self.sampling,
-        )
+        rollout = self._drawn([self.table[handle] for handle in handles], derived_seed(config.seed, step))
         images = self.generator.decode(rollout.tokens)
         sampled = time.perf_counter()
 
-        scores = gather(score_all(self.rewards, images, rollout.prompts))  # [rows, rewards], of all processes
+        scores = gather(score_all(rewards, images, rollout.prompts))  # [rows, rewards], of all processes
         group = torch.arange(config.prompts_per_step).repeat_interleave(config.group_size)
-        weights = weights_of(self.rewards, config.aggregation)
-        reward = combine(scores, weights, group, how=config.aggregation, min_std=self.floors, lower_k=config.lower_k)
-        compared = win_rate(reward, group, unit=self.unit) if config.advantage == "win_rate" else reward
+        weights = weights_of(rewards, config.aggregation)
+        reward = combine(scores, weights, group, how=config.aggregation, min_std=floors, lower_k=config.lower_k)
+        compared = win_rate(reward, group, unit=unit) if config.advantage == "win_rate" else reward
         if config.diversity:
             alike = likeness(gather(pictures(images)), config.group_size)
             self.journal.note(likeness=alike.mean().item())
@@ -182,13 +179,13 @@ class _Draw:
         scale = "batch" if whole else config.scale_rewards
         advantage = group_advantage(compared, group, baseline=config.baseline, scale=scale, min_std=config.min_std)
         if config.gate:
-            share = gate(reward, group, floor=config.gate * self.unit)
+            share = gate(reward, group, floor=config.gate * unit)
             advantage = advantage * share
             self.journal.note(gate=share.mean().item())
         drawn_for = gather(torch.tensor(handles)).tolist()
         self.ledger.record(step, [self.table[handle] for handle in drawn_for], scores)
         self.journal.note(
-            **summary(self.rewards, scores, reward, group),
+            **summary(rewards, scores, reward, group),
             advantage=advantage.abs().mean().item(),
             diversity=gather(torch.tensor([diversity(rollout.tokens, config.group_size)])).mean().item(),
             seconds_sample=sampled - began,
@@ -200,7 +197,18 @@ class _Draw:
         own = advantage[first : first + len(rollout)]
         if config.token_weights != "none":
             own = own[:, None] * token_weights(config.token_weights, self.generator, self.reference, rollout, own).cpu()
+        if config.text_weight is not None:
+            share = modality_weights(self.generator.spec, config.text_weight)
+            own = (own if own.ndim == 2 else own[:, None]) * share
         return rollout, own
+
+    def _drawn(self, prompts: list[str], seed: int) -> Rollout:
+        """A group of images for each prompt."""
+        draw = draw_permuted if self.config.permute else type(self.generator).sample
+        size = self.config.group_size
+        if self.recipes:
+            return draw_mixed(draw, self.generator, prompts, per_prompt=size, seed=seed, recipes=self.recipes)
+        return draw(self.generator, prompts, per_prompt=size, seed=seed, sampling=self.sampling)
 
 
 def kl_per_image(generator: Generator, reference: Statistics, rollout: Rollout) -> Tensor:
@@ -211,8 +219,8 @@ def kl_per_image(generator: Generator, reference: Statistics, rollout: Rollout) 
     """
     with torch.no_grad():
         matched = rollout.sampling.mode == "matched"
-        drawn = rollout.logprobs if matched else generator.logprobs(rollout)
-        return (drawn - reference(rollout).logprobs).sum(dim=1)
+        drawn = rollout.logprobs if matched else by_recipe(generator.statistics)(rollout).logprobs
+        return (drawn - by_recipe(reference)(rollout).logprobs).sum(dim=1)
 
 
 def prompt_schedule(config: Grpo, prompts: int) -> list[int]:

@@ -13,7 +13,8 @@ teach nothing when it was last drawn for:
 * dynamic: the prompts whose images were all alike. DAPO, Yu et al. (2025), arXiv:2503.14476, draws until no group of
   an update is so; here the last group of a prompt tells, and nothing is drawn in vain.
 
-What is left out stays out until too few other prompts remain for one draw.
+What is left out stays out until too few other prompts remain for one draw. Where a run's rewards change, a new pass
+begins, and what it leaves out is told by the new rewards.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from torch import Tensor
 
 from rwk.policy_opt.advantage import Weighted
 from rwk.policy_opt.configs import Grpo
+from rwk.policy_opt.curriculum import Curriculum
 from rwk.policy_opt.journal import read
 
 
@@ -74,10 +76,16 @@ class Ledger:
         """Handles that the pass under way leaves out."""
         self._path, self._config, self._table, self._main = path, config, list(table), main
         self._rewards = list(rewards)
+        self._stages, self._stage = Curriculum(config, rewards), 0
         self._order = torch.Generator().manual_seed(config.seed)
         self._ahead: list[int] = []
         self._last: dict[str, dict[str, Any]] = {}
-        endless = [part.name for part in rewards if part.weight and not math.isfinite(_top(part))]
+        endless = [
+            part.name
+            for stage in self._stages.stages
+            for part in stage.rewards
+            if part.weight and not math.isfinite(_top(part))
+        ]
         if config.resampling == "history" and endless:
             raise ValueError(
                 f"resampling history needs rewards that have a top, got {endless[0]}, which has none; take dynamic."
@@ -96,16 +104,22 @@ class Ledger:
                 f"{self._path} must hold every draw of {step} updates, got {len(draws)}; begin the run anew."
             )
         for draw in draws:
-            self.next()
+            self.next(draw[0]["step"])
             self._last |= {row["prompt"]: row for row in draw}
         if self._main:
             partial = self._path.with_suffix(".tmp")
             partial.write_text("".join(json.dumps(row) + "\n" for row in rows))
             os.replace(partial, self._path)
 
-    def next(self) -> list[int]:
-        """Handles of the prompts of the next draw, over all processes, none twice."""
-        if not self._ahead:
+    def next(self, step: int = 0) -> list[int]:
+        """Handles of the prompts of the next draw, over all processes, none twice.
+
+        Args:
+            step: updates done before it.
+        """
+        stage = self._stages.number(step)
+        if not self._ahead or stage != self._stage:
+            self._stage = stage
             self.left_out = {handle for handle, prompt in enumerate(self._table) if self._teaches_nothing(prompt)}
             self._ahead = prompts_of_pass(self._order, len(self._table), self._config.prompts_per_step, self.left_out)
         count = self._config.prompts_per_step
@@ -142,7 +156,7 @@ class Ledger:
         row, rule, floor = self._last.get(prompt), self._config.resampling, self._config.min_std
         if row is None or rule == "none":
             return False
-        parts = [part for part in self._rewards if part.weight]
+        parts = [part for part in self._stages.stages[self._stage].rewards if part.weight]
         if any(row["std"][part.name] > floor for part in parts):
             return False
         means = [row["mean"][part.name] for part in parts]

@@ -22,6 +22,8 @@ from rwk.policy_opt.experiment import Experiment, Recipe
 from rwk.policy_opt.generator import Generator, Sampling
 from rwk.policy_opt.grpo import Weighted, grpo
 from rwk.policy_opt.journal import Progress, Trained, start
+from rwk.policy_opt.ladder import ladder
+from rwk.policy_opt.ladder_config import Ladder
 from rwk.policy_opt.policy import world
 from rwk.policy_opt.prompts import Domains, domains, gold_of
 from rwk.policy_opt.rebel import rebel
@@ -54,7 +56,13 @@ Results = Mapping[str, Mapping[str, Mapping[str, Mapping[str, float]]]]
 """Row -> domain -> score -> the fields of its `Interval`."""
 GOLD = "gold accuracy"
 """Share of images of which every fact holds."""
-ALGORITHMS: dict[type[Optimisation], Callable[..., Trained]] = {Dpo: dpo, Grpo: grpo, Rebel: rebel, Rft: rft}
+ALGORITHMS: dict[type[Optimisation], Callable[..., Trained]] = {
+    Dpo: dpo,
+    Grpo: grpo,
+    Ladder: ladder,
+    Rebel: rebel,
+    Rft: rft,
+}
 """The algorithms by their settings."""
 
 
@@ -91,8 +99,10 @@ def optimize(
     """
     generator = generators.load(experiment.generator, device=device)
     sampling = sampling_of(generator, recipe)
-    rewards = {name: registry.load(name, device=device) for name in experiment.rewards}
-    weighted = [Weighted(name, reward) for name, reward in rewards.items()]
+    later = algorithm.then if isinstance(algorithm, Grpo) else ()
+    rewards = {name: registry.load(name, device=device) for name in dict.fromkeys([*experiment.rewards, *later])}
+    weighted = [Weighted(name, reward, float(name in experiment.rewards)) for name, reward in rewards.items()]
+    learnt = list(rewards)
     if algorithm.calibrated:
         weighted = [part._replace(temperature=preference_scale(*part[:2]).temperature) for part in weighted]
     gold = gold_of(experiment.prompts)
@@ -112,7 +122,7 @@ def optimize(
 
     place = world(torch.device(device))
     run = {"algorithm": type(algorithm).__name__.lower(), **asdict(algorithm), "sampling": asdict(sampling)}
-    temperatures = {part.name: part.temperature for part in weighted if algorithm.calibrated and part.weight}
+    temperatures = {part.name: part.temperature for part in weighted if algorithm.calibrated and part.name in learnt}
     settings = {"experiment": asdict(experiment), "algorithm": run, "temperatures": temperatures}
     if resume:
         check_same(out, settings)
@@ -135,7 +145,7 @@ def optimize(
     )
     after = judge(generator, prompts, rewards, gold, experiment, sampling)
 
-    comparison = Comparison(before, after, trained, list(experiment.rewards), gold, experiment.watch)
+    comparison = Comparison(before, after, trained, learnt, gold, experiment.watch)
     if place.rank == 0:
         write_json(out / "result.json", result(comparison))
     return comparison

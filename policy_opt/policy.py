@@ -35,12 +35,20 @@ class Policy(nn.Module):
     is_gradient_checkpointing = False  # a matter of the generator's own
     _keys_to_ignore_on_save = None
 
-    def __init__(self, module: nn.Module, statistics: Statistics, prompts: Sequence[str], sampling: Sampling) -> None:
+    def __init__(
+        self,
+        module: nn.Module,
+        statistics: Statistics,
+        prompts: Sequence[str],
+        sampling: Sampling,
+        recipes: Sequence[Sampling] = (),
+    ) -> None:
         """
         Args:
             module: holds the parameters that `statistics` computes with.
             prompts: the table that a handle is an index of.
             sampling: the distribution that is drawn from and trained.
+            recipes: the distributions instead, where rows have different ones; the table then comes once for each.
         """
         from transformers import GenerationConfig, PretrainedConfig
 
@@ -50,15 +58,16 @@ class Policy(nn.Module):
         self.trained = module
         self.statistics = statistics
         self.prompts = list(prompts)
-        self.sampling = sampling
+        self.sampling, self.recipes = sampling, tuple(recipes)
         self.last_logprobs = torch.empty(0)
 
     def forward(self, input_ids: Tensor, labels: Tensor, **_: Any) -> PolicyOutput:
         """Log-probabilities and entropies of the codes in input_ids [B, 1 + L], 0 where labels [B, 1 + L] are -100."""
         handles, tokens = input_ids[:, 0], input_ids[:, 1:]
-        prompts = [self.prompts[handle] for handle in handles.tolist()]
+        prompts = [self.prompts[handle % len(self.prompts)] for handle in handles.tolist()]
+        recipes = [self.recipes[handle // len(self.prompts)] for handle in handles.tolist() if self.recipes]
         zeros = torch.zeros(tokens.shape, device=tokens.device)
-        result = self.statistics(Rollout(prompts, handles, tokens, zeros, self.sampling))
+        result = self.statistics(Rollout(prompts, handles, tokens, zeros, self.sampling, tuple(recipes)))
         ignored = labels[:, 1:] == -100
         self.last_logprobs = result.logprobs.detach()
         return PolicyOutput(
@@ -67,6 +76,12 @@ class Policy(nn.Module):
             zeros,
             torch.zeros_like(ignored),
         )
+
+    def handles(self, rollout: Rollout) -> list[int]:
+        """[B] the handle of every row, which tells its prompt and its recipe."""
+        known = {prompt: handle for handle, prompt in enumerate(self.prompts)}
+        numbers = [self.recipes.index(recipe) for recipe in rollout.recipes] or [0] * len(rollout)
+        return [known[p] + len(known) * number for p, number in zip(rollout.prompts, numbers, strict=True)]
 
     def state_dict(self, *_: Any, **__: Any) -> dict[str, Any]:  # type: ignore[override]
         """The trained parameters alone, each once."""

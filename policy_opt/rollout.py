@@ -188,7 +188,7 @@ class CausalGenerator(BatchedGenerator):
         tokens = torch.empty([count, steps], dtype=torch.long, device=self.device)
         logprobs = torch.empty([count, steps], device=self.device)
         for step in range(steps):
-            logits = self.image_logits(hidden)  # [copies * B, K]
+            logits = self.logits_at(hidden, torch.full([len(hidden)], prefix.codes + step, device=self.device))
             logp = distribution(logits[:count], logits[count:] if copies == 2 else None, recipe)
             code = draw(logp, noise[:, step])
             tokens[:, step] = code

@@ -55,7 +55,7 @@ class Cost:
     finished: int = 0
     """Whole images, each decoded and scored."""
     judged: int = 0
-    """Partial images, each decoded and judged."""
+    """Partial images, each decoded and judged, or whole ones that a critic looked at."""
     seconds: float = 0.0
 
 
@@ -90,14 +90,16 @@ def best_of_n(
         keep: how many are kept of each prompt, at most n.
         slots: images that are drawn at once, or the n of one prompt where these are more.
     """
-    _check(prompts, n, keep)
+    check_search(prompts, n, keep)
     begun, picks = time.monotonic(), []
     step = max(1, slots // n)
     for start in range(0, len(prompts), step):
         part = list(prompts[start : start + step])
         tokens = generator.sample(part, per_prompt=n, seed=seed, sampling=sampling).tokens
-        finished = _finish(generator, reward, [p for p in part for _ in range(n)], list(range(n)) * len(part), tokens)
-        picks += [_pick(prompt, finished[i * n : (i + 1) * n], n, keep) for i, prompt in enumerate(part)]
+        finished = candidates(
+            generator, reward, [p for p in part for _ in range(n)], list(range(n)) * len(part), tokens
+        )
+        picks += [picked(prompt, finished[i * n : (i + 1) * n], n, keep) for i, prompt in enumerate(part)]
     images = n * len(prompts)
     return Search(picks, Cost(images * generator.spec.tokens, finished=images, seconds=time.monotonic() - begun))
 
@@ -160,7 +162,7 @@ def parm(
         ValueError: for checkpoints that do not rise within an image, and for a generator that shows or continues no
             partial images.
     """
-    _check(prompts, n, keep)
+    check_search(prompts, n, keep)
     whole = generator.spec.tokens
     stages = [*checkpoints, whole]
     if any(low >= high for low, high in zip([0, *stages], stages, strict=False)):
@@ -183,7 +185,7 @@ def parm(
             read_again=cost.read_again + before.numel(),
         )
         if stage == len(stages) - 1:
-            for row, candidate in zip(rows, _finish(generator, reward, texts, places, tokens), strict=True):
+            for row, candidate in zip(rows, candidates(generator, reward, texts, places, tokens), strict=True):
                 budgets[row.prompt].finished.append(candidate)
             cost = replace(cost, finished=cost.finished + len(rows))
             continue
@@ -195,7 +197,7 @@ def parm(
                 budgets[row.prompt].stopped.append((value, row._replace(tokens=drawn)))
             else:
                 queues[stage + 1].append(row._replace(tokens=drawn))
-    picks = [_pick(p, b.finished, b.started, keep) for p, b in zip(prompts, budgets, strict=True)]
+    picks = [picked(p, b.finished, b.started, keep) for p, b in zip(prompts, budgets, strict=True)]
     return Search(picks, replace(cost, seconds=time.monotonic() - begun))
 
 
@@ -263,7 +265,8 @@ def potential_quantile(
     return judge(generator.decode_partial(tokens), texts, checkpoint).nanquantile(share).item()
 
 
-def _check(prompts: Sequence[str], n: int, keep: int) -> None:
+def check_search(prompts: Sequence[str], n: int, keep: int) -> None:
+    """Raises ValueError for prompts that are not different, and for keeping more than n."""
     if len(set(prompts)) < len(prompts) or not prompts:
         raise ValueError(
             f"a search needs different prompts, got {len(prompts)}, {len(set(prompts))} of them different."
@@ -272,16 +275,17 @@ def _check(prompts: Sequence[str], n: int, keep: int) -> None:
         raise ValueError(f"a search keeps at least one and at most all of n images, got to keep {keep} of {n}.")
 
 
-def _finish(
+def candidates(
     generator: Generator, reward: Reward, prompts: Sequence[str], places: Sequence[int], tokens: Tensor
 ) -> list[Candidate]:
-    """The candidates of whole rows of tokens [B, L], scored."""
+    """Whole rows of tokens [B, L], decoded and scored."""
     images = generator.decode(tokens)
     scores = reward.score(images, prompts if reward.spec.needs_prompt else (), batch_size=64).values.tolist()
     return [Candidate(*one) for one in zip(places, images, tokens.cpu(), scores, strict=True)]
 
 
-def _pick(prompt: str, finished: list[Candidate], started: int, keep: int) -> Pick:
+def picked(prompt: str, finished: list[Candidate], started: int, keep: int) -> Pick:
+    """The best of a prompt's finished candidates."""
     in_place = sorted(finished, key=lambda one: one.place)
     ranked = sorted(in_place, key=lambda one: math.inf if math.isnan(one.score) else -one.score)
     return Pick(prompt, ranked[:keep], {one.place: one.score for one in in_place}, started)

@@ -22,6 +22,7 @@ from rwk.policy_opt.configs import Dpo, Grpo, KlEstimator, Rebel, Rft, Rounds
 from rwk.policy_opt.dpo import margin_loss
 from rwk.policy_opt.generator import Rollout
 from rwk.policy_opt.journal import Journal
+from rwk.policy_opt.modalities import EntropyControl
 from rwk.policy_opt.pairs import PreferencePairs
 from rwk.policy_opt.policy import Policy, World, quiet
 from rwk.policy_opt.rebel import rebel_loss
@@ -76,7 +77,7 @@ def grpo_trainer(
                 beta=0.0,  # else TRL would load a reference from the hub
             ),
             reward_funcs=_advantage_as_reward,
-            rollout_func=_rollout_func(config, draw, policy.prompts),
+            rollout_func=_rollout_func(config, draw, policy),
             train_dataset=Dataset.from_dict({"prompt": list(schedule)}),
             processing_class=_tokenizer(),
         )
@@ -100,9 +101,8 @@ def kl_penalty(now: Tensor, old: Tensor | None, reference: Tensor, how: KlEstima
     return (now - (now.detach() if old is None else old)).exp() * (now - reference)
 
 
-def _rollout_func(config: Grpo, draw: Draw, table: list[str]) -> Callable[[list[int], Any], dict[str, Any]]:
+def _rollout_func(config: Grpo, draw: Draw, policy: Policy) -> Callable[[list[int], Any], dict[str, Any]]:
     """`draw` as TRL calls it: with every prompt group_size times in a row, and lists for an answer."""
-    ids = {prompt: [handle] for handle, prompt in enumerate(table)}
 
     def rollout(handles: list[int], trainer: Any) -> dict[str, Any]:
         prompts = handles[:: config.group_size]
@@ -112,7 +112,9 @@ def _rollout_func(config: Grpo, draw: Draw, table: list[str]) -> Callable[[list[
         trainer.per_token = advantage if advantage.ndim == 2 else None
         whole = advantage if advantage.ndim == 1 else advantage.mean(1)
         columns = {"completion_ids": drawn.tokens, "logprobs": drawn.logprobs, "advantage": whole}
-        return {"prompt_ids": [ids[prompt] for prompt in drawn.prompts]} | {k: x.tolist() for k, x in columns.items()}
+        return {"prompt_ids": [[handle] for handle in policy.handles(drawn)]} | {
+            k: x.tolist() for k, x in columns.items()
+        }
 
     return rollout
 
@@ -278,6 +280,7 @@ def _grpo_class() -> Any:
         kl_estimator: KlEstimator = "k3"
         beta: float
         per_token: Tensor | None = None
+        entropy_control: EntropyControl | None = None
 
         def _generate_and_score_completions(self, inputs: Any) -> Any:
             output = super()._generate_and_score_completions(inputs)
@@ -286,6 +289,19 @@ def _grpo_class() -> Any:
             return output
 
         def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Any:
+            if self.entropy_control is None:
+                return self._policy_loss(model, inputs)
+            answers: list[Any] = []
+
+            def overheard(**asked: Any) -> Any:
+                answers.append(model(**asked))
+                return answers[-1]
+
+            loss = self._policy_loss(overheard, inputs)
+            bonus = self.entropy_control.term(answers[0].entropy)
+            return loss + bonus / self.current_gradient_accumulation_steps
+
+        def _policy_loss(self, model: Any, inputs: dict[str, Any]) -> Any:
             if self.beta and self.kl_estimator in ("k1", "k2"):
                 loss = self._with_own_kl(model, inputs)
             else:

@@ -28,7 +28,8 @@ from torch import Tensor
 from rwk.calibration.pairs import Floats
 from rwk.calibration.statistics import Interval
 from rwk.policy_opt.advantage import Weighted, standardised, weights_of
-from rwk.policy_opt.configs import Optimisation
+from rwk.policy_opt.configs import Grpo, Optimisation
+from rwk.policy_opt.curriculum import Curriculum
 from rwk.policy_opt.evaluate import clustered, draw
 from rwk.policy_opt.generator import Generator, Sampling
 from rwk.policy_opt.journal import Journal, last_checkpoint, read, step_of
@@ -68,7 +69,8 @@ class Watch:
         place: World,
     ) -> None:
         self._watched, self._config, self._generator, self._sampling = watched, config, generator, sampling
-        self._learnt = [part for part in rewards if part.weight]
+        self._stages = Curriculum(config, rewards) if isinstance(config, Grpo) else None
+        self._learnt = self._stages.learnt if self._stages else [part for part in rewards if part.weight]
         self._folder, self._path = out / "watch", out / FILE
         self._policy, self._journal, self._place = policy, journal, place
         self.rows: list[dict[str, Any]] = []
@@ -106,7 +108,7 @@ class Watch:
             return False
         found = self._measured(watched)
         began = self._held(0) if step else found
-        proxy, truth = self._proxy(found, began), found["scores"][..., -1]
+        proxy, truth = self._proxy(found, began, step), found["scores"][..., -1]
         row: dict[str, Any] = {
             "step": step,
             "reward": _plain(clustered(proxy)),
@@ -119,7 +121,7 @@ class Watch:
         }
         if self.rows:
             before = self._held(self.rows[-1]["step"])
-            gained = _change(proxy, self._proxy(before, began))
+            gained = _change(proxy, self._proxy(before, began, step))
             slope = slope_interval(_change(truth, before["scores"][..., -1]), gained, seed=step)
             row["slope"] = slope and _plain(slope)
             row["diverged"] = diverges(slope, gained)
@@ -159,8 +161,15 @@ class Watch:
             found["features"] = place.gather(seen)[: count * per_prompt]
         return found
 
-    def _proxy(self, found: dict[str, Tensor], began: dict[str, Tensor]) -> Tensor:
-        return combined(found["scores"][..., :-1], began["scores"][..., :-1], self._learnt, self._config)
+    def _proxy(self, found: dict[str, Tensor], began: dict[str, Tensor], step: int) -> Tensor:
+        """[P, n] what was learnt from in the last of so many updates, where that changes."""
+        parts = list(self._learnt)
+        if self._stages:
+            weight = {part.name: part.weight for part in self._stages.at(max(step - 1, 0)).rewards}
+            parts = [part._replace(weight=weight[part.name]) for part in parts]
+        columns = [column for column, part in enumerate(parts) if part.weight]
+        scores, began_at = found["scores"][..., columns], began["scores"][..., columns]
+        return combined(scores, began_at, [parts[column] for column in columns], self._config)
 
     def _keep(self, row: dict[str, Any], found: dict[str, Tensor]) -> None:
         self.rows.append(row)

@@ -1,0 +1,114 @@
+"""A generator of the built-in world that writes a plan before it draws: what lies in each quadrant, in words.
+
+A plan has three words for each of the four quadrants, row by row, "small red circle" or "a plain background", so every
+plan is of the same length, and no token stands for nothing. The unconditional model reads the plan, and not the prompt.
+Writing out a plan first, and learning it too, is after T2I-R1 (arXiv:2505.00703) and ReasonGen-R1 (arXiv:2505.24875).
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from rwk.adapters.shapes_generator import LLAMA, SPEC, WORD_IDS, ShapesLlama
+from rwk.adapters.shapes_vq import CODES
+from rwk.adapters.shapes_world import COLORS, PLACES, SHAPES, SIZES, Scene, Thing
+from rwk.policy_opt.generator import Generator
+from rwk.rewards.errors import RunFailed
+
+NOTHING = ("a", "plain", "background")
+"""What is said of an empty quadrant."""
+_KINDS = tuple((*kind, word) for kind, word in zip((SIZES, COLORS, SHAPES), NOTHING, strict=True))
+PLAN = len(PLACES) * len(_KINDS)
+"""Words of a plan."""
+SHUT = -1e4
+"""Logit of a token that may not stand at a slot: its probability is 0, and its logarithm finite."""
+_WORDS = {number: word for word, number in WORD_IDS.items()}
+
+
+class ShapesPlan(ShapesLlama):
+    """`ShapesLlama`, whose tokens are those of the whole vocabulary: first the words of a plan, then the codes."""
+
+    spec = replace(
+        SPEC,
+        name="shapes.plan",
+        tokens=PLAN + SPEC.tokens,
+        codes=LLAMA["vocab_size"],
+        source="rwk.adapters.shapes_plan_train",
+        text=PLAN,
+    )
+
+    def __init__(self, *, device: str = "cpu", weights: str | Path | None = None) -> None:
+        """
+        Args:
+            device: where the networks lie.
+            weights: a folder that `save` wrote; none is shipped.
+
+        Raises:
+            RunFailed: where none is named.
+            ValueError: where the folder does not hold this generator.
+        """
+        if weights is None:
+            raise RunFailed(
+                "shapes.plan comes without weights; make them with "
+                "`python -m rwk.adapters.shapes_plan_train --out DIR` and name it as shapes.plan@DIR."
+            )
+        super().__init__(device=device, weights=weights)
+
+    @classmethod
+    def begun_from(cls, generator: ShapesLlama) -> ShapesPlan:
+        """The generator with the weights of one that writes no plan yet, ready to be taught."""
+        self = cls.blank()
+        self.module.load_state_dict(generator.module.state_dict())
+        self.vq.load_state_dict(generator.vq.state_dict())
+        return self
+
+    def logits_at(self, hidden: Tensor, slots: Tensor) -> Tensor:
+        """[..., V] logits of all tokens, those of the slot's kind alone above `SHUT`."""
+        logits: Tensor = self.causal_lm.get_output_embeddings()(hidden)
+        return logits.masked_fill(~_open().to(self.device)[slots], SHUT)
+
+    def texts(self, tokens: Tensor) -> list[str]:
+        """See `Generator.texts`; quadrants are set apart by commas."""
+        rows = tokens[:, :PLAN].reshape(len(tokens), len(PLACES), -1).tolist()
+        return [", ".join(" ".join(_WORDS.get(word, "?") for word in part) for part in row) for row in rows]
+
+    def pixels(self, tokens: Tensor) -> Tensor:
+        return super().pixels(tokens[:, PLAN:])
+
+    def code_embeddings(self) -> Tensor:
+        return Generator.code_embeddings(self)  # words have none
+
+    def decode_partial(self, tokens: Tensor) -> list[Image.Image]:
+        return Generator.decode_partial(self, tokens)  # judges of partial images count codes, not words
+
+
+def plan_ids(scene: Scene) -> list[int]:
+    """[PLAN] ids of the words of a scene's plan."""
+    found = {(thing.row, thing.column): (thing.size, thing.color, thing.shape) for thing in scene}
+    return [WORD_IDS[str(word)] for cell in PLACES.values() for word in found.get(cell, NOTHING)]
+
+
+def planned_scene(tokens: Tensor) -> Scene:
+    """The scene that the words of a row of tokens [L] plan; a quadrant that is half empty is one of no kind."""
+    words = [_WORDS.get(number, "") for number in tokens[:PLAN].tolist()]
+    things = []
+    for index, (row, column) in enumerate(PLACES.values()):
+        kind = words[3 * index : 3 * index + 3]
+        if kind != list(NOTHING):
+            size, color, shape = (None if word in NOTHING else word for word in kind)
+            things.append(Thing(shape, color, size, row, column))
+    return tuple(things)
+
+
+def _open() -> Tensor:
+    """[L, V] whether a token may stand at a slot."""
+    allowed = torch.zeros([PLAN + SPEC.tokens, LLAMA["vocab_size"]], dtype=torch.bool)
+    for slot in range(PLAN):
+        allowed[slot, [WORD_IDS[word] for word in _KINDS[slot % len(_KINDS)]]] = True
+    allowed[PLAN:, :CODES] = True
+    return allowed
