@@ -32,7 +32,7 @@ from rwk.policy_opt.guards import diversity
 from rwk.policy_opt.journal import Journal, Progress, Trained, derived_seed, last_checkpoint, publish, start, step_of
 from rwk.policy_opt.ledger import Ledger, prompts_of_pass
 from rwk.policy_opt.permuted import draw_permuted, other_wordings
-from rwk.policy_opt.policy import Policy, Statistics, World, trainable, world
+from rwk.policy_opt.policy import Policy, Statistics, World, kl_per_image, trainable, world
 from rwk.policy_opt.token_weights import check_token_weights, token_weights
 from rwk.policy_opt.variety import likeness, pictures, with_variety
 from rwk.policy_opt.watch import Watch, Watched
@@ -90,7 +90,7 @@ def grpo(
         average = average_of(config, policy)
         anchor = moving or reference
         other = Policy(nn.Identity(), anchor, known, recipe) if anchor and config.beta else None
-        watch = Watch(watched, config, generator, rewards, recipe, out, policy, journal, place)
+        watch = Watch(watched, config, generator, rewards, recipe, out, policy, journal, place, reference)
         draw = _Draw(config, generator, rewards, unit, floors, table, recipe, reference, journal, ledger, place)
         schedule = prompt_schedule(config, len(table))
         length = generator.spec.tokens
@@ -119,7 +119,7 @@ def grpo(
         place.size,
         watch.images,
         watch.ended is not None,
-        reference_tokens(config, steps, length),
+        reference_tokens(config, steps, length) + watch.referred * length,
     )
 
 
@@ -201,18 +201,6 @@ class _Draw:
         if config.token_weights != "none":
             own = own[:, None] * token_weights(config.token_weights, self.generator, self.reference, rollout, own).cpu()
         return rollout, own
-
-
-def kl_per_image(generator: Generator, reference: Statistics, rollout: Rollout) -> Tensor:
-    """[B] nats: log-probability of each image less that of the reference, whose mean estimates their KL divergence.
-
-    Args:
-        generator: as it was when it drew the rollout.
-    """
-    with torch.no_grad():
-        matched = rollout.sampling.mode == "matched"
-        drawn = rollout.logprobs if matched else generator.logprobs(rollout)
-        return (drawn - reference(rollout).logprobs).sum(dim=1)
 
 
 def prompt_schedule(config: Grpo, prompts: int) -> list[int]:

@@ -143,6 +143,18 @@ def trainable(generator: Generator, config: Optimisation, *, keep: bool) -> Iter
             value.requires_grad_(name in learns)
 
 
+def kl_per_image(generator: Generator, reference: Statistics, rollout: Rollout) -> Tensor:
+    """[B] nats: log-probability of each image less that of the reference, whose mean estimates their KL divergence.
+
+    Args:
+        generator: as it was when it drew the rollout.
+    """
+    with torch.no_grad():
+        matched = rollout.sampling.mode == "matched"
+        drawn = rollout.logprobs if matched else generator.logprobs(rollout)
+        return (drawn - reference(rollout).logprobs).sum(dim=1)
+
+
 def _linear_layers(generator: Generator) -> list[str]:
     """Names of the linear layers that LoRA may change: those that share their weight with no other layer."""
     module = generator.module
