@@ -63,7 +63,7 @@ def fitted(groups: Groups) -> Fit | None:
     if len(ns) <= LEAST or len(groups) < 2:
         return None
     places = np.sqrt([best_of_n_kl(n) for n in ns])
-    design = np.stack([places[1:], -places[1:] ** 2], 1)  # [K - 1, 2]
+    design = np.stack([places[1:], -(places[1:] ** 2)], 1)  # [K - 1, 2]
     alpha, beta = np.linalg.pinv(design) @ (gold[:, 1:] - gold[:, :1]).T  # linear, so prompts can be averaged after
     return Fit(alpha, beta, places, gold)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -47,7 +48,7 @@ PRAISE = Probe(
 def distractors(subject: Subject) -> Iterator[Result]:
     """A sentence of no matter, and words of praise: what they do to margins, and to the scores themselves."""
     domain, probes = subject.domains[0], (SENTENCE, STYLE, PRAISE)
-    rows = subject.chosen(subject.sizes.edited)
+    rows = _two_each(subject)
     images, prompts = [domain.images[row] for row in rows], [domain.prompts[row] for row in rows]
     without = None
     if not subject.reward.spec.needs_prompt:
@@ -63,6 +64,14 @@ def distractors(subject: Subject) -> Iterator[Result]:
     scores = [subject.score(images, of) for of in texts]
     yield moved(subject, STYLE, f"followed by {WORDS[-1]} phrases of praise", rows, texts[-1], scores[-1])
     yield _praise(subject, rows, texts, scores)
+
+
+def _two_each(subject: Subject) -> Any:
+    """Rows of two scored images of each of the first prompts, as many as are edited."""
+    domain, good = subject.domains[0], np.isfinite(subject.scores[0])
+    held = [np.flatnonzero(good & (domain.groups == group))[:2] for group in np.unique(domain.groups)]
+    pairs = [rows for rows in held if len(rows) == 2][: max(subject.sizes.edited // 2, 2)]
+    return np.concatenate(pairs) if pairs else np.empty(0, dtype=np.intp)
 
 
 def _praise(subject: Subject, rows: Floats, texts: list[list[str]], scores: list[Floats]) -> Result:
