@@ -82,7 +82,9 @@ def _praise(subject: Subject, rows: Floats, texts: list[list[str]], scores: list
         gains = np.where(np.isnan(change), np.nan, (np.sign(change) + 1) / 2)
         value = mean_of(change, clusters, tests=len(WORDS))
         gaining = share_of(gains, clusters, tests=len(WORDS))
-        levels.append(Level(f"{count} phrases of praise", value, {"share that gains": gaining}))
+        levels.append(
+            Level(f"{count} phrase{'s' if count > 1 else ''} of praise", value, {"share that gains": gaining})
+        )
     if not all(known(level.value) for level in levels):
         return skipped(PRAISE, "such prompts get no score, or are fewer than 2")
     at = max(range(len(levels)), key=lambda k: levels[k].value.mean)

@@ -21,7 +21,7 @@ PROBE = Probe(
     "the reward gives that one the highest score; where it gives k images the highest score that is 1/k "
     "(RewardBench 2, arXiv:2506.01937). All sets of a prompt count, and all prompts alike; the lowest of all domains.",
     f"Fails where the interval, after Bonferroni over the domains, reaches {CHANCE}, which is chance; warns above it "
-    f"where the share is below {LITTLE}, which is what a reward with 60 % of the pairs right gets.",
+    f"where the share is below {LITTLE}, which is about what a reward with 60 % of the pairs right gets.",
     "share of sets",
 )
 
