@@ -57,7 +57,7 @@ def looks(truth: np.ndarray, reward: np.ndarray, kl: np.ndarray | None = None) -
 
 
 def test_a_run_is_read_as_it_was_watched(folder: Path) -> None:
-    """Reward, truth and distance of every look have the means of `watch.jsonl`; the distance is 0 at first and grows."""
+    """Reward, truth and distance of every look have the means of `watch.jsonl`; the distance grows from 0."""
     found, rows = read_looks(folder), read(folder / "watch.jsonl")
     assert (found.rewards, found.watched, found.steps) == (("bright",), "dark", (0, 4, 8))
     for name, values in (("reward", found.reward), ("watched", found.truth), ("kl", found.kl)):
@@ -71,7 +71,7 @@ def test_a_run_is_read_as_it_was_watched(folder: Path) -> None:
 
 
 def test_the_distance_costs_what_is_said(tmp_path: Path) -> None:
-    """Looks count among the tokens of the reference; without `kl_every` no distance is measured and updates stand in."""
+    """Looks count among the tokens of the reference; without `kl_every` there is no distance."""
     with_kl, without = run_of(tmp_path / "a"), run_of(tmp_path / "b", kl_every=0)
     measured = 4 * 6 * 4  # every second of 8 updates, of 6 prompts with 4 images
     assert with_kl.reference_tokens == (measured + 3 * 5 * 3) * 8

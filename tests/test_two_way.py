@@ -41,7 +41,7 @@ def test_statsmodels_agrees(weighted: bool, low: float, high: float) -> None:
 
 
 def test_it_covers_where_one_way_does_not() -> None:
-    """With 30 prompts and 12 generators intervals by prompt and generator cover about 95 %, those by prompt far less."""
+    """With 30 prompts and 12 generators intervals by both cover about 95 %, those by prompt far less."""
     rng, both, one = np.random.default_rng(1), [], []
     for _ in range(300):
         x, p, g = crossed(30, 12, rng, 400)
