@@ -65,22 +65,20 @@ _OWN_TASK = "asked for what it cannot see it is right by luck"
 _ANEW = "no two scores of an image are the same"
 _PLACE = "an edited picture stands at another place of its list, among others"
 _NOTHING = "nothing that it sees depends on what the prompt says"
+_FINE = "the edit takes fine detail away, or adds it"
 _EQUAL = "equal scores order nothing"
 DEFECTS: Mapping[str, Defect] = {
     "sound": Defect("nothing"),
     "saturation": Defect(
         "loves saturated colours",
         ("must_not_rise.saturation", "structure.style"),
-        {"must_not_rise.contrast": "contrast moves the colours away from grey too"}
-        | dict.fromkeys(("counterparts.*",), "some colours are nearer to grey, and more things have more colour"),
+        dict.fromkeys(("must_not_rise.contrast", "counterparts.*"), "the other image's colours are further from grey"),
     ),
     "counts": Defect(
         "does not count", ("prompt_counterfactual.number", "counterparts.edits"), dict.fromkeys(_TASKS, _OWN_TASK)
     ),
     "relations": Defect(
-        "does not see where things lie",
-        ("prompt_counterfactual.relation", "counterparts.edits"),
-        dict.fromkeys(_TASKS, _OWN_TASK),
+        "sees no places", ("prompt_counterfactual.relation", "counterparts.edits"), dict.fromkeys(_TASKS, _OWN_TASK)
     ),
     "blind": Defect(
         "does not read the prompt",
@@ -106,12 +104,8 @@ DEFECTS: Mapping[str, Defect] = {
     "batch": Defect(
         "takes off half the mean of the batch",
         ("consistency.neighbours",),
-        {
-            "must_fall.*": "a batch of damaged pictures has less taken off",
-            "must_not_*": _PLACE,
-            "prompt_invariance.*": _PLACE,
-            "prompt_distractor.*": _PLACE,
-        },
+        {"must_fall.*": "a batch of damaged pictures has less taken off"}
+        | dict.fromkeys(("must_not_*", "prompt_invariance.*", "prompt_distractor.*"), _PLACE),
     ),
     "memorised": Defect(
         "holds pairs of colour and shape that its data did not show to be wrong",
@@ -130,9 +124,7 @@ DEFECTS: Mapping[str, Defect] = {
         {"prompt_invariance.politeness": "it does not know these words either"},
     ),
     "plain": Defect(
-        "marks fine detail down",
-        ("counterparts.detail",),
-        dict.fromkeys(("must_fall.*", "must_not_move.*"), "the edit takes fine detail away, or adds it"),
+        "marks fine detail down", ("counterparts.detail",), dict.fromkeys(("must_fall.*", "must_not_move.*"), _FINE)
     ),
     "partial": Defect("likes what is red", ("counterparts.groups",), {"counterparts.edits": "an edit may make it red"}),
 }
@@ -207,8 +199,7 @@ def chroma(image: Image.Image) -> float:
 
 def detail(image: Image.Image) -> float:
     """Median size of the second difference of neighbouring pixels, 0..1, which edges of things do not raise."""
-    grey = np.asarray(image.convert("L")).astype(np.float64) / 255
-    return float(np.median(np.abs(np.diff(grey, 2, 1))))
+    return float(np.median(np.abs(np.diff(np.asarray(image.convert("L")) / 255, 2, 1))))
 
 
 _SEEN: dict[bytes, Scene] = {}
@@ -246,11 +237,8 @@ def world(prompts: int, per_prompt: int, *, seed: int) -> list[Domain]:
 
     People judge two pictures of a prompt that are not equally right with the log-odds `STEEP` times the difference.
     """
-    test = {
-        "in domain": read_prompts("shapes.long.test", count=prompts, seed=seed),
-        "out of domain": read_prompts("shapes.short", count=prompts, seed=seed),
-        "held out": read_prompts("shapes.long.test", count=prompts, seed=seed, held_out=True),
-    }
+    sources = (("in domain", "shapes.long.test"), ("out of domain", "shapes.short"), ("held out", "shapes.long.test"))
+    test = {of: read_prompts(by, count=prompts, seed=seed, held_out=of == "held out") for of, by in sources}
     return [_domain(name, held, per_prompt, random.Random(f"{name}/{seed}")) for name, held in test.items()]
 
 

@@ -1,4 +1,4 @@
-"""Words that say nothing of an image: a reward that pays for them and one that forgets the image over them are found."""
+"""Words that say nothing of an image: a reward that pays for them, and one that forgets the image over them."""
 
 from __future__ import annotations
 
