@@ -1,6 +1,6 @@
 """Pictures of the built-in world that differ in one known thing: a fact of the prompt, what it leaves open, or finish.
 
-The truth of each is exact: an edit makes a fact false (`facts`), a group is a colour or size that the prompt does not
+The truth of each is exact: an edit makes a fact false, a group is a colour or size that the prompt does not
 name, and detail is a finish of the same scene, shade, hatching and grain, of which the verifier still reads all facts.
 """
 
@@ -17,7 +17,7 @@ from torchvision.transforms.functional import to_pil_image
 from rwk.adapters.shapes_prompts import understand
 from rwk.adapters.shapes_render import background, render
 from rwk.adapters.shapes_scenes import draw_scene, place
-from rwk.adapters.shapes_world import COLORS, PLACES, SHAPES, SIZES, Clause, Description, Scene, Thing, facts
+from rwk.adapters.shapes_world import COLORS, PLACES, SHAPES, SIZES, Clause, Description, Scene, Thing
 
 Alteration = Callable[[Scene, Description, random.Random], Scene | None]
 """A scene in which one fact of the description does not hold any more; None where there is no such fact."""
@@ -48,7 +48,7 @@ def counterparts(prompts: Sequence[str], *, seed: int) -> tuple[list[Edited], li
         held = [
             (prompt, image, changed)
             for prompt, image, scene in zip(prompts, plain, scenes, strict=True)
-            if (changed := _worse(alter, scene, understand(prompt), rng)) is not None
+            if (changed := alter(scene, understand(prompt), rng)) is not None
         ][:PER_EDIT]
         made = pictures([changed for _, _, changed in held])
         edited += [(prompt, image, after, kind) for (prompt, image, _), after in zip(held, made, strict=True)]
@@ -77,11 +77,6 @@ def finished(scene: Scene) -> list[Image.Image]:
     steps: list[Tensor] = [shade * ~ground, hatch * ~ground, grain * ground]
     made = [(pixels + sum(steps[: count + 1])).clamp(0, 1) for count in range(len(steps))]
     return [to_pil_image(one) for one in made]
-
-
-def _worse(alter: Alteration, scene: Scene, said: Description, rng: random.Random) -> Scene | None:
-    changed = alter(scene, said, rng)
-    return None if changed is None or all(fact.holds for fact in facts(said, changed)) else changed
 
 
 def _owners(said: Description) -> list[Clause]:

@@ -94,16 +94,19 @@ def test_the_worst_domain_is_told_and_others_beside_it() -> None:
 
 
 def test_sets_come_from_preferences_too() -> None:
-    """Of votes that are split the sum counts: one image beats three others, and what nobody judged makes no set."""
+    """One image beats three others; where more votes say otherwise, in either order of the two, it makes no set."""
     rows = [(0, 1, 1.0), (2, 0, 0.0), (3, 0, 0.25), (0, 3, 0.5), (1, 2, 1.0)]
-    at = np.array([row[:2] for row in rows] + [(first + 4, second + 4) for first, second, _ in rows])
-    share = [row[2] for row in rows] * 2
+    against = [*rows, (0, 3, 1.0), (3, 0, 1.0), (3, 0, 1.0), (3, 0, 1.0)]
+    votes = [("p", 0, rows), ("q", 4, rows), ("r", 8, against)]
+    at = np.array([(first + start, second + start) for _, start, of in votes for first, second, _ in of])
+    share = [row[2] for _, _, of in votes for row in of]
+    prompt = [name for name, _, of in votes for _ in of]
 
     def pairs(scores: np.ndarray) -> PairTable:
-        return PairTable.from_scores(scores[at[:, 0]], scores[at[:, 1]], share, prompt=["p", "q"] * 5)
+        return PairTable.from_scores(scores[at[:, 0]], scores[at[:, 1]], share, prompt=prompt)
 
-    domain = drawn(np.full((2, 4), np.nan), preferences=pairs, places=at)
-    scores = np.array([[3.0, 2.0, 1.0, 3.0], [0.0, 2.0, 1.0, 3.0]])
+    domain = drawn(np.full((3, 4), np.nan), preferences=pairs, places=at)
+    scores = np.array([[3.0, 2.0, 1.0, 3.0], [0.0, 2.0, 1.0, 3.0], [3.0, 2.0, 1.0, 0.0]])
     found = only(selection(Subject(Given(scores), [domain], SIZES)))
     assert found.value is not None
     assert (found.value.mean, found.value.clusters) == (0.25, 2)  # half of one, none of the other
@@ -154,6 +157,7 @@ def votes(bias: float, *, seed: int = 0, names: str = "abc", prompts: int = 60) 
     scores = quality + bias * np.array([name == "a" for name in names])
     first, second = np.array(list(itertools.combinations(range(len(names)), 2))).T
     at = (np.arange(prompts)[:, None, None] * len(names) + np.stack([first, second], 1)).reshape(-1, 2)
+    at = np.where(rng.random((len(at), 1)) < 0.5, at, at[:, ::-1])
     truth = quality.reshape(-1)
     label = (rng.random(len(at)) < 1 / (1 + np.exp(truth[at[:, 1]] - truth[at[:, 0]]))).astype(float)
     drawn_by = [[names[row % len(names)] for row in at[:, side].tolist()] for side in (0, 1)]
