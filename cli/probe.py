@@ -120,8 +120,9 @@ def command(config: Probing, common: Common) -> dict[str, Any]:
     was trained on are left out. Without DATA a generator draws images of the prompts in domain, of another wording,
     and of combinations that no prompt in domain holds; with --prompts shapes.narrow also of a colour, a shape, a number
     and a relation that it never names; and the prompts' world makes images that differ in one known thing, which
-    --counterparts replaces. --run adds when a run began to hack the reward. Every number has its 95 % interval, clustered by prompt. With --forecast, what
-    choosing by the reward gains in truth on those prompts, for what learning may gain.
+    --counterparts replaces. --run adds where a run began to hack the reward. Every number has its 95 % interval,
+    clustered by prompt. With --forecast, what choosing by the reward gains in truth on those prompts, for what learning
+    may gain.
     """
     begun = time.monotonic()
     with progress("loading"):
