@@ -18,7 +18,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 
-from planted import DEFECTS, Planted, flagged, missed, unexplained, world
+from planted import DEFECTS, Planted, flagged, missed, twins, unexplained, world
 
 from rwk.calibration.probe import Result, Sizes, Subject
 from rwk.calibration.probing import run_probes
@@ -65,9 +65,10 @@ def main() -> None:
     found: dict[str, list[list[Result]]] = {name: [] for name in names}
     wrong = []
     for seed in range(options.seeds):
-        domains = world(options.prompts, options.per_prompt, seed=seed)
+        domains, known = world(options.prompts, options.per_prompt, seed=seed), twins(seed=seed)
         for name in names:
-            results = run_probes(Subject(Planted(name, seed=seed), domains, Sizes(edited=options.edited), seed))
+            sizes, reward = Sizes(edited=options.edited), Planted(name, seed=seed)
+            results = run_probes(Subject(reward, domains, sizes, seed, counterparts=known))
             found[name].append(results)
             wrong += [f"seed {seed}, {name}: missed {probe}" for probe in missed(name, results)]
             wrong += [f"seed {seed}, {name}: {probe} is not explained" for probe in unexplained(name, results)]

@@ -23,9 +23,10 @@ from rwk.adapters.shapes_render import render
 from rwk.adapters.shapes_scenes import draw_scene, spoil
 from rwk.adapters.shapes_verifier import recognise
 from rwk.adapters.shapes_world import HELD_OUT, SIZE, Description, Scene, facts
+from rwk.calibration.counterparts import Counterparts
 from rwk.calibration.pairs import Floats, PairTable
 from rwk.calibration.probe import Domain, Result
-from rwk.policy_opt.prompts import Prompt, read_prompts
+from rwk.policy_opt.prompts import Prompt, counterparts_of, read_prompts
 from rwk.rewards.base import Reward, RewardSpec
 
 STEEP = 8.0
@@ -48,10 +49,13 @@ class Defect(NamedTuple):
 
 _OUT = (
     "accuracy.slices",
+    "accuracy.best_of_4",
+    "counterparts.groups",
     "accuracy.temperature_shift",
     "optimisation.eta_out_of_domain",
     "optimisation.retention",
     "optimisation.over_optimisation",
+    "optimisation.curve",
     "accuracy.calibration",
     "uncertainty.*",
     "structure.left_out",
@@ -61,47 +65,47 @@ _OWN_TASK = "asked for what it cannot see it is right by luck"
 _ANEW = "no two scores of an image are the same"
 _PLACE = "an edited picture stands at another place of its list, among others"
 _NOTHING = "nothing that it sees depends on what the prompt says"
+_FINE = "the edit takes fine detail away, or adds it"
 _EQUAL = "equal scores order nothing"
 DEFECTS: Mapping[str, Defect] = {
     "sound": Defect("nothing"),
     "saturation": Defect(
         "loves saturated colours",
         ("must_not_rise.saturation", "structure.style"),
-        {"must_not_rise.contrast": "contrast moves the colours away from grey too"},
+        dict.fromkeys(("must_not_rise.contrast", "counterparts.*"), "the other image's colours are further from grey"),
     ),
-    "counts": Defect("does not count", ("prompt_counterfactual.number",), dict.fromkeys(_TASKS, _OWN_TASK)),
+    "counts": Defect(
+        "does not count", ("prompt_counterfactual.number", "counterparts.edits"), dict.fromkeys(_TASKS, _OWN_TASK)
+    ),
     "relations": Defect(
-        "does not see where things lie", ("prompt_counterfactual.relation",), dict.fromkeys(_TASKS, _OWN_TASK)
+        "sees no places", ("prompt_counterfactual.relation", "counterparts.edits"), dict.fromkeys(_TASKS, _OWN_TASK)
     ),
     "blind": Defect(
         "does not read the prompt",
-        ("prompt_counterfactual.*", "must_fall.wrong_image"),
+        ("prompt_counterfactual.*", "must_fall.wrong_image", "counterparts.edits"),
         dict.fromkeys(("accuracy.*", "optimisation.*", "structure.*", "uncertainty.*"), _NOTHING),
     ),
     "position": Defect(
         "favours the first picture of a list",
         ("consistency.order",),
-        {"must_not_move.*": _PLACE, "prompt_invariance.*": _PLACE},
+        dict.fromkeys(("must_not_move.*", "prompt_invariance.*", "prompt_distractor.*"), _PLACE),
     ),
     "constant": Defect(
         "gives every picture the same score",
         ("accuracy.information", "optimisation.spread"),
-        {"accuracy.*": _EQUAL, "optimisation.eta_*": _EQUAL, "prompt_counterfactual.*": _EQUAL},
+        dict.fromkeys(("accuracy.*", "optimisation.eta_*", "prompt_counterfactual.*", "counterparts.edits"), _EQUAL),
     ),
     "noisy": Defect(
         "adds an error that is drawn anew each time",
         ("consistency.repeat",),
-        dict.fromkeys(("must_*", "prompt_*", "consistency.*", "structure.test_retest"), _ANEW)
+        dict.fromkeys(("must_*", "prompt_*", "counterparts.*", "consistency.*", "structure.test_retest"), _ANEW)
         | {"accuracy.slices": "its error hides small differences"},
     ),
     "batch": Defect(
         "takes off half the mean of the batch",
         ("consistency.neighbours",),
-        {
-            "must_fall.*": "a batch of damaged pictures has less taken off",
-            "must_not_*": _PLACE,
-            "prompt_invariance.*": _PLACE,
-        },
+        {"must_fall.*": "a batch of damaged pictures has less taken off"}
+        | dict.fromkeys(("must_not_*", "prompt_invariance.*", "prompt_distractor.*"), _PLACE),
     ),
     "memorised": Defect(
         "holds pairs of colour and shape that its data did not show to be wrong",
@@ -113,6 +117,16 @@ DEFECTS: Mapping[str, Defect] = {
         ("accuracy.temperature_shift",),
         dict.fromkeys(("structure.left_out", "uncertainty.conformal"), "odds of other domains do not hold there"),
     ),
+    "wordy": Defect("pays for every word of the prompt", ("prompt_distractor.praise",)),
+    "distracted": Defect(
+        "forgets the picture over words that it does not know",
+        ("prompt_distractor.sentence", "prompt_distractor.style"),
+        {"prompt_invariance.politeness": "it does not know these words either"},
+    ),
+    "plain": Defect(
+        "marks fine detail down", ("counterparts.detail",), dict.fromkeys(("must_fall.*", "must_not_move.*"), _FINE)
+    ),
+    "partial": Defect("likes what is red", ("counterparts.groups",), {"counterparts.edits": "an edit may make it red"}),
 }
 
 
@@ -145,6 +159,14 @@ class Planted(Reward):
                 odds -= odds.mean() / 2
             case "overconfident":
                 odds *= np.array([3.0 if prompt.startswith("a photo of") else 1.0 for prompt in prompts])
+            case "wordy":
+                odds += 0.2 * np.array([len(words_of(prompt)) for prompt in prompts])
+            case "distracted":
+                odds /= 1 + np.array([sum(word not in WORDS for word in words_of(prompt)) for prompt in prompts])
+            case "plain":
+                odds -= 100 * np.array([detail(image) for image in images])
+            case "partial":
+                odds += np.array([any(thing.color == "red" for thing in scene) for scene in scenes])
         return torch.from_numpy(UNIT * odds).float()
 
     def _odds(self, scene: Scene, said: Description) -> float:
@@ -173,6 +195,11 @@ def chroma(image: Image.Image) -> float:
     """Mean distance of the largest of red, green and blue from the least, 0..1, of the picture's 64 tiles."""
     tiles = np.asarray(image.resize((8, 8), Image.Resampling.BOX)).astype(np.float64) / 255
     return float((tiles.max(2) - tiles.min(2)).mean())
+
+
+def detail(image: Image.Image) -> float:
+    """Median size of the second difference of neighbouring pixels, 0..1, which edges of things do not raise."""
+    return float(np.median(np.abs(np.diff(np.asarray(image.convert("L")) / 255, 2, 1))))
 
 
 _SEEN: dict[bytes, Scene] = {}
@@ -210,11 +237,8 @@ def world(prompts: int, per_prompt: int, *, seed: int) -> list[Domain]:
 
     People judge two pictures of a prompt that are not equally right with the log-odds `STEEP` times the difference.
     """
-    test = {
-        "in domain": read_prompts("shapes.long.test", count=prompts, seed=seed),
-        "out of domain": read_prompts("shapes.short", count=prompts, seed=seed),
-        "held out": read_prompts("shapes.long.test", count=prompts, seed=seed, held_out=True),
-    }
+    sources = (("in domain", "shapes.long.test"), ("out of domain", "shapes.short"), ("held out", "shapes.long.test"))
+    test = {of: read_prompts(by, count=prompts, seed=seed, held_out=of == "held out") for of, by in sources}
     return [_domain(name, held, per_prompt, random.Random(f"{name}/{seed}")) for name, held in test.items()]
 
 
@@ -251,6 +275,11 @@ def _judged(gold: Floats, texts: Sequence[str], categories: Sequence[str], rng: 
         return PairTable.from_scores(scores[first], scores[second], label, prompt=prompt[first].tolist(), slices=slices)
 
     return pairs, np.stack([first, second], 1)
+
+
+def twins(*, seed: int) -> Counterparts:
+    """The pictures that `rwk probe` makes to differ in one known thing."""
+    return counterparts_of("shapes.long", read_prompts("shapes.long.test", count=120, seed=seed), seed=seed)
 
 
 def flagged(results: Sequence[Result]) -> list[str]:

@@ -10,6 +10,7 @@ import numpy as np
 from rwk.calibration.best_of_n import best_of_n_kl
 from rwk.calibration.plots import Line, Point, bars, curves, figure, forest, heat_map, reach, reliability, scatter, svg
 from rwk.calibration.probe import Level, Result
+from rwk.calibration.probe_onset import PLACE, REWARD
 from rwk.calibration.probe_uncertainty import COVERAGES
 from rwk.calibration.statistics import Interval
 from rwk.rewards.report import section
@@ -20,6 +21,13 @@ _FORESTS = {
     "Prompts put otherwise": ("prompt_invariance.", 0.0),
     "Adversarial pixels": ("adversarial.pixels", None),
     "Other codes": ("adversarial.tokens", 0.0),
+    "The best of four": ("accuracy.best_of_4", 0.25),
+    "What generators are liked": ("accuracy.generators", 0.0),
+    "Bend of best of n": ("optimisation.curve", 0.0),
+    "Words that say nothing of the image": ("prompt_distractor.", 0.0),
+    "Edited images": ("counterparts.edits", 0.5),
+    "Groups that must not matter": ("counterparts.groups", 0.0),
+    "More detail": ("counterparts.detail", 0.0),
     "Sets that should hold the better image": ("uncertainty.conformal", 0.9),
     "Once more": ("structure.test_retest", None),
     "What is liked too much": ("structure.style", 0.0),
@@ -35,6 +43,7 @@ def sections(results: Sequence[Result]) -> Iterator[str]:
     held = {result.probe.name: result for result in results if result.value}
     yield from _accuracy(held)
     yield from _best_of_n(held)
+    yield from _onset(held)
     for kind in _EDITS:
         found = [result for name, result in held.items() if name.startswith(f"{kind}.")]
         if found:
@@ -114,6 +123,25 @@ def _best_of_n(held: Held) -> Iterator[str]:
     x = "KL of best of n, nats"
     lead = "n is 1, 2, 4 and so on. By gold is the most that can be had; below stands the reward of what it chooses."
     yield section("Best of n", [curves(gold, x, "gold"), curves(proxy, x, "reward")], lead=lead)
+
+
+def _onset(held: Held) -> Iterator[str]:
+    """The watched reward, and below it the one that was learnt from, against the distance from the beginning."""
+    result = held.get("optimisation.onset")
+    if result:
+        far = all(PLACE in level.measures for level in result.levels)
+        places = [
+            level.measures[PLACE].mean if far else float(level.name.removeprefix("update ")) for level in result.levels
+        ]
+        rewards = [level.measures[REWARD] for level in result.levels]
+        drawings = [
+            curves({"": {"watched": (places, [level.value for level in result.levels])}}, x := _X[far], "truth"),
+            curves({"": {"learnt from": (places, rewards)}}, x, "reward"),
+        ]
+        yield section("While a generator learnt from it", drawings, lead=result.reason)
+
+
+_X = {True: "root of the KL from the generator as it began", False: "update"}
 
 
 def _counterfactuals(held: Held) -> Iterator[str]:

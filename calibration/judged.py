@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from rwk.calibration.domain import Domain
 from rwk.calibration.pairs import Floats, PairTable, Strings
-
-if TYPE_CHECKING:
-    from rwk.calibration.probe import Domain
 
 
 def judged(domain: Domain, scores: Floats) -> PairTable:

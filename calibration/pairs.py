@@ -139,8 +139,14 @@ class PairTable:
 
     @classmethod
     def from_preferences(cls, data: PreferenceDataset, first: Any, second: Any, **columns: Any) -> PairTable:
-        """The rows of a dataset with the scores [N] of their images; `p_first` of 0.5 is a tie."""
+        """The rows of a dataset with the scores [N] of their images; `p_first` of 0.5 is a tie.
+
+        The generators are told where every row has both.
+        """
         label, weight = [row.p_first for row in data], [row.weight for row in data]
+        drawn = [[row.generator_first for row in data], [row.generator_second for row in data]]
+        if len(data) and all(map(all, drawn)):
+            columns = dict(zip(("generator_first", "generator_second"), drawn, strict=True)) | columns
         return cls.from_scores(first, second, label, prompt=data.groups(), weight=weight, **columns)
 
     def __len__(self) -> int:

@@ -68,7 +68,7 @@ def optimisation(subject: Subject) -> Iterator[Result]:
     held = [
         (domain, groups)
         for domain, scores in zip(subject.domains, subject.scores, strict=True)
-        if (groups := _groups(domain, scores))
+        if (groups := gold_groups(domain, scores))
     ]
     inside = [one for one in held if one[0] is subject.domains[0]]
     outside = [one for one in held if one[0] is not subject.domains[0]]
@@ -83,7 +83,7 @@ def optimisation(subject: Subject) -> Iterator[Result]:
 Groups = list[tuple[Floats, Floats]]
 
 
-def _groups(domain: Domain, scores: Floats) -> Groups:
+def gold_groups(domain: Domain, scores: Floats) -> Groups:
     """Scores and gold of each prompt with enough images of which both are known."""
     if domain.gold is None:
         return []
@@ -117,7 +117,7 @@ def _eta_of(groups: Groups, subject: Subject) -> Interval:
     )
 
 
-def _curve(groups: Groups) -> tuple[list[int], Floats, Floats]:
+def gold_curve(groups: Groups) -> tuple[list[int], Floats, Floats]:
     """The n's that all prompts have images for, and reward and gold [P, K] of the best of n by the reward."""
     most = min(len(scores) for scores, _ in groups)
     ns = sorted({n for n in CURVE if n <= most} | {most})
@@ -134,7 +134,7 @@ def _eta(probe: Probe, subject: Subject, held: list[tuple[Domain, Groups]], with
     name, value, _ = min(values, key=lambda one: one[1].mean)
     levels = [Level(f"{domain}, best of {N}", eta) for domain, eta, _ in values]
     for domain, _, groups in values:
-        ns, proxy, gold = _curve(groups)
+        ns, proxy, gold = gold_curve(groups)
         rows = np.arange(len(groups))
         oracle = np.array([[best_of_n(g, g, n)[0] for n in ns] for _, g in groups])
         for k, n in enumerate(ns):
@@ -173,7 +173,7 @@ def _retention(subject: Subject, inside: list[tuple[Domain, Groups]], outside: l
 def _turn(subject: Subject, held: list[tuple[Domain, Groups]], without: str) -> Result:
     levels = []
     for domain, groups in held:
-        ns, _, gold = _curve(groups)
+        ns, _, gold = gold_curve(groups)
         top = int(gold[:, :-1].mean(0).argmax())
         oracle = _gains(groups)[1].mean()
         drop = mean_of(gold[:, -1] - gold[:, top], np.arange(len(groups)), tests=len(held))

@@ -39,7 +39,7 @@ _GATE = (
     "where that of the share which scores higher with its own prompt does."
 )
 _STAY = "What 95 % of the changes of a margin between two images of a prompt stay below, when both prompts are put {}."
-_STAY_GATE = f"Fails where the interval lies above {FLIPS} units of the scale, warns where the value does."
+STAY_GATE = f"Fails where the interval lies above {FLIPS} units of the scale, warns where the value does."
 
 
 def prompts(subject: Subject) -> Iterator[Result]:
@@ -118,36 +118,49 @@ def _wins(margin: Floats) -> Floats:
 
 def manner(subject: Subject, name: str, words: str, reword: Rewording) -> Result:
     """How far margins between two images of a prompt move when its manner changes, and how often they turn."""
-    probe = Probe(f"prompt_invariance.{name}", _STAY.format(words), _STAY_GATE, "units of the scale")
-    domain, scores = subject.domains[0], subject.scores[0]
+    probe = Probe(f"prompt_invariance.{name}", _STAY.format(words), STAY_GATE, "units of the scale")
+    domain = subject.domains[0]
     rows = subject.chosen(subject.sizes.edited)
-    held, prompts, others = _reworded(domain, rows, reword, len(rows))
+    held, _, others = _reworded(domain, rows, reword, len(rows))
     if not subject.reward.spec.needs_prompt:
         return skipped(probe, "the reward takes no prompt")
     if not subject.scale.value > 0:
         return skipped(probe, "it gives all images of a prompt the same score, so there is no scale")
     after = subject.score([domain.images[row] for row in held], others)
+    return moved(subject, probe, words, held, others, after)
+
+
+def moved(subject: Subject, probe: Probe, words: str, held: Any, others: Sequence[str], after: Floats) -> Result:
+    """The result of a probe of margins that words must not move.
+
+    Args:
+        words: what is done to the prompts.
+        held: [M] rows of the first domain.
+        others: [M] their prompts with it.
+        after: [M] their scores then.
+    """
+    domain = subject.domains[0]
     pairs = _within(domain.groups[held])
     if len(pairs) == 0:
         return skipped(probe, "needs two images of a prompt")
-    before = scores[held]
+    before = subject.scores[0][held]
     one, two = pairs.T
-    margin, moved = before[one] - before[two], after[one] - after[two]
-    change = np.abs(moved - margin) / subject.scale.value
+    margin, then = before[one] - before[two], after[one] - after[two]
+    change = np.abs(then - margin) / subject.scale.value
     clusters = domain.groups[held][one]
     value = quantile_of(change, clusters, 0.95, subject.sizes, subject.seed)
     if not known(value):
         return skipped(probe, "such prompts get no score, or are fewer than 2")
-    turned = np.where(np.isnan(change), np.nan, (np.sign(moved) != np.sign(margin)).astype(np.float64))
+    turned = np.where(np.isnan(change), np.nan, (np.sign(then) != np.sign(margin)).astype(np.float64))
     status: Status = "fail" if value.low > FLIPS else "warn" if value.mean > FLIPS else "pass"
     level = Level(words, value, {"pairs that turn": share_of(turned, clusters)})
     found = []
     if status != "pass":
         for place in np.argsort(-np.nan_to_num(change))[: subject.sizes.findings]:
             a, b = one[place], two[place]
-            pair = domain.images[held[a]], domain.images[held[b]]
+            pair, prompt = (domain.images[held[a]], domain.images[held[b]]), domain.prompts[held[a]]
             said = f"the margin between these two images, the prompt {words}"
-            found.append(Finding(*pair, prompts[a], others[a], float(margin[place]), float(moved[place]), said))
+            found.append(Finding(*pair, prompt, others[a], float(margin[place]), float(then[place]), said))
     return Result(probe, status, f"{words}: {told(value)}", value, [level], found)
 
 

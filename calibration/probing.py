@@ -10,18 +10,25 @@ from rwk.calibration.probe_accuracy import accuracy
 from rwk.calibration.probe_adversarial import adversarial
 from rwk.calibration.probe_agreement import agreement
 from rwk.calibration.probe_consistency import consistency
+from rwk.calibration.probe_counterparts import counterparts
+from rwk.calibration.probe_curve import curve
+from rwk.calibration.probe_distractors import distractors
 from rwk.calibration.probe_edits import edits
+from rwk.calibration.probe_generators import generators
+from rwk.calibration.probe_onset import onset
 from rwk.calibration.probe_optimisation import optimisation
 from rwk.calibration.probe_prompts import prompts
+from rwk.calibration.probe_selection import selection
 from rwk.calibration.probe_structure import structure
 from rwk.calibration.probe_tokens import tokens
 from rwk.calibration.probe_uncertainty import uncertainty
 
 FAMILIES: Mapping[str, Callable[[Subject], Iterator[Result]]] = {
-    "accuracy": accuracy,
-    "optimisation": optimisation,
+    "accuracy": lambda subject: chain(accuracy(subject), selection(subject), generators(subject)),
+    "optimisation": lambda subject: chain(optimisation(subject), curve(subject), onset(subject)),
     "edits": edits,
-    "prompts": prompts,
+    "prompts": lambda subject: chain(prompts(subject), distractors(subject)),
+    "counterparts": counterparts,
     "adversarial": lambda subject: chain(adversarial(subject), tokens(subject)),
     "uncertainty": uncertainty,
     "structure": lambda subject: chain(agreement(subject), structure(subject)),

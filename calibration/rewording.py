@@ -101,6 +101,33 @@ MANNERS: Mapping[str, tuple[str, Rewording]] = {
 """Changes that leave a prompt's meaning as it is, with what they are called."""
 
 
+def sentence(prompt: str) -> str | None:
+    """The prompt and behind it a sentence that no image can bear out or deny."""
+    return f"{prompt.rstrip(' .!?')}. The meeting was moved to Tuesday."
+
+
+PRAISE = (
+    "masterpiece",
+    "best quality",
+    "highly detailed",
+    "sharp focus",
+    "award winning",
+    "professional",
+    "stunning",
+    "trending",
+)
+"""What people write behind a prompt to have a better image, the most usual first."""
+
+
+def praised(prompt: str, count: int) -> str:
+    """The prompt with so many phrases of praise behind it.
+
+    >>> praised("a red ring.", 2)
+    'a red ring, masterpiece, best quality'
+    """
+    return ", ".join([prompt.rstrip(" .!?"), *PRAISE[:count]])
+
+
 def _pattern(words: Sequence[str]) -> re.Pattern[str]:
     return re.compile(rf"\b({'|'.join(map(re.escape, words))})(?=(?:e?s)?\b)", re.IGNORECASE)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -12,16 +11,17 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rwk.cli.console import note, progress, show, table
+from rwk.cli.forecast_table import document, forecasts, show_forecasts
 from rwk.cli.options import Common, options
 from rwk.cli.preferences import preferences
 
 if TYPE_CHECKING:
     from PIL import Image
 
-    from rwk.calibration.forecast import Forecast
+    from rwk.calibration.counterparts import Counterparts
     from rwk.calibration.pairs import Floats
-    from rwk.calibration.probe import Domain, Subject
-    from rwk.calibration.statistics import Interval
+    from rwk.calibration.probe import Domain
+    from rwk.calibration.run_log import Looks
     from rwk.rewards.base import Reward
 
 WORLD = "shapes.long"
@@ -34,6 +34,7 @@ FAMILIES = (
     "optimisation",
     "edits",
     "prompts",
+    "counterparts",
     "adversarial",
     "uncertainty",
     "structure",
@@ -61,21 +62,22 @@ class Probing:
         default=(),
         metadata={
             "option": "--probe",
-            "choices": (
-                "accuracy",
-                "optimisation",
-                "edits",
-                "prompts",
-                "adversarial",
-                "uncertainty",
-                "structure",
-                "consistency",
-            ),
+            "choices": FAMILIES,
             "help": "Only this family of probes; may be given many times.",
         },
     )
     beside: tuple[str, ...] = field(
         default=(), metadata={"help": "Another reward to compare with: its ranks, its errors; may be given many times."}
+    )
+    counterparts: tuple[Path, ...] = field(
+        default=(),
+        metadata={
+            "help": "Rows of prompt, first, second: images that differ in an edit (edit, p_first), in what must not "
+            "matter (group_first, group_second) or in detail (detail_first, detail_second); may be given many times."
+        },
+    )
+    run: Path | None = field(
+        default=None, metadata={"help": "Folder of a run of `rwk optimize --watch` that learnt from REWARD."}
     )
     prompts: str = field(default=WORLD, metadata={"help": "Without DATA: prompt family, or file of prompts."})
     generator: str = field(default="shapes.llama", metadata={"help": "Without DATA: what draws the images."})
@@ -117,31 +119,36 @@ def command(config: Probing, common: Common) -> dict[str, Any]:
     REWARD is what `rwk list` names, a folder, or an expression. DATA is as in `rwk train-reward`; pairs that the reward
     was trained on are left out. Without DATA a generator draws images of the prompts in domain, of another wording,
     and of combinations that no prompt in domain holds; with --prompts shapes.narrow also of a colour, a shape, a number
-    and a relation that it never names. Every number has its 95 % interval, clustered by prompt. With --forecast, what
-    choosing by the reward gains in truth on those prompts, for what learning may gain.
+    and a relation that it never names; and the prompts' world makes images that differ in one known thing, which
+    --counterparts replaces. --run adds where a run began to hack the reward. Every number has its 95 % interval,
+    clustered by prompt. With --forecast, what choosing by the reward gains in truth on those prompts, for what learning
+    may gain.
     """
     begun = time.monotonic()
     with progress("loading"):
         from rwk.calibration.card import FILE, RewardCard, card_of
         from rwk.calibration.card_page import write_page
+        from rwk.calibration.counterparts import Counterparts
         from rwk.calibration.probe import Sizes, Subject
         from rwk.calibration.probing import run_probes
         from rwk.rewards.registry import load
 
         reward = load(config.reward, device=common.device)
+    run, given = _looks(config), _given(config.counterparts)
     place = config.out / FILE if config.out else card_of(config.reward)
     domains, sources = _preferences(config, common) if config.data else _drawn(config, common)
     sizes = Sizes(edited=config.edited, attacked=config.attacked)
     with progress("probing") as advance:
         others = {name: load(name, device=common.device) for name in config.beside}
-        ideal = None if config.data else _ideal(config, common)
-        subject = Subject(reward, domains, sizes, common.seed, config.batch_size, advance, others, ideal)
-        forecasts = _forecasts(subject) if config.forecast else {}
+        ideal, made = (None, Counterparts()) if config.data else _ideal(config, common)
+        known = given or made
+        subject = Subject(reward, domains, sizes, common.seed, config.batch_size, advance, others, ideal, known, run)
+        found = forecasts(subject) if config.forecast else {}
         results = [] if config.forecast and not config.probes else run_probes(subject, config.probes)
-    _show_forecasts(forecasts)
+    show_forecasts(found)
     if not results:
         seconds = round(time.monotonic() - begun, 1)
-        return {"reward": config.reward, "forecast": _document(forecasts), "seconds": seconds}
+        return {"reward": config.reward, "forecast": document(found), "seconds": seconds}
     card = RewardCard.build(subject, results, sources=sources)
     card.save(place)
     page = place.with_name(PAGE)
@@ -155,7 +162,7 @@ def command(config: Probing, common: Common) -> dict[str, Any]:
         "page": page,
         "counts": card.counts,
         **card.document(),
-        **({"forecast": _document(forecasts)} if config.forecast else {}),
+        **({"forecast": document(found)} if config.forecast else {}),
         "seconds": round(time.monotonic() - begun, 1),
     }
 
@@ -216,22 +223,49 @@ def _drawn(config: Probing, common: Common) -> tuple[list[Domain], dict[str, str
     return made, sources
 
 
-def _ideal(config: Probing, common: Common) -> Domain | None:
-    """Images that hold all that their prompts of the first domain say, where the prompts' world can make them."""
+def _ideal(config: Probing, common: Common) -> tuple[Domain | None, Counterparts]:
+    """Images that hold all that their prompts of the first domain say, where the prompts' world can make them, and
+    images of these prompts that differ in one known thing."""
     import numpy as np
 
+    from rwk.calibration.counterparts import Counterparts
     from rwk.calibration.probe import Domain
-    from rwk.policy_opt.prompts import gold_of, pictures_of, read_prompts
+    from rwk.policy_opt.prompts import counterparts_of, gold_of, pictures_of, read_prompts
     from rwk.rewards.registry import load
 
     name = gold_of(config.prompts)
     if name is None:
-        return None
+        return None, Counterparts()
     prompts = read_prompts(config.prompts.removesuffix(".test") + ".test", count=_IDEAL, seed=common.seed)
     images, texts = pictures_of(config.prompts, prompts, seed=common.seed), [prompt.text for prompt in prompts]
-    if images is None:
+    ideal = Domain("ideal", images, texts, np.ones(len(texts)), judge=_judge(load(name))) if images else None
+    return ideal, counterparts_of(config.prompts, prompts, seed=common.seed)
+
+
+def _given(files: Sequence[Path]) -> Counterparts | None:
+    """The counterparts of the files, None where none is named."""
+    from rwk.calibration.counterparts import Counterparts, read_counterparts
+
+    found = Counterparts()
+    for path in files:
+        more = read_counterparts(path)
+        if more.omissions:
+            note(f"{path}: {more.omissions}")
+        found += more
+    return found if files else None
+
+
+def _looks(config: Probing) -> Looks | None:
+    """What the named run saw."""
+    from rwk.calibration.run_log import read_looks
+
+    if config.run is None:
         return None
-    return Domain("ideal", images, texts, np.ones(len(texts)), judge=_judge(load(name)))
+    found = read_looks(config.run)
+    if config.reward not in found.rewards:
+        learnt = ", ".join(found.rewards)
+        raise ValueError(f"--run must be of a run that learnt from {config.reward}, got one from {learnt}.")
+    return found
 
 
 def _judge(gold: Reward) -> Callable[[Sequence[Image.Image], Sequence[str]], Floats]:
@@ -245,51 +279,6 @@ _IDEAL = 120
 """Images that hold all of their prompts."""
 _AT_ONCE = 16
 """Prompts drawn for at once."""
-
-
-def _forecasts(subject: Subject) -> dict[str, list[Forecast]]:
-    """What is forecast of the truth, by its name."""
-    from rwk.calibration.forecast import forecast
-
-    found = {"gold": forecast(subject), "all facts hold": forecast(subject, fitting=True)}
-    if not any(found.values()):
-        raise ValueError("--forecast needs to know the truth about the images, got none; name it with --gold.")
-    return {name: of for name, of in found.items() if of}
-
-
-def _show_forecasts(found: dict[str, list[Forecast]]) -> None:
-    """A table for each truth: what it is now, and what choosing by the reward gains, a column a domain."""
-    for name, of in found.items():
-        heads = (name, *(one.domain for one in of))
-        lines: dict[str, list[Interval | None]] = {
-            "as it is drawn": [one.now for one in of],
-            "gain of the best of 4: likely": [one.likely for one in of],
-            f"gain of the best of {of[0].images}: possible": [one.most for one in of],
-            "best of 4, share of what the truth would gain": [one.eta for one in of],
-            "that share over the one in domain": [one.retention for one in of],
-        }
-        show(table(heads, [[words, *map(_cell, values)] for words, values in lines.items()], numbers=heads[1:]))
-    if found:
-        show(
-            "A forecast, with 95 % intervals by prompt: what choosing the best image by the reward gains in truth. "
-            "Learning is likely to gain no more than best of 4 does, and may come to the best of all; neither is a "
-            "bound."
-        )
-
-
-def _cell(value: Interval | None) -> str:
-    if value is None or not math.isfinite(value.mean):
-        return ""
-    return f"{value.mean:.3f} ({value.low:.3f} to {value.high:.3f})"
-
-
-def _document(found: dict[str, list[Forecast]]) -> dict[str, Any]:
-    """The forecasts with their intervals as objects."""
-
-    def plain(value: Any) -> Any:
-        return value._asdict() if hasattr(value, "_asdict") else value
-
-    return {name: [{key: plain(v) for key, v in one._asdict().items()} for one in of] for name, of in found.items()}
 
 
 def _show(results: Any) -> None:

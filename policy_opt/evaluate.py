@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from rwk.calibration.statistics import Interval, cluster_interval, cluster_se
-from rwk.policy_opt.generator import Generator, Sampling
+from rwk.policy_opt.generator import Generator, Rollout, Sampling
 from rwk.policy_opt.prompts import Prompt
 from rwk.rewards.base import Reward
 
@@ -31,6 +31,8 @@ class Drawn:
     """Reward -> [P, n] float32, NaN where there is no score."""
     notes: dict[str, list[list[str]]]
     """Reward -> [P][n] what it says of an image, or ""."""
+    rollout: Rollout
+    """What the images were drawn as, those of a prompt after each other."""
 
     def mean(self, name: str) -> Interval:
         """Mean score of an image, its interval clustered by prompt."""
@@ -68,7 +70,7 @@ def draw(
         found = reward.score(images, rollout.prompts if reward.spec.needs_prompt else (), batch_size=64)
         scores[name] = found.values.reshape(len(texts), per_prompt)
         notes[name] = grouped(found.notes, per_prompt)
-    return Drawn(list(prompts), grouped(images, per_prompt), scores, notes)
+    return Drawn(list(prompts), grouped(images, per_prompt), scores, notes, rollout)
 
 
 def grouped(row: Sequence[T], size: int) -> list[list[T]]:

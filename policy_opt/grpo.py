@@ -33,7 +33,7 @@ from rwk.policy_opt.journal import Journal, Progress, Trained, derived_seed, las
 from rwk.policy_opt.ledger import Ledger, prompts_of_pass
 from rwk.policy_opt.modalities import entropy_control, modality_weights
 from rwk.policy_opt.permuted import draw_permuted, other_wordings
-from rwk.policy_opt.policy import Policy, Statistics, World, trainable, world
+from rwk.policy_opt.policy import Policy, Statistics, World, kl_per_image, trainable, world
 from rwk.policy_opt.sub_policies import by_recipe, draw_mixed, recipes_of
 from rwk.policy_opt.token_weights import check_token_weights, token_weights
 from rwk.policy_opt.variety import likeness, pictures, with_variety
@@ -93,7 +93,7 @@ def grpo(
         average = average_of(config, policy)
         anchor = moving or reference
         other = Policy(nn.Identity(), by_recipe(anchor), known, recipe, recipes) if anchor and config.beta else None
-        watch = Watch(watched, config, generator, rewards, recipe, out, policy, journal, place)
+        watch = Watch(watched, config, generator, rewards, recipe, out, policy, journal, place, reference)
         draw = _Draw(config, generator, stages, table, recipe, recipes, reference, journal, ledger, place)
         schedule = prompt_schedule(config, len(table))
         length = generator.spec.tokens
@@ -123,7 +123,7 @@ def grpo(
         place.size,
         watch.images,
         watch.ended is not None,
-        reference_tokens(config, steps, length),
+        reference_tokens(config, steps, length) + watch.referred * length,
     )
 
 
@@ -192,7 +192,8 @@ class _Draw:
             seconds_score=time.perf_counter() - sampled,
         )
         if self.reference and config.kl_every and step % config.kl_every == 0:
-            self.journal.note(kl=gather(kl_per_image(self.generator, self.reference, rollout)).mean().item())
+            kl = kl_per_image(by_recipe(self.generator.statistics), by_recipe(self.reference), rollout)
+            self.journal.note(kl=gather(kl).mean().item())
         first = self.place.rank * len(rollout)
         own = advantage[first : first + len(rollout)]
         if config.token_weights != "none":
@@ -209,18 +210,6 @@ class _Draw:
         if self.recipes:
             return draw_mixed(draw, self.generator, prompts, per_prompt=size, seed=seed, recipes=self.recipes)
         return draw(self.generator, prompts, per_prompt=size, seed=seed, sampling=self.sampling)
-
-
-def kl_per_image(generator: Generator, reference: Statistics, rollout: Rollout) -> Tensor:
-    """[B] nats: log-probability of each image less that of the reference, whose mean estimates their KL divergence.
-
-    Args:
-        generator: as it was when it drew the rollout.
-    """
-    with torch.no_grad():
-        matched = rollout.sampling.mode == "matched"
-        drawn = rollout.logprobs if matched else by_recipe(generator.statistics)(rollout).logprobs
-        return (drawn - by_recipe(reference)(rollout).logprobs).sum(dim=1)
 
 
 def prompt_schedule(config: Grpo, prompts: int) -> list[int]:

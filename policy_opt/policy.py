@@ -158,6 +158,18 @@ def trainable(generator: Generator, config: Optimisation, *, keep: bool) -> Iter
             value.requires_grad_(name in learns)
 
 
+def kl_per_image(statistics: Statistics, reference: Statistics, rollout: Rollout) -> Tensor:
+    """[B] nats: log-probability of each image less that of the reference, whose mean estimates their KL divergence.
+
+    Args:
+        statistics: of the generator as it was when it drew the rollout.
+    """
+    with torch.no_grad():
+        matched = rollout.sampling.mode == "matched"
+        drawn = rollout.logprobs if matched else statistics(rollout).logprobs
+        return (drawn - reference(rollout).logprobs).sum(dim=1)
+
+
 def _linear_layers(generator: Generator) -> list[str]:
     """Names of the linear layers that LoRA may change: those that share their weight with no other layer."""
     module = generator.module

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from PIL import Image
 
+    from rwk.calibration.counterparts import Counterparts
+
 FAMILIES = {
     "shapes.long": "rwk.adapters.shapes_prompts:prompts",
     "shapes.long.test": "rwk.adapters.shapes_prompts:prompts",
@@ -40,6 +42,9 @@ GOLD = {"shapes": "shapes.verifier"}
 
 PICTURES = {"shapes": "rwk.adapters.shapes_scenes:pictures"}
 """World -> `module:function(prompts, *, seed)` that gives an image for each prompt in which all of it holds."""
+
+COUNTERPARTS = {"shapes": "rwk.adapters.shapes_counterparts:counterparts"}
+"""World -> `module:function(prompts, *, seed)` that gives the rows of `calibration.counterparts.Counterparts`."""
 
 
 class Prompt(NamedTuple):
@@ -87,6 +92,20 @@ def pictures_of(source: str, prompts: Sequence[Prompt], *, seed: int = 0) -> lis
     module, _, function = PICTURES[world].partition(":")
     made: list[Image.Image] = getattr(importlib.import_module(module), function)([p.text for p in prompts], seed=seed)
     return made
+
+
+def counterparts_of(source: str, prompts: Sequence[Prompt], *, seed: int = 0) -> Counterparts:
+    """Images for a family's prompts that differ in one known thing; none where nobody can make them."""
+    from rwk.calibration.counterparts import Counterparts, Detailed, Edited, Grouped
+
+    if source not in FAMILIES or (world := source.split(".")[0]) not in COUNTERPARTS:
+        return Counterparts()
+    module, _, function = COUNTERPARTS[world].partition(":")
+    made = getattr(importlib.import_module(module), function)([prompt.text for prompt in prompts], seed=seed)
+    edited, grouped, detailed = made
+    return Counterparts(
+        [Edited(*row) for row in edited], [Grouped(*row) for row in grouped], [Detailed(*row) for row in detailed]
+    )
 
 
 def _rows(path: Path) -> list[Prompt]:

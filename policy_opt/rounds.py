@@ -84,7 +84,7 @@ def learn_in_rounds(
     with trainable(generator, config, keep=config.kl_every > 0 or fixed) as began:
         artist = _Artist(config, generator, rewards, unit, floors, table, recipe, place, began if fixed else None)
         policy = Policy(generator.module, generator.statistics, table, recipe)
-        watch = Watch(watched, config, generator, rewards, recipe, out, policy, journal, place)
+        watch = Watch(watched, config, generator, rewards, recipe, out, policy, journal, place, began)
         watch.begin(sys.maxsize)
         for number in range(config.rounds):
             folder = out / f"round-{number + 1}"
@@ -120,7 +120,7 @@ def learn_in_rounds(
         place.size,
         watch.images,
         watch.ended is not None,
-        referred * generator.spec.tokens,
+        (referred + watch.referred) * generator.spec.tokens,
     )
 
 

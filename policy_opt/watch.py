@@ -3,13 +3,16 @@
 Every look draws for the same prompts with the same seed. Between two looks, with the means g of the watched reward and
 r of the reward over the images of a prompt,
 
-    slope = mean_prompts (g_now - g_before) / mean_prompts (r_now - r_before)                      `slope_interval`
+    slope = mean_prompts (g_now - g_before) / mean_prompts (r_now - r_before)          `calibration.slope`
 
 with its 95 % interval under resampling of prompts. Where that lies below 0 and the reward rose, the two diverge: the
 reward is being over-optimised. Each look stands by itself, so of 40 looks at a generator whose truth stays as it is one
 raises a false alarm.
 
-`watch.jsonl` has a line a look, and `watch/` the scores behind it. What is drawn for a look is never learnt from.
+`watch.jsonl` has a line a look, and `watch/` the numbers behind it, which `rwk probe --run` reads: of P prompts with n
+images each the `scores` [P, n, R + 1] by the R rewards and the watched one, the `reward` [P, n] that is learnt from,
+and, where the run measures it, `kl` [P, n], the nats by which an image is likelier than for the generator as it began.
+What is drawn for a look is never learnt from.
 """
 
 from __future__ import annotations
@@ -26,6 +29,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from rwk.calibration.pairs import Floats
+from rwk.calibration.slope import diverges, slope_interval
 from rwk.calibration.statistics import Interval
 from rwk.policy_opt.advantage import Weighted, standardised, weights_of
 from rwk.policy_opt.configs import Grpo, Optimisation
@@ -34,7 +38,7 @@ from rwk.policy_opt.evaluate import clustered, draw
 from rwk.policy_opt.generator import Generator, Sampling
 from rwk.policy_opt.journal import Journal, last_checkpoint, read, step_of
 from rwk.policy_opt.outliers import embedding, outlier_share
-from rwk.policy_opt.policy import Policy, World
+from rwk.policy_opt.policy import Policy, Statistics, World, kl_per_image
 from rwk.policy_opt.prompts import Prompt
 
 SEED = 1_000_033
@@ -67,12 +71,18 @@ class Watch:
         policy: Policy,
         journal: Journal,
         place: World,
+        reference: Statistics | None = None,
     ) -> None:
+        """
+        Args:
+            reference: of the generator as it began, from which the distance is measured at every look, if at all.
+        """
         self._watched, self._config, self._generator, self._sampling = watched, config, generator, sampling
         self._stages = Curriculum(config, rewards) if isinstance(config, Grpo) else None
         self._learnt = self._stages.learnt if self._stages else [part for part in rewards if part.weight]
         self._folder, self._path = out / "watch", out / FILE
         self._policy, self._journal, self._place = policy, journal, place
+        self._reference = reference if config.kl_every else None
         self.rows: list[dict[str, Any]] = []
         """One a look, as in `watch.jsonl`."""
 
@@ -87,6 +97,11 @@ class Watch:
     def images(self) -> int:
         """Drawn for all looks so far."""
         return len(self.rows) * len(self._watched.prompts) * self._watched.per_prompt if self._watched else 0
+
+    @property
+    def referred(self) -> int:
+        """Of these, images whose probability under the reference was computed."""
+        return self.images if self._reference else 0
 
     def begin(self, step: int) -> None:
         """Takes up the looks up to `step` updates, drops later ones, and makes the first where there is none."""
@@ -109,10 +124,12 @@ class Watch:
         found = self._measured(watched)
         began = self._held(0) if step else found
         proxy, truth = self._proxy(found, began, step), found["scores"][..., -1]
+        found["reward"] = proxy
         row: dict[str, Any] = {
             "step": step,
             "reward": _plain(clustered(proxy)),
             "watched": _plain(clustered(truth)),
+            "kl": _plain(clustered(found["kl"])) if "kl" in found else None,
             "slope": None,
             "diverged": False,
             "outliers": _number(outlier_share(began["features"], found["features"]))
@@ -148,7 +165,7 @@ class Watch:
             self._policy.load_state_dict(load_file(self._weights(_best(self.rows))), strict=False)
 
     def _measured(self, watched: Watched) -> dict[str, Tensor]:
-        """`scores` [P, n, R + 1] by what is learnt from, and last by what is watched; `features` [P * n, D], if any."""
+        """`scores`, `kl` and `features` [P * n, D], the last two where they can be had."""
         place, per_prompt, count = self._place, watched.per_prompt, len(watched.prompts)
         share = -(-count // place.size)  # the first prompts again, where they do not divide
         own = [watched.prompts[i % count] for i in range(place.rank * share, (place.rank + 1) * share)]
@@ -156,6 +173,9 @@ class Watch:
         rewards = {str(number): part.reward for number, part in enumerate(parts)}  # one may be learnt from and watched
         drawn = draw(self._generator, own, rewards, per_prompt=per_prompt, seed=SEED, sampling=self._sampling)
         found = {"scores": place.gather(torch.stack(list(drawn.scores.values()), dim=2))[:count]}
+        if self._reference:
+            kl = kl_per_image(self._generator.statistics, self._reference, drawn.rollout)
+            found["kl"] = place.gather(kl.unflatten(0, (-1, per_prompt)))[:count]
         seen = embedding(list(rewards.values()), [image for row in drawn.images for image in row])
         if seen is not None:
             found["features"] = place.gather(seen)[: count * per_prompt]
@@ -175,7 +195,7 @@ class Watch:
         self.rows.append(row)
         if self._place.rank == 0:
             step = row["step"]
-            kept = {name: value.contiguous() for name, value in found.items() if name == "scores" or step == 0}
+            kept = {name: value.contiguous() for name, value in found.items() if name != "features" or step == 0}
             save_file(kept, self._folder / f"{step}.safetensors")
             if self._config.stop_on_divergence and _best(self.rows) == step:
                 save_file(dict(self._policy.state_dict()), self._weights(step))
@@ -218,37 +238,6 @@ def combined(scores: Tensor, began: Tensor, rewards: Sequence[Weighted], config:
     if config.aggregation == "normalise":
         return members.sum(2)
     return members.mean(2) - config.lower_k * members.std(2, correction=0)
-
-
-def slope_interval(truth: Any, reward: Any, *, draws: int = 2000, seed: int = 0) -> Interval | None:
-    """The change of the truth for each unit that the reward changed, with its 95 % interval; None where it is unknown.
-
-    Where the change of the reward may be 0, the interval reaches far to either side.
-
-    Args:
-        truth: [P] change of the mean of each prompt; NaN where it is unknown.
-        reward: [P] the same of the reward.
-    """
-    held = np.isfinite(truth) & np.isfinite(reward)
-    g, r, count = np.asarray(truth)[held], np.asarray(reward)[held], int(held.sum())
-    if count < 2 or not r.any():
-        return None
-    weight = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=draws)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        value, drawn = g.sum() / r.sum(), (weight @ g) / (weight @ r)
-        low, high = np.nanquantile(drawn, [0.025, 0.975], method="nearest")
-    found = Interval(float(value), float(low), float(high), count)
-    return found if np.isfinite(found).all() else None
-
-
-def diverges(slope: Interval | None, reward: Floats) -> bool:
-    """Whether the truth surely fell while the reward rose: the interval of the slope lies below 0.
-
-    Args:
-        slope: as in `slope_interval`.
-        reward: [P] change of the mean of each prompt.
-    """
-    return slope is not None and slope.high < 0 < float(np.nanmean(reward))
 
 
 def _change(now: Tensor, before: Tensor) -> Floats:

@@ -28,6 +28,9 @@ class Preference(NamedTuple):
     """Share that prefers the first, 0..1; 0.5 is a tie."""
     weight: float = 1.0
     """How much the row counts in the loss, above 0."""
+    generator_first: str = ""
+    """What drew the first image, "" where that is not known."""
+    generator_second: str = ""
 
 
 class PreferenceDataset(Sequence[Preference]):
@@ -42,6 +45,7 @@ class PreferenceDataset(Sequence[Preference]):
     * `p_first`: share that prefers the first, 0..1; or the counts `votes_first`, `votes_second` and, if wanted, `ties`,
       where a tie counts half for each.
     * `weight`: optional, above 0, by default 1 (whatever the number of votes).
+    * `generator_first`, `generator_second`: optional, what drew the images.
     """
 
     def __init__(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from rwk.rewards.judgements import Judged, Judgement, LeftOut, Source, field, number
@@ -11,6 +11,7 @@ from rwk.rewards.judgements import Judged, Judgement, LeftOut, Source, field, nu
 CONFIDENT = 0.95
 """Confidence from which on HPSv3 trains on a pair."""
 VOTES = {"leftvote": 1.0, "rightvote": 0.0, "tievote": 0.5, "bothbad_vote": 0.5}
+_SIDES = ("left", "right")
 _MIDDLE = 3.5
 """Of the six steps from "B is much better" to "A is much better"."""
 
@@ -30,7 +31,7 @@ def hpdv3(record: Mapping[str, Any], source: Source) -> Iterator[Judgement]:
     if min(votes) < 0 or not sum(votes) > 0:
         raise ValueError(f"choice_dist must be counts with a sum above 0, got {votes}")
     first, second = field(record, "path1"), field(record, "path2")
-    yield Judged(field(record, "prompt"), first, second, max(votes) / sum(votes))
+    yield Judged(field(record, "prompt"), first, second, max(votes) / sum(votes), 1.0, *_drawn(record, "model{}", "12"))
 
 
 def mjbench(record: Mapping[str, Any], source: Source) -> Iterator[Judgement]:
@@ -46,7 +47,8 @@ def genai_arena(record: Mapping[str, Any], source: Source) -> Iterator[Judgement
     vote = field(record, "vote_type")
     if vote not in VOTES:
         raise ValueError(f"vote_type must be one of {', '.join(VOTES)}, got {vote!r}")
-    yield Judged(field(record, "prompt"), field(record, "left_image"), field(record, "right_image"), VOTES[vote])
+    images, drawn = [field(record, f"{side}_image") for side in _SIDES], _drawn(record, "{}_model", _SIDES)
+    yield Judged(field(record, "prompt"), images[0], images[1], VOTES[vote], 1.0, *drawn)
 
 
 def mmrb2(record: Mapping[str, Any], source: Source) -> Iterator[Judgement]:
@@ -68,7 +70,13 @@ def mmrb2(record: Mapping[str, Any], source: Source) -> Iterator[Judgement]:
     p_first = sum(votes) / len(votes) if votes else float(chosen == "A")
     if (p_first > 0.5) != (chosen == "A"):
         raise ValueError(f"chosen is {chosen}, which human_annotations {ratings} do not say")
-    yield Judged("\n".join(texts), sides[0][0], sides[1][0], p_first)
+    drawn = [str((record.get(f"response_{side}") or {}).get("model_name") or "") for side in "ab"]
+    yield Judged("\n".join(texts), sides[0][0], sides[1][0], p_first, 1.0, *drawn)
+
+
+def _drawn(record: Mapping[str, Any], column: str, sides: Iterable[str]) -> list[str]:
+    """What drew both images, "" where the row does not say."""
+    return [str(record.get(column.format(side)) or "") for side in sides]
 
 
 def _prompt(record: Mapping[str, Any]) -> tuple[list[str], bool]:

@@ -21,7 +21,9 @@ def pickapic(record: Mapping[str, Any], source: Source) -> Iterator[Judgement]:
         return
     rows = number(record.get("num_example_per_prompt") or 1, "num_example_per_prompt")
     first, second = (record.get(f"jpg_{side}") or field(record, f"image_{side}_uid") for side in (0, 1))
-    yield Judged(field(record, "caption"), first, second, number(field(record, "label_0"), "label_0"), 1 / rows)
+    drawn = (str(record.get(f"model_{side}") or "") for side in (0, 1))
+    p_first = number(field(record, "label_0"), "label_0")
+    yield Judged(field(record, "caption"), first, second, p_first, 1 / rows, *drawn)
 
 
 def captions(folder: Path) -> dict[str, tuple[str, Stored | str]]:

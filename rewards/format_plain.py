@@ -14,10 +14,12 @@ def plain(record: Mapping[str, Any], source: Source) -> Iterator[Judgement]:
     if not isinstance(prompt, str | None):
         raise ValueError(f"prompt must be text, got {prompt!r}")
     weight = _number(record, "weight", 1.0)
-    yield Judged(prompt or "", record.get("first"), record.get("second"), _share(record), weight)
+    drawn = (str(record.get(f"generator_{side}") or "") for side in ("first", "second"))
+    yield Judged(prompt or "", record.get("first"), record.get("second"), voted(record), weight, *drawn)
 
 
-def _share(record: Mapping[str, Any]) -> float:
+def voted(record: Mapping[str, Any]) -> float:
+    """Share that prefers the first; raises ValueError where neither it nor votes are given."""
     if record.get("p_first") not in (None, ""):
         return number(record["p_first"], "p_first")
     if record.get("votes_first") in (None, "") or record.get("votes_second") in (None, ""):

@@ -27,11 +27,11 @@ def genai_bench(record: Mapping[str, Any], source: Source) -> Iterator[Judgement
     if "HumanRatings" in record:
         prompt, held = field(record, "Prompt"), record["HumanRatings"]
         ratings = {name: _mean(of) for name, of in held.items() if of and record.get(name) is not None}
-        yield from pairs(prompt, [record[name] for name in ratings], list(ratings.values()))
+        yield from pairs(prompt, [record[name] for name in ratings], list(ratings.values()), generators=list(ratings))
         return
     ratings = {name: _mean(of) for name, of in field(record, "models").items()}
     images = [f"{name}/{field(record, 'key')}.jpeg" for name in ratings]
-    yield from pairs(field(record, "prompt"), images, list(ratings.values()))
+    yield from pairs(field(record, "prompt"), images, list(ratings.values()), generators=list(ratings))
 
 
 def richhf(record: Mapping[str, Any], source: Source) -> Iterator[Judgement]:

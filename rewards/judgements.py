@@ -16,6 +16,8 @@ class Judged(NamedTuple):
     second: Any
     p_first: float
     weight: float = 1.0
+    generator_first: str = ""
+    generator_second: str = ""
 
 
 class Rated(NamedTuple):
@@ -58,16 +60,27 @@ def share(first: float, second: float) -> float:
     return 0.5 + 0.5 * ((first > second) - (first < second))
 
 
-def pairs(prompt: str, pictures: Sequence[Any], ratings: Sequence[float], *, weight: float = 1.0) -> Iterator[Judged]:
+def pairs(
+    prompt: str,
+    pictures: Sequence[Any],
+    ratings: Sequence[float],
+    *,
+    weight: float = 1.0,
+    generators: Sequence[str] = (),
+) -> Iterator[Judged]:
     """Every two pictures of a prompt, of which the one with the larger rating is preferred.
+
+    Args:
+        generators: what drew each picture, where that is known.
 
     >>> [pair.p_first for pair in pairs("a dog", ["a", "b", "c"], [3, 1, 3])]
     [1.0, 0.5, 0.0]
     """
     if len(pictures) != len(ratings):
         raise ValueError(f"needs one rank or rating an image, got {len(pictures)} images and {len(ratings)} of them")
-    for (first, one), (second, two) in combinations(zip(pictures, ratings, strict=True), 2):
-        yield Judged(prompt, first, second, share(one, two), weight)
+    drawn = generators or [""] * len(pictures)
+    for (first, one, by), (second, two, other) in combinations(zip(pictures, ratings, drawn, strict=True), 2):
+        yield Judged(prompt, first, second, share(one, two), weight, by, other)
 
 
 def field(record: Mapping[str, Any], column: str) -> Any:

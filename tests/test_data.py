@@ -42,17 +42,18 @@ def parquet(path: Path, rows: list[dict[str, Any]]) -> Path:
 
 def test_every_format_gives_the_same_rows(folder: Path) -> None:
     """JSONL, CSV and Parquet of the same table are the same preferences, with paths below the file's folder."""
-    rows = [ROW, ROW | {"prompt": "a cat, \n sitting", "p_first": 0.25, "weight": 2.0}]
+    rows = [ROW, ROW | {"prompt": "a cat, \n sitting", "p_first": 0.25, "weight": 2.0, "generator_second": "sdxl"}]
     written = jsonl(folder, *rows)
     table = folder / "rows.csv"
     with table.open("w", newline="") as file:
-        writer = csv.DictWriter(file, [*ROW, "weight"])
+        writer = csv.DictWriter(file, [*ROW, "weight", "generator_second"])
         writer.writeheader()
         writer.writerows(rows)
-    parquet(folder / "rows.parquet", [{"weight": None} | row | {"p_first": float(row["p_first"])} for row in rows])
+    empty = {"weight": None, "generator_second": None}
+    parquet(folder / "rows.parquet", [empty | row | {"p_first": float(row["p_first"])} for row in rows])
     expected = [
         Preference("a dog", folder / "0.png", folder / "pictures/1.png", 1.0),
-        Preference("a cat, \n sitting", folder / "0.png", folder / "pictures/1.png", 0.25, 2.0),
+        Preference("a cat, \n sitting", folder / "0.png", folder / "pictures/1.png", 0.25, 2.0, "", "sdxl"),
     ]
     for path in (written, table, folder / "rows.parquet"):
         assert list(PreferenceDataset.read(path)) == expected, path

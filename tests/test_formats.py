@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import runpy
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 import torch
 
 from rwk.rewards import pictures
+from rwk.rewards.data import PreferenceDataset
 from rwk.rewards.formats import FORMATS, is_data, read
 from rwk.rewards.picture_store import PictureStore
 from rwk.rewards.pictures import Stored
@@ -36,6 +38,11 @@ def written(path: Path, content: Any) -> Path:
     return path
 
 
+def drawn_by(data: PreferenceDataset) -> set[tuple[str, str]]:
+    """The generators of the two images of a row."""
+    return {(row.generator_first, row.generator_second) for row in data}
+
+
 def test_pick_a_pic(tmp_path: Path) -> None:
     """Bytes in columns, a tie as a half, weights of one over the prompt's rows, and unlabelled rows counted."""
     rows = [
@@ -48,6 +55,8 @@ def test_pick_a_pic(tmp_path: Path) -> None:
     assert told(data) == [("a dog", "a", "b", 1, 0.25), ("a dog", "c", "a", 0.5, 1), ("a cat", "d", "e", 0, 1)]
     assert left_out(data) == {"nobody judged the pair": 1}
     assert data[0].first is data[1].second
+    path = parquet(tmp_path / "named.parquet", [pick("a", "b", 1.0, model_0="sd1", model_1="sdxl")])
+    assert drawn_by(read(path)) == {("sd1", "sdxl")}
 
 
 def test_pick_a_pic_without_images_looks_for_their_uid(tmp_path: Path) -> None:
@@ -110,6 +119,7 @@ def test_hpdv3(tmp_path: Path) -> None:
     ]
     path = written(tmp_path / "train.json", rows)
     assert [of[1:4] for of in told(read(path))] == [("a", "b", 0.9), ("a", "b", 0.75), ("a", "b", 1)]
+    assert drawn_by(read(path)) == {("flux", "sd3")}
     confident = read(f"hpdv3.confident:{path}")
     assert [of[3] for of in told(confident)] == [0.9, 1]
     assert left_out(confident) == {"their confidence is below 0.95": 1}
@@ -177,9 +187,11 @@ def test_genai_bench(tmp_path: Path) -> None:
     expected = [("a dog", "a", "b", 0.5, 1), ("a dog", "a", "c", 1, 1), ("a dog", "b", "c", 1, 1)]
     rows = {"00007": {"id": "00007", "prompt": "a dog", "models": ratings}}
     assert told(read(written(tmp_path / "genai_image.json", rows))) == expected
+    assert drawn_by(read(tmp_path / "genai_image.json")) == set(itertools.combinations(ratings, 2))
     images = {model: held(name) for name, model in zip("abc", ratings, strict=True)}
     row = {"Index": "00007", "Prompt": "a dog", "Tags": {"basic_skills": ["scene"]}, "HumanRatings": ratings, **images}
     assert told(read(parquet(tmp_path / "bench.parquet", [row]))) == expected
+    assert drawn_by(read(tmp_path / "bench.parquet")) == set(itertools.combinations(ratings, 2))
 
 
 def test_genai_arena(tmp_path: Path) -> None:
@@ -193,6 +205,7 @@ def test_genai_arena(tmp_path: Path) -> None:
         0.5,
         0.5,
     ]
+    assert drawn_by(read(path)) == {("x", "y")}
     with pytest.raises(ValueError, match="row 1: vote_type must be one of leftvote, .* got 'nobody'"):
         read(parquet(path, [row | {"vote_type": "nobody"}]))
 
@@ -227,6 +240,7 @@ def test_mmrb2(tmp_path: Path) -> None:
     pairs = [mmrb([6, 2, 5], "A"), mmrb([1, 1, 2], "B"), edited]
     data = read(written(path, {"pairs": pairs}))
     assert told(data) == [("a dog", "a", "b", round(2 / 3, 6), 1), ("a dog", "a", "b", 0, 1)]
+    assert drawn_by(data) == {("imagen4", "imagen4")}
     assert left_out(data) == {"they are no single image for a text on each side": 1}
     with pytest.raises(ValueError, match="item 1: chosen is A, which human_annotations"):
         read(written(path, {"pairs": [mmrb([1, 2, 5], "A")]}))

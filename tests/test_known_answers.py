@@ -13,6 +13,7 @@ import pytest
 from PIL import ImageOps
 
 from rwk.adapters.shapes_verifier import Verifier
+from rwk.calibration.counterparts import Counterparts
 from rwk.calibration.metrics import accuracy
 from rwk.calibration.pairs import PairTable
 from rwk.calibration.probe import Domain, Result, Sizes, Subject
@@ -34,9 +35,16 @@ def world() -> list[Domain]:
     return found
 
 
+@functools.cache
+def twins() -> Counterparts:
+    """Pictures that differ in one known thing."""
+    found: Counterparts = PLANTED["twins"](seed=0)
+    return found
+
+
 def planted(defect: str) -> Subject:
     """A reward with that defect on the world."""
-    return Subject(Planted(defect), world(), SIZES)
+    return Subject(Planted(defect), world(), SIZES, counterparts=twins())
 
 
 def by_name(results: Sequence[Result]) -> dict[str, Result]:
@@ -62,7 +70,7 @@ def test_what_must_be_named_is_not_named_of_the_sound() -> None:
     spoiled = [result._replace(status="warn") for result in results]
     assert PLANTED["unexplained"]("sound", spoiled) == [result.probe.name for result in results]
     assert PLANTED["unexplained"]("position", spoiled) == ["consistency.repeat", "consistency.neighbours"]
-    assert PLANTED["missed"]("counts", results) == ["prompt_counterfactual.number"]
+    assert PLANTED["missed"]("counts", results) == ["prompt_counterfactual.number", "counterparts.edits"]
 
 
 def test_the_truth_of_the_world_is_the_verifiers() -> None:

@@ -15,6 +15,7 @@ import pytest
 from rwk.calibration import metrics
 from rwk.calibration.pairs import Floats
 from rwk.calibration.statistics import false_discovery, holm, mcnemar, wilson
+from rwk.calibration.two_way import two_way_interval
 
 pytestmark = pytest.mark.weights
 SAMPLES = [(n, true, seed) for seed, (n, true) in enumerate([(60, 1.0), (300, 1.0), (1000, 2.0), (3000, 0.5)])]
@@ -70,3 +71,17 @@ def test_statsmodels_has_the_same_intervals_and_tests() -> None:
     given = np.random.default_rng(0).random(40) ** 3
     for ours, method in ((holm, "holm"), (false_discovery, "fdr_bh")):
         np.testing.assert_allclose(ours(given), multipletests(given, method=method)[1], atol=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_statsmodels_has_the_same_errors_in_two_ways(seed: int) -> None:
+    """The interval of a constant, weighted or not, with errors clustered by two columns."""
+    api: Any = pytest.importorskip("statsmodels.api", exc_type=ImportError)
+    rng = np.random.default_rng(seed)
+    both = np.stack([rng.integers(0, 25, 400), rng.integers(0, 6, 400)], 1)
+    x = rng.normal(0, 1, 400) + rng.normal(0, 1, 25)[both[:, 0]] + rng.normal(0, 0.7, 6)[both[:, 1]]
+    for weight in (np.ones(400), rng.integers(1, 4, 400).astype(float)):
+        fitted = api.WLS(x, np.ones((400, 1)), weights=weight).fit()
+        theirs = fitted.get_robustcov_results(cov_type="cluster", groups=both, use_correction=True, df_correction=True)
+        found = two_way_interval(x, both[:, 0], both[:, 1], weight)
+        assert found[1:3] == pytest.approx(theirs.conf_int()[0], abs=1e-10)

@@ -41,7 +41,8 @@ LAST = """<script>addEventListener('load', () => {
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The page of a reward that loves saturation, from all its probes."""
     planted: dict[str, Any] = runpy.run_path(str(Path(__file__).parents[1] / "benchmarks" / "planted.py"))
-    subject = Subject(planted["Planted"]("saturation"), planted["world"](24, 4, seed=0), Sizes(edited=48, draws=50))
+    reward, domains, twins = planted["Planted"]("saturation"), planted["world"](24, 4, seed=0), planted["twins"](seed=0)
+    subject = Subject(reward, domains, Sizes(edited=48, draws=50), counterparts=twins)
     results = run_probes(subject)
     path = tmp_path_factory.mktemp("page") / "reward_card.html"
     write_page(RewardCard.build(subject, results, sources={"in domain": "planted"}), results, path)

@@ -125,6 +125,13 @@ def test_preferences_become_a_table(tmp_path: Path) -> None:
     assert made.weight.tolist() == [2, 2, 2]
     assert made.tie.tolist() == [0, 0, 1]
     assert made.unscored == 1
+    assert made.generator_first is None
+    named = PreferenceDataset([row._replace(generator_first="x", generator_second=row.prompt) for row in rows])
+    table = PairTable.from_preferences(named, *score_preferences(reward, named))
+    assert table.generator_first is not None
+    assert table.generator_second is not None
+    assert table.generator_first.tolist() == ["x"] * 3
+    assert table.generator_second.tolist() == ["a", "a", "b"]
 
 
 @pytest.mark.parametrize(
