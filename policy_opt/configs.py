@@ -154,7 +154,7 @@ class Grpo(Optimisation):
     token_weights: TokenWeights = _field(
         "none",
         "Which tokens of an image count more: gcpo, those that others hang on; stage, those that good and bad images "
-        "do not share; panw, those of coarse scales.",
+        "do not share; panw, those that are drawn with few others, as coarse scales are.",
     )
     entropy_bonus: float = _field(0.0, "Weight of the entropy that is added to the objective.")
     resampling: Resampling = _field(

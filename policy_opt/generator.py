@@ -61,6 +61,8 @@ class GeneratorSpec:
     """The recipe that is used where none is named."""
     text: int = 0
     """T, how many of the L tokens, the first ones, are of a text that is written before the image."""
+    steps: tuple[int, ...] = ()
+    """Tokens of each draw, in order, where one draws several: they are independent given the draws before. L in all."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ class Rollout:
     group: Tensor
     """[B] long: rows of one prompt have the same number."""
     tokens: Tensor
-    """[B, L] long."""
+    """[B, L] long, in the order in which they were drawn."""
     logprobs: Tensor
     """[B, L] float32 of each token under the distribution that sampled it, guidance and truncation included."""
     sampling: Sampling
@@ -222,6 +224,8 @@ GENERATORS: Registry[Generator] = Registry(
     "generator",
     "rwk.policy_opt.generator:Generator",
     {
+        "anole.7b_v01": "rwk.adapters.anole:Anole",
+        "emu3.gen": "rwk.adapters.emu3:Emu3Gen",
         "janus.pro_1b": "rwk.adapters.janus:JanusPro",
         "janus.pro_7b": "rwk.adapters.janus:JanusPro7B",
         "janus.v1_3b": "rwk.adapters.janus:Janus",
@@ -236,6 +240,20 @@ GENERATORS: Registry[Generator] = Registry(
         "llamagen.t2i_xl_512": "rwk.adapters.llamagen_t2i:Xl512",
         "shapes.llama": "rwk.adapters.shapes_generator:ShapesLlama",
         "shapes.plan": "rwk.adapters.shapes_plan:ShapesPlan",
+        "showo.256": "rwk.adapters.showo:Showo",
+        "showo.512": "rwk.adapters.showo:Showo512",
+        "showo.512_base": "rwk.adapters.showo:Showo512Base",
+        "showo.clip_256": "rwk.adapters.showo:ShowoClip",
+        "showo.clip_512": "rwk.adapters.showo:ShowoClip512",
+        "simplear.rl_0_5b": "rwk.adapters.simplear:SimpleArRl",
+        "simplear.rl_1_5b": "rwk.adapters.simplear:SimpleArRlLarge",
+        "simplear.sft_0_5b": "rwk.adapters.simplear:SimpleArSft",
+        "simplear.sft_1_5b": "rwk.adapters.simplear:SimpleArSftLarge",
+        "var.d16": "rwk.adapters.var:Var16",
+        "var.d20": "rwk.adapters.var:Var20",
+        "var.d24": "rwk.adapters.var:Var24",
+        "var.d30": "rwk.adapters.var:Var30",
+        "var.d36": "rwk.adapters.var:Var36",
     },
 )
 
