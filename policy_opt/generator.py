@@ -59,10 +59,10 @@ class GeneratorSpec:
     source: str
     sampling: Sampling = Sampling()
     """The recipe that is used where none is named."""
-    text: int = 0
-    """T, how many of the L tokens, the first ones, are of a text that is written before the image."""
     steps: tuple[int, ...] = ()
     """Tokens of each draw, in order, where one draws several: they are independent given the draws before. L in all."""
+    text: int = 0
+    """T, how many of the L tokens, the first ones, are of a text that is written before the image."""
 
 
 @dataclass(frozen=True)
