@@ -22,7 +22,7 @@ from rwk.rewards.errors import RunFailed
 
 NOTHING = ("a", "plain", "background")
 """What is said of an empty quadrant."""
-_KINDS = tuple((*kind, word) for kind, word in zip((SIZES, COLORS, SHAPES), NOTHING, strict=True))
+_KINDS = ((*SIZES, NOTHING[0]), (*COLORS, NOTHING[1]), (*SHAPES, NOTHING[2]))
 PLAN = len(PLACES) * len(_KINDS)
 """Words of a plan."""
 SHUT = -1e4

@@ -32,6 +32,10 @@ class BatchedGenerator(Generator):
     def image_logits(self, hidden: Tensor) -> Tensor:
         """[..., K] logits of the image codes alone, of hidden states [..., D]."""
 
+    def logits_at(self, hidden: Tensor, slots: Tensor) -> Tensor:
+        """[..., K] logits of what may stand at the slots [...] of 0..L-1: codes, unless a text is written first."""
+        return self.image_logits(hidden)
+
     def _rows(self, prompts: Sequence[str], per_prompt: int) -> tuple[list[str], list[int]]:
         """The prompt of every row that `sample` draws, and the number of its group."""
         if isinstance(prompts, str) or not prompts or per_prompt < 1:
