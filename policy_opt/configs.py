@@ -23,6 +23,7 @@ _KL_EVERY = (
     "Steps of GRPO, or rounds of the others, between two measurements of the distance to the generator as it began; 0 "
     "measures none."
 )
+_PER_DRAW = "Prompts that are drawn for at once in one process; 0, of GRPO, takes all of a step."
 _WATCH_EVERY = "Steps of GRPO, or rounds of the others, between two looks at the watched reward, where one is named."
 
 
@@ -54,8 +55,20 @@ class Optimisation:
         "For each reward in turn, in its own unit: a deviation within a group below this counts as this in the "
         "aggregations normalise and lower_bound; the deviation of scoring one image twice, say. [default: min_std]",
     )
+    score_meanwhile: bool = _field(
+        False,
+        "Score the images of one draw on a thread while the next are drawn, of which prompts_per_draw makes several "
+        "in a step or a round; what is learnt stays the same.",
+        switch=True,
+    )
     micro_batch: int = _field(
         0, "Images, or pairs, that go through the model at once in one process; 0 takes all of an update."
+    )
+    gradient_checkpointing: bool = _field(
+        False,
+        "Compute each layer again in the backward pass, in place of keeping what it made: far less memory, a third "
+        "more time.",
+        switch=True,
     )
     lora_rank: int = _field(0, "Rank of LoRA adapters on every linear layer; 0 trains all weights.")
     lora_alpha: float = _field(0.0, "Scale of the adapters is lora_alpha / lora_rank; 0 takes twice the rank.")
@@ -111,6 +124,7 @@ class Grpo(Optimisation):
 
     steps: int = _field(150, "Updates of the weights.")
     prompts_per_step: int = _field(16, "Prompts, over all processes, that are drawn for at once.")
+    prompts_per_draw: int = _field(0, _PER_DRAW)
     num_iterations: int = _field(1, "Updates made from one draw.")
     beta: float = _field(0.0, "Weight of the pull towards the reference.")
     kl_estimator: KlEstimator = _field(
@@ -154,6 +168,11 @@ class Grpo(Optimisation):
         "Which tokens of an image count more: gcpo, those that others hang on; stage, those that good and bad images "
         "do not share; panw, those of coarse scales.",
     )
+    importance_cap: float = _field(
+        0.0,
+        "Weigh each token by its probability when it is learnt over that when it was drawn, counted up to this; makes "
+        "up for half precision, and for guidance that is not learnt; 2 is usual; 0 is off.",
+    )
     entropy_bonus: float = _field(0.0, "Weight of the entropy that is added to the objective.")
     resampling: Resampling = _field(
         "none",
@@ -175,7 +194,16 @@ class Grpo(Optimisation):
         super().__post_init__()
         for name in ("steps", "prompts_per_step", "num_iterations"):
             _check(getattr(self, name) >= 1, name, "be at least 1", getattr(self, name))
-        for name in ("beta", "min_std", "entropy_bonus", "gate", "reference_every", "diversity"):
+        for name in (
+            "prompts_per_draw",
+            "beta",
+            "min_std",
+            "entropy_bonus",
+            "gate",
+            "reference_every",
+            "diversity",
+            "importance_cap",
+        ):
             _check(getattr(self, name) >= 0, name, "be at least 0", getattr(self, name))
         _check(self.epsilon > 0, "epsilon", "be above 0", self.epsilon)
         if self.epsilon_high is not None:
@@ -235,7 +263,7 @@ class Rounds(Optimisation):
 
     rounds: int = _field(16, "Times that the current policy draws anew.")
     prompts_per_round: int = _field(128, "Prompts drawn for in a round, a new choice each; 0 takes all.")
-    prompts_per_draw: int = _field(64, "Prompts that are drawn for at once in one process.")
+    prompts_per_draw: int = _field(64, _PER_DRAW)
     min_margin: float = _field(
         0.0,
         "A pair is kept when its rewards differ by more than this; an image of rft, when it beats the worst of its "

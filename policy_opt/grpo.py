@@ -20,10 +20,11 @@ from math import nan
 from pathlib import Path
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from rwk.policy_opt.advantage import Weighted as Weighted
-from rwk.policy_opt.advantage import combine, floors_of, group_advantage, score_all, standardised, summary, weights_of
+from rwk.policy_opt.advantage import combine, floors_of, group_advantage, standardised, summary, weights_of
 from rwk.policy_opt.calibrated import gate, preference_unit, win_rate
 from rwk.policy_opt.configs import Grpo
 from rwk.policy_opt.followers import average_of, moving_reference
@@ -31,8 +32,10 @@ from rwk.policy_opt.generator import Generator, Rollout, Sampling
 from rwk.policy_opt.guards import diversity
 from rwk.policy_opt.journal import Journal, Progress, Trained, derived_seed, last_checkpoint, publish, start, step_of
 from rwk.policy_opt.ledger import Ledger, prompts_of_pass
+from rwk.policy_opt.off_policy import drift
 from rwk.policy_opt.permuted import draw_permuted, other_wordings
 from rwk.policy_opt.policy import Policy, Statistics, World, trainable, world
+from rwk.policy_opt.scored_draws import scored
 from rwk.policy_opt.token_weights import check_token_weights, token_weights
 from rwk.policy_opt.variety import likeness, pictures, with_variety
 from rwk.policy_opt.watch import Watch, Watched
@@ -158,18 +161,16 @@ class _Draw:
             first = self.place.rank * len(handles)
             handles = self.ledger.next()[first : first + len(handles)]
             self.journal.note(left_out=len(self.ledger.left_out))
-        draw = draw_permuted if config.permute else type(self.generator).sample
-        rollout = draw(
-            self.generator,
-            [self.table[handle] for handle in handles],
-            per_prompt=config.group_size,
-            seed=derived_seed(config.seed, step),
-            sampling=self.sampling,
-        )
-        images = self.generator.decode(rollout.tokens)
-        sampled = time.perf_counter()
+        size = config.prompts_per_draw or len(handles)
+        parts = [handles[start : start + size] for start in range(0, len(handles), size)]
+        drawn = (self._drawn(part, step) for part in parts)
+        draws = list(scored(drawn, self.rewards, meanwhile=config.score_meanwhile))
+        rollout = Rollout.joined([part.rollout for part in draws])
+        images = [image for part in draws for image in part.images]
+        waited = sum(part.waited for part in draws)
+        drawing = time.perf_counter() - began - waited
 
-        scores = gather(score_all(self.rewards, images, rollout.prompts))  # [rows, rewards], of all processes
+        scores = gather(torch.cat([part.scores for part in draws]))  # [rows, rewards], of all processes
         group = torch.arange(config.prompts_per_step).repeat_interleave(config.group_size)
         weights = weights_of(self.rewards, config.aggregation)
         reward = combine(scores, weights, group, how=config.aggregation, min_std=self.floors, lower_k=config.lower_k)
@@ -191,9 +192,12 @@ class _Draw:
             **summary(self.rewards, scores, reward, group),
             advantage=advantage.abs().mean().item(),
             diversity=gather(torch.tensor([diversity(rollout.tokens, config.group_size)])).mean().item(),
-            seconds_sample=sampled - began,
-            seconds_score=time.perf_counter() - sampled,
+            seconds_sample=drawing,
+            seconds_score=time.perf_counter() - began - drawing,
         )
+        if self.sampling.mode == "cond_only":  # else it is measured while learning
+            one = rollout[: config.group_size]
+            self.journal.note(drift=gather(drift(self.generator, one, one.logprobs)).mean().item())
         if self.reference and config.kl_every and step % config.kl_every == 0:
             self.journal.note(kl=gather(kl_per_image(self.generator, self.reference, rollout)).mean().item())
         first = self.place.rank * len(rollout)
@@ -201,6 +205,18 @@ class _Draw:
         if config.token_weights != "none":
             own = own[:, None] * token_weights(config.token_weights, self.generator, self.reference, rollout, own).cpu()
         return rollout, own
+
+    def _drawn(self, handles: list[int], step: int) -> tuple[Rollout, list[Image.Image]]:
+        """A group for each of these prompts, and its images."""
+        draw = draw_permuted if self.config.permute else type(self.generator).sample
+        rollout = draw(
+            self.generator,
+            [self.table[handle] for handle in handles],
+            per_prompt=self.config.group_size,
+            seed=derived_seed(self.config.seed, step),
+            sampling=self.sampling,
+        )
+        return rollout, self.generator.decode(rollout.tokens)
 
 
 def kl_per_image(generator: Generator, reference: Statistics, rollout: Rollout) -> Tensor:
@@ -210,8 +226,8 @@ def kl_per_image(generator: Generator, reference: Statistics, rollout: Rollout) 
         generator: as it was when it drew the rollout.
     """
     with torch.no_grad():
-        matched = rollout.sampling.mode == "matched"
-        drawn = rollout.logprobs if matched else generator.logprobs(rollout)
+        biased = rollout.sampling.mode == "cond_only"
+        drawn = generator.logprobs(rollout) if biased else rollout.logprobs
         return (drawn - reference(rollout).logprobs).sum(dim=1)
 
 

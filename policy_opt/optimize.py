@@ -198,8 +198,10 @@ def judge(
 
 
 def sampling_of(generator: Generator, recipe: Recipe) -> Sampling:
-    """The generator's own sampling, but for what the recipe names."""
-    return replace(generator.spec.sampling, **{k: v for k, v in asdict(recipe).items() if v is not None})
+    """The generator's own sampling, but for what the recipe names; mode off needs no guidance to be named."""
+    named = {key: value for key, value in asdict(recipe).items() if value is not None}
+    unguided = {"guidance": 1.0} if named.get("mode") == "off" else {}
+    return replace(generator.spec.sampling, **unguided | named)
 
 
 def rows(comparison: Comparison) -> list[tuple[str, dict[str, Drawn], str | None]]:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from rwk.policy_opt.configs import Optimisation
 from rwk.policy_opt.generator import Generator, Rollout, Sampling, TokenStatistics
+from rwk.policy_opt.module_state import recomputing
 
 Statistics = Callable[[Rollout], TokenStatistics]
 """`Generator.statistics`, or that of a reference."""
@@ -32,7 +33,7 @@ class PolicyOutput(NamedTuple):
 class Policy(nn.Module):
     """A generator as TRL sees it. Its state, so a checkpoint too, is what is trained and no more."""
 
-    is_gradient_checkpointing = False  # a matter of the generator's own
+    is_gradient_checkpointing = False  # to TRL; `trainable` sees to it
     _keys_to_ignore_on_save = None
 
     def __init__(self, module: nn.Module, statistics: Statistics, prompts: Sequence[str], sampling: Sampling) -> None:
@@ -51,7 +52,6 @@ class Policy(nn.Module):
         self.statistics = statistics
         self.prompts = list(prompts)
         self.sampling = sampling
-        self.last_logprobs = torch.empty(0)
 
     def forward(self, input_ids: Tensor, labels: Tensor, **_: Any) -> PolicyOutput:
         """Log-probabilities and entropies of the codes in input_ids [B, 1 + L], 0 where labels [B, 1 + L] are -100."""
@@ -60,7 +60,6 @@ class Policy(nn.Module):
         zeros = torch.zeros(tokens.shape, device=tokens.device)
         result = self.statistics(Rollout(prompts, handles, tokens, zeros, self.sampling))
         ignored = labels[:, 1:] == -100
-        self.last_logprobs = result.logprobs.detach()
         return PolicyOutput(
             result.logprobs.masked_fill(ignored, 0),
             result.entropy.masked_fill(ignored, 0),
@@ -108,7 +107,8 @@ def world(device: torch.device) -> World:
 def trainable(generator: Generator, config: Optimisation, *, keep: bool) -> Iterator[Statistics | None]:
     """Prepares `generator.module` for training, and leaves it with plain weights at the end.
 
-    With `lora_rank` above 0 adapters take the place of the linear layers, and are merged into them at the end.
+    With `lora_rank` above 0 adapters take the place of the linear layers, and are merged into them at the end. With
+    `gradient_checkpointing` layers are computed again in the backward pass, until the end.
 
     Args:
         keep: whether a reference is needed.
@@ -116,6 +116,17 @@ def trainable(generator: Generator, config: Optimisation, *, keep: bool) -> Iter
     Yields:
         `statistics` of the reference, which stays as the generator was: a copy, or the generator without its adapters.
     """
+    if config.gradient_checkpointing:
+        with recomputing(generator.module), _adapted(generator, config, keep=keep) as reference:
+            yield reference
+    else:
+        with _adapted(generator, config, keep=keep) as reference:
+            yield reference
+
+
+@contextmanager
+def _adapted(generator: Generator, config: Optimisation, *, keep: bool) -> Iterator[Statistics | None]:
+    """What `trainable` does but for gradient checkpointing."""
     if config.lora_rank == 0:
         yield copy.deepcopy(generator).statistics if keep else None
         return

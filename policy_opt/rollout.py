@@ -34,7 +34,7 @@ class CausalGenerator(Generator):
 
     max_rows = 4096
     """Sequences that go through the model at once, guided ones counting double; no result depends on it."""
-    max_logits = 1 << 25
+    max_logits = 1 << 22
     """Logits that `statistics` holds at once; what is beyond is computed again in the backward pass."""
     counts_from_image: ClassVar[bool] = False
     """Whether the first code has position 0, and what stands before it negative ones; else the prompt begins at 0."""
@@ -160,12 +160,16 @@ class CausalGenerator(Generator):
         recipe = rollout.sampling
         if recipe.mode == "cond_only":
             recipe = replace(recipe, guidance=1.0)
+        learns = torch.is_grad_enabled()
+        learns_without = learns and recipe.mode != "matched_detach_uncond"
         results = []
-        with without_dropout(self.module, recompute=torch.is_grad_enabled()):
+        with without_dropout(self.module, recompute=learns):
             for part in self._parts(len(rollout), recipe.guidance):
                 codes = rollout.tokens[part].to(self.device)
-                branches = self._branches(rollout.prompts[part], recipe.guidance)
-                states = [self._states(branch, codes) for branch in branches]
+                cond, *uncond = self._branches(rollout.prompts[part], recipe.guidance)
+                states = [self._states(cond, codes)]
+                with torch.set_grad_enabled(learns_without), without_dropout(self.module, recompute=learns_without):
+                    states += [self._states(branch, codes) for branch in uncond]
                 results.append(self._token_statistics(states, codes, recipe))
         logprobs, entropy = (torch.cat(list(column)) for column in zip(*results, strict=True))
         return TokenStatistics(logprobs, entropy)
@@ -278,6 +282,8 @@ class CausalGenerator(Generator):
 
         def piece(code: Tensor, cond: Tensor, uncond: Tensor | None = None) -> tuple[Tensor, Tensor]:
             without = None if uncond is None else self.image_logits(uncond)
+            if without is not None and recipe.mode == "matched_detach_uncond":
+                without = without.detach()
             logp = distribution(self.image_logits(cond), without, recipe, drawn=code)  # [tokens, K]
             surprise = -logp.masked_fill(logp == -math.inf, 0)  # 0 log 0 is 0, in the gradient too
             return logp.gather(1, code[:, None])[:, 0], (logp.exp() * surprise).sum(1)

@@ -22,6 +22,7 @@ from rwk.policy_opt.configs import Dpo, Grpo, KlEstimator, Rebel, Rft, Rounds
 from rwk.policy_opt.dpo import margin_loss
 from rwk.policy_opt.generator import Rollout
 from rwk.policy_opt.journal import Journal
+from rwk.policy_opt.off_policy import truncated_weights
 from rwk.policy_opt.pairs import PreferencePairs
 from rwk.policy_opt.policy import Policy, World, quiet
 from rwk.policy_opt.rebel import rebel_loss
@@ -81,6 +82,7 @@ def grpo_trainer(
             processing_class=_tokenizer(),
         )
     trainer.beta, trainer.ref_model, trainer.kl_estimator = config.beta, reference, config.kl_estimator
+    trainer.cap = config.importance_cap
     return _finished(trainer, policy, journal)
 
 
@@ -277,6 +279,7 @@ def _grpo_class() -> Any:
     class ImageGrpoTrainer(_Silent, _trl().GRPOTrainer):  # type: ignore[misc]
         kl_estimator: KlEstimator = "k3"
         beta: float
+        cap = 0.0
         per_token: Tensor | None = None
 
         def _generate_and_score_completions(self, inputs: Any) -> Any:
@@ -286,32 +289,45 @@ def _grpo_class() -> Any:
             return output
 
         def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Any:
-            if self.beta and self.kl_estimator in ("k1", "k2"):
-                loss = self._with_own_kl(model, inputs)
-            else:
-                loss = super()._compute_loss(model, inputs)
-            if self._step % (self.args.steps_per_generation * self.num_iterations) == 0:  # nothing has moved since
-                drift = (self.model.last_logprobs - inputs["sampling_per_token_logps"]).abs().mean()
-                self._metrics["train"]["drift"].append(drift.item())
-            return loss
-
-        def _with_own_kl(self, model: Any, inputs: dict[str, Any]) -> Any:
-            """TRL's loss without its KL, which is k3, and ours; all images are as long, so each loss is a mean."""
-            answers: list[Any] = []
+            """TRL's loss; where k1 or k2 is asked for, without its KL, which is k3, and with ours."""
+            inputs, answers = dict(inputs), []
 
             def overheard(**asked: Any) -> Any:
                 answers.append(model(**asked))
-                return answers[-1]
+                if self.cap:  # TRL reads the advantages after this
+                    self._weigh(answers[0].log_probs, inputs)
+                return answers[0]
 
-            beta, self.beta = self.beta, 0.0
+            own_kl = self.beta and self.kl_estimator in ("k1", "k2")
+            beta, self.beta = self.beta, 0.0 if own_kl else self.beta
             try:
                 loss = super()._compute_loss(overheard, inputs)
             finally:
                 self.beta = beta
             now = answers[0].log_probs
+            if self._step % (self.args.steps_per_generation * self.num_iterations) == 0:  # nothing has moved since
+                ahead = inputs["sampling_per_token_logps"] - now.detach()
+                biased = self.model.sampling.mode == "cond_only"
+                name, apart = ("guidance_gap", ahead) if biased else ("drift", ahead.abs())
+                self._metrics["train"][name].append(apart.mean().item())
+            return loss + self._own_kl(now, inputs) if own_kl else loss
+
+        def _own_kl(self, now: Tensor, inputs: dict[str, Any]) -> Any:
+            """What our KL adds to the loss; all images are as long, so each loss is a mean."""
             kl = kl_penalty(now, inputs.get("old_per_token_logps"), inputs["ref_per_token_logps"], self.kl_estimator)
             self._metrics["train"]["kl"].append(self.accelerator.gather(kl.detach().mean()).mean().item())
-            return loss + beta * kl.mean() / self.current_gradient_accumulation_steps
+            return self.beta * kl.mean() / self.current_gradient_accumulation_steps
+
+        def _weigh(self, now: Tensor, inputs: dict[str, Any]) -> None:
+            """Multiplies the advantages of the tokens by their truncated importance weights."""
+            old = inputs.get("old_per_token_logps")
+            whole = self.importance_sampling_level == "sequence"
+            drawn = inputs["sampling_per_token_logps"]
+            weights = truncated_weights(now if old is None else old, drawn, self.cap, whole=whole)
+            advantages = inputs["advantages"]
+            inputs["advantages"] = (advantages[:, None] if advantages.ndim == 1 else advantages) * weights
+            self._metrics["train"]["weight"].append(weights.mean().item())
+            self._metrics["train"]["capped"].append((weights == self.cap).float().mean().item())
 
     return ImageGrpoTrainer
 
