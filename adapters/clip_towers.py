@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 from torch.nn.utils.rnn import pad_sequence
 
+from rwk.adapters.attention import quick_in_half
 from rwk.adapters.dual_encoder import DualHead
 from rwk.adapters.preprocess import Preprocess
 from rwk.adapters.published import Origin, PublishedReward
@@ -78,7 +79,7 @@ def open_clip_network(config: dict[str, Any]) -> nn.Module:
     from open_clip.model import CLIP
 
     network: nn.Module = CLIP(**config)
-    return network
+    return quick_in_half(network)
 
 
 class TowersReward(EmbeddedReward, PublishedReward):

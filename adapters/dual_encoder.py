@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from rwk.adapters.attention import quick_in_half
 from rwk.rewards.base import RewardSpec
 from rwk.rewards.errors import RunFailed
 from rwk.rewards.trainable import Preprocessing, TrainableReward
@@ -127,7 +128,7 @@ class DualEncoder(TrainableReward):
             text_cfg=dict(architecture["text_cfg"]),
             quick_gelu=architecture.get("quick_gelu", False),
         )
-        return DualTowers(clip, architecture["embed_dim"])
+        return DualTowers(quick_in_half(clip), architecture["embed_dim"])
 
     @classmethod
     def from_model(cls, model: str, *, image_size: int = 0, seed: int = 0, device: str = "cpu") -> DualEncoder:

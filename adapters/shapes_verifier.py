@@ -66,7 +66,7 @@ class Verifier(Reward):
         return cls()
 
     def _score(self, images: list[Image.Image], prompts: list[str]) -> Scores:
-        scenes = recognise(torch.stack([_pixels(image) for image in images]))
+        scenes = recognise(torch.stack([pixels_of(image) for image in images]))
         values, notes = torch.full([len(images)], math.nan), []
         for index, (scene, prompt) in enumerate(zip(scenes, prompts, strict=True)):
             try:
@@ -79,7 +79,8 @@ class Verifier(Reward):
         return Scores(values, notes)
 
 
-def _pixels(image: Image.Image) -> Tensor:
+def pixels_of(image: Image.Image) -> Tensor:
+    """An image as the world draws it: [3, SIZE, SIZE] in 0..1."""
     if image.size != (SIZE, SIZE):
         image = image.resize((SIZE, SIZE), Image.Resampling.BILINEAR)
     pixels: Tensor = pil_to_tensor(image)

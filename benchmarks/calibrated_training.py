@@ -32,7 +32,7 @@ from rwk.policy_opt.optimize import GOLD, optimize
 from rwk.rewards import registry
 from rwk.rewards.data import PreferenceDataset
 
-ONE, TWO = ("proxies:Noisy",), ("proxies:NoColors", "shapes.clip")
+ONE, TWO = ("shapes.noisy",), ("proxies:NoColors", "shapes.clip")
 ARMS: dict[str, dict[str, tuple[tuple[str, ...], str, dict[str, Any]]]] = {
     "GRPO, one noisy reward": {
         "plain": (ONE, "grpo", {}),

@@ -1,32 +1,37 @@
 """How far scores move where a tower computes in half precision, on random weights at the published size.
 
-    python benchmarks/drift.py                                   # CLIP's cosine on ViT-B/32 and ViT-L/14
+    python benchmarks/drift.py                                   # every published reward that embeds
     python benchmarks/drift.py --images 64 --device cuda clipscore.l14_cosine
 
-Prints, for every reward, the most that one of its scores differs from that in float32, and beside it the standard
-deviation of the scores over the pictures. Random weights tell pictures apart less than trained ones do, so the one is
-to be read against the other. These are the numbers of `EmbeddedReward.drift`.
+A scale that is part of the weights is set to 100, about what the published ones have. Prints, for every reward, the
+most that one of its scores differs from that in float32, and beside it the standard deviation of the scores over the
+pictures. Random weights tell pictures apart less than trained ones do, so the one is to be read against the other.
+These are the numbers of `EmbeddedReward.drift`.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor
 
-from rwk.adapters.clip_towers import OpenClipReward, seeded
+from rwk.adapters.clip_towers import seeded
+from rwk.adapters.dino import DinoSimilarity
 from rwk.rewards.base import Reward
 from rwk.rewards.manifest import Item
 from rwk.rewards.registry import REWARDS
 from rwk.rewards.rows import Precision
 from rwk.rewards.scoring import Means, score_items
+from rwk.rewards.staged import EmbeddedReward
 
-NAMES = ("clipscore.b32_cosine", "clipscore.l14_cosine")
+SCALE = 100.0
 
 
 def draw(folder: Path, count: int) -> list[Item]:
@@ -40,13 +45,24 @@ def draw(folder: Path, count: int) -> list[Item]:
     return items
 
 
-def random_reward(name: str, device: str) -> Reward:
-    """The reward of that name at its published size, its weights random."""
-    kind = REWARDS.target(name)
-    if not issubclass(kind, OpenClipReward):
-        raise SystemExit(f"only rewards on open_clip can be measured here, got {name}")
+def embedding_rewards() -> dict[str, type[Any]]:
+    kinds = {name: REWARDS.target(name) for name in REWARDS.names()}
+    return {name: kind for name, kind in kinds.items() if issubclass(kind, EmbeddedReward) and "." in name}
+
+
+def random_reward(kind: type[Any], device: str) -> Reward:
+    """A reward at its published size, its weights random."""
+    small = kind.tiny()
     with seeded():
-        return kind.of(kind.build(), device=device)
+        network = kind.build()
+    for name, value in network.named_parameters():
+        if name.endswith("logit_scale"):
+            value.data.fill_(math.log(SCALE))
+    own = {"tokenizer": small.tokenizer} if "tokenizer" in vars(small) else {}
+    reward: Reward = kind.of(network, device=device, **own)
+    if isinstance(reward, DinoSimilarity):
+        reward.compare_with([Image.linear_gradient("L"), Image.radial_gradient("L")])
+    return reward
 
 
 def scores(items: list[Item], rewards: dict[str, Reward], precision: Precision) -> dict[str, Tensor]:
@@ -56,19 +72,21 @@ def scores(items: list[Item], rewards: dict[str, Reward], precision: Precision) 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", default=NAMES)
+    parser.add_argument("names", nargs="*", help="[default: all]")
     parser.add_argument("--images", type=int, default=16)
     parser.add_argument("--device", default="cpu")
     asked = parser.parse_args()
-    rewards = {name: random_reward(name, asked.device) for name in asked.names}
+    known = embedding_rewards()
     with tempfile.TemporaryDirectory() as folder:
         items = draw(Path(folder), asked.images)
-        exact = scores(items, rewards, "float32")
-        found = {name: {"spread": f"{values.std().item():.1e}"} for name, values in exact.items()}
-        for precision in ("bfloat16", "float16"):
-            for name, values in scores(items, rewards, precision).items():
-                found[name][precision] = f"{(values - exact[name]).abs().max().item():.1e}"
-    print(json.dumps(found, indent=2))
+        for name in asked.names or known:
+            rewards = {name: random_reward(known[name], asked.device)}
+            exact = scores(items, rewards, "float32")[name]
+            found = {"spread": f"{exact.std().item():.1e}"}
+            for precision in ("bfloat16", "float16"):
+                moved = scores(items, rewards, precision)[name] - exact
+                found[precision] = f"{moved.abs().max().item():.1e}"
+            print(json.dumps({name: found}), flush=True)
 
 
 if __name__ == "__main__":

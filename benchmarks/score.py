@@ -3,15 +3,18 @@
     OMP_NUM_THREADS=2 python benchmarks/score.py                     # 500 files, 5 rounds
     python benchmarks/score.py --images 64 --large-images 16 --rounds 3
     python benchmarks/score.py --memory                              # peak memory at 500 and 20,000 images
-    python benchmarks/score.py --peer hpsv2                          # also the package's own loop, where it installs
+    python benchmarks/score.py --peer hpsv2 --peer imscore           # also through these packages, where they install
 
 Half the files are JPEG, half PNG, of 0.8 to 12 megapixels; 16 different ones are linked under as many names as there
-are images, and 50 prompts repeat. The weights are random, at the published size: CLIPScore on ViT-B/32, and on ViT-L/14
-for fewer images. Each round measures all ways one after the other, and a ratio is the median of those of the rounds.
+are images, and 50 prompts repeat. The weights are random, at the published size: CLIPScore on ViT-B/32, and for fewer
+images on ViT-L/14. Each round measures all ways one after the other, and a ratio is the median of those of the rounds.
 
 * limit: the bare network on tensors that are ready, in batches, each prompt once.
 * plain: what official code does: decode, prepare and embed one image and its prompt after the other.
 * exact, fast: `score_items`, with either preprocessing.
+* half: `score_items` with exact preprocessing and the network in bfloat16, as `rwk score --precision bfloat16`.
+* hpsv2, imscore: the package's own code of one image and its prompt, around the same ViT-B/32 (hpsv2 loads the
+  checkpoint anew for each image). They bring no weights without a network; a folder with them may be on PYTHONPATH.
 * together: several rewards on one tower at once, against the sum of their times alone.
 """
 
@@ -19,7 +22,6 @@ from __future__ import annotations
 
 import argparse
 import collections
-import importlib
 import json
 import os
 import resource
@@ -29,6 +31,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -116,9 +119,10 @@ def rates(kind: type[OpenClipReward], items: list[Item], rounds: int, means: Mea
         "plain": lambda: plain(exact, items),
         "exact": lambda: through({"exact": exact}, items, means),
         "fast": lambda: through({"fast": fast}, items, means),
+        "half": lambda: through({"half": exact}, items, replace(means, precision="bfloat16")),
     }
     found = in_turns(ways, rounds)
-    pairs = [(base, way) for way in ("exact", "fast") for base in ("limit", "plain")]
+    pairs = [(base, way) for way in ("exact", "fast", "half") for base in ("limit", "plain")]
     return {
         "images": len(items),
         "images per second": {way: [round(len(items) / each.wall, 2) for each in found[way]] for way in ways},
@@ -187,34 +191,69 @@ def only_score(count: int, means: Means) -> None:
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 
 
-def peer(name: str, items: list[Item]) -> dict[str, Any]:
-    """Images per second of another package's own loop; it brings its own weights, so only the kind of loop compares."""
-    try:
-        package = importlib.import_module(name)
-    except ImportError as error:
-        return {name: f"cannot be imported: {error}"}
-    begun = time.perf_counter()
-    if name == "hpsv2":
-        for item in items:
-            package.score(str(item.image), item.prompt)
-    else:
-        from torchvision.transforms.functional import pil_to_tensor
+def through_imscore(reward: OpenClipReward, items: list[Item]) -> Callable[[], None]:
+    """imscore's HPSv2 around our network."""
+    import imscore.hps.model as imscore
+    from torchvision.transforms import Normalize
+    from torchvision.transforms.functional import pil_to_tensor
 
-        model = importlib.import_module("imscore.hps.model").HPSv2.from_pretrained("RE-N-Y/hpsv21")
+    package = imscore.HPSv2.__new__(imscore.HPSv2)
+    torch.nn.Module.__init__(package)
+    network: Any = reward.network
+    package.model = lambda pixels, ids: dict(
+        zip(("image_features", "text_features"), network(pixels, ids), strict=False)
+    )
+    package.tokenizer = imscore.get_tokenizer("ViT-B-32")
+    package.resize = imscore.ResizeMaxSize(224)
+    package.normalize = Normalize(reward.preprocess.mean, reward.preprocess.std)
+
+    @torch.no_grad()
+    def run() -> None:
         for item in items:
-            pixels = pil_to_tensor(Image.open(item.image).convert("RGB"))[None] / 255
-            model.score(pixels, [item.prompt])
-    return {name: round(len(items) / (time.perf_counter() - begun), 2)}
+            with Image.open(item.image) as image:
+                package.score(pil_to_tensor(image.convert("RGB"))[None] / 255, [item.prompt])
+
+    return run
+
+
+def through_hpsv2(reward: OpenClipReward, items: list[Item], folder: Path) -> Callable[[], None]:
+    """hpsv2 with a ViT-B/32 of its own, with our weights."""
+    import hpsv2.img_score as package
+
+    made = package.create_model_and_transforms("ViT-B-32", device="cpu", output_dict=True, force_quick_gelu=True)
+    package.model_dict.update(model=made[0], preprocess_val=made[2])
+    torch.save({"state_dict": reward.network.state_dict()}, folder / "hpsv2.pt")
+
+    def run() -> None:
+        for item in items:
+            package.score(str(item.image), item.prompt, cp=str(folder / "hpsv2.pt"))
+
+    return run
+
+
+def peers(names: list[str], items: list[Item], rounds: int, means: Means) -> dict[str, Any]:
+    """How many times as fast `score_items` is as the packages on the same files."""
+    reward = random_reward(ClipScore)
+    with tempfile.TemporaryDirectory() as folder:
+        ways: dict[str, Callable[[], None]] = {"exact": lambda: through({"exact": reward}, items, means)}
+        if "imscore" in names:
+            ways["imscore"] = through_imscore(reward, items)
+        if "hpsv2" in names:
+            ways["hpsv2"] = through_hpsv2(reward, items, Path(folder))
+        found = in_turns(ways, rounds)
+    return {"times as fast": {f"exact as {name}": ratios(found[name], found["exact"]) for name in names}}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=500)
     parser.add_argument("--large-images", type=int, default=64, help="images for ViT-L/14")
+    parser.add_argument("--shared-images", type=int, default=100, help="images for several rewards at once")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--memory", action="store_true", help="measure memory alone")
     parser.add_argument("--counts", type=int, nargs="+", default=[500, 20_000], help="images for --memory")
-    parser.add_argument("--peer", choices=["hpsv2", "imscore"])
+    parser.add_argument("--peer", choices=["hpsv2", "imscore"], action="append", default=[])
+    parser.add_argument("--peer-images", type=int, default=32)
     parser.add_argument("--only-score", type=int, help=argparse.SUPPRESS)
     asked = parser.parse_args()
     means = Means(batch_size=BATCH)
@@ -225,13 +264,13 @@ def main() -> None:
         print(json.dumps(memory(asked.counts), indent=2))
         return
     with tempfile.TemporaryDirectory() as folder:
-        items = draw(Path(folder), max(asked.images, asked.large_images))
+        items = draw(Path(folder), max(asked.images, asked.large_images, asked.shared_images))
         found: dict[str, Any] = {"threads": torch.get_num_threads(), "cores": os.cpu_count()}
         found["ViT-B/32"] = rates(ClipScore, items[: asked.images], asked.rounds, means)
         found["ViT-L/14"] = rates(ClipScoreLarge, items[: asked.large_images], asked.rounds, means)
-        found["on one tower"] = together(items[: asked.images], asked.rounds, means)
+        found["on one tower"] = together(items[: asked.shared_images], asked.rounds, means)
         if asked.peer:
-            found |= peer(asked.peer, items[: asked.images])
+            found["peers"] = peers(asked.peer, items[: asked.peer_images], asked.rounds, means)
     print(json.dumps(found, indent=2))
 
 

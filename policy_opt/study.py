@@ -16,12 +16,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from rwk.policy_opt.configs import Dpo, Grpo, Rebel
+from rwk.policy_opt.configs import Dpo, Grpo, Rebel, Rft
 from rwk.policy_opt.experiment import Experiment, Recipe
 from rwk.policy_opt.prompts import domains, gold_of
 
 Match = Literal["images", "none"]
-ALGORITHMS: dict[str, type[Grpo] | type[Dpo] | type[Rebel]] = {"dpo": Dpo, "grpo": Grpo, "rebel": Rebel}
+Config = Grpo | Dpo | Rebel | Rft
+ALGORITHMS: dict[str, type[Config]] = {"dpo": Dpo, "grpo": Grpo, "rebel": Rebel, "rft": Rft}
 
 
 @dataclass(frozen=True)
@@ -29,8 +30,8 @@ class Axis:
     """What is varied: points by label, in order, each with the settings that make it.
 
     A setting is a field of `Experiment` or of every algorithm, `images` (the budget that is matched), `iterations`
-    (runs after one another, each from the generator that the last left, which becomes the reference), or an
-    algorithm's name with a table of its own.
+    (runs after one another, each from the generator that the last left, which becomes the reference), or the name of
+    an algorithm or variant with a table of its own.
     """
 
     name: str
@@ -45,6 +46,8 @@ class Study:
 
     name: str = "world"
     algorithms: tuple[str, ...] = ("dpo", "grpo")
+    variants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Name -> `of`, the algorithm that it is one of, and what it changes; each is held against that algorithm."""
     rewards: tuple[str, ...] = ("shapes.verifier",)
     generators: tuple[str, ...] = ("shapes.llama",)
     seeds: int = 2
@@ -59,9 +62,13 @@ class Study:
     recipe: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        unknown = sorted(set(self.algorithms) - set(ALGORITHMS))
+        of = [*self.algorithms, *(variant.get("of") for variant in self.variants.values())]
+        unknown = sorted({str(name) for name in of} - set(ALGORITHMS))
         if unknown or not self.algorithms:
             raise ValueError(f"a study needs algorithms of {', '.join(ALGORITHMS)}, got {unknown or 'none'}.")
+        known = {*ALGORITHMS, *(item.name for kind in (Experiment, *ALGORITHMS.values()) for item in fields(kind))}
+        if taken := sorted(set(self.variants) & known):
+            raise ValueError(f"a variant needs a name of its own, got that of an algorithm or setting, {taken[0]}.")
         if self.seeds < 1 or self.images < 1 or not self.rewards or not self.generators:
             raise ValueError("a study needs a reward, a generator, and seeds and images of at least 1.")
         if self.match not in ("images", "none"):
@@ -69,26 +76,24 @@ class Study:
 
 
 WORLD = Study(
-    rewards=(
-        "shapes.verifier",
-        "shapes.clip",
-        "0.5*shapes.verifier+0.05*colorfulness",
-        "colorfulness",
-        "sharpness",
-    ),
-    settings={
-        "eval_prompts": 100,
-        "kl_every": 0,
-        "save_every": 10,
-        "dpo": {"prompts_per_round": 128},
-    },
+    rewards=("shapes.noisy", "shapes.clip", "shapes.long_only", "shapes.no_counts", "colorfulness"),
+    seeds=3,
+    images=2048,
+    settings={"eval_prompts": 80, "kl_every": 0, "save_every": 8, "dpo": {"prompts_per_round": 64}},
     axes=(
         Axis("samples per prompt", {"4": {"group_size": 4}, "8": {}, "16": {"group_size": 16}}),
         Axis("prompts", {"128": {"prompt_count": 128}, "2000": {}}),
-        Axis("iterations", {"1": {}, "2": {"iterations": 2, "images": 8192}}),
+        Axis(
+            "iterations",
+            {
+                "1": {"dpo": {"prompts_per_round": 256}, "grpo": {"beta": 0.02}},
+                "4": {"grpo": {"beta": 0.02, "reference_every": 4}},
+            },
+        ),
     ),
 )
-"""The study of the built-in world."""
+"""The study of the built-in world: the truth with noise, a learned reward, one that breaks out of domain, and two that
+ruin a generator. An iteration is a round of DPO, and a stretch of GRPO between two refreshings of its reference."""
 
 
 def read_study(path: Path) -> Study:
@@ -113,8 +118,11 @@ class Cell(NamedTuple):
     """One run of the grid."""
 
     algorithm: str
+    """Or the variant."""
+    reward: str
+    """Of the study's; a variant may learn from another."""
     experiment: Experiment
-    config: Grpo | Dpo | Rebel
+    config: Config
     """Of one iteration."""
     iterations: int
     recipe: Recipe
@@ -132,8 +140,8 @@ class Cell(NamedTuple):
     @property
     def name(self) -> str:
         """Name of its folder."""
-        reward = re.sub(r"[^\w.]+", "_", "+".join(self.experiment.rewards))[:40]
-        return f"{self.algorithm}-{reward}-seed{self.config.seed}-{self.digest[:12]}"
+        algorithm, reward = (re.sub(r"[^\w.]+", "_", name)[:40] for name in (self.algorithm, self.reward))
+        return f"{algorithm}-{reward}-seed{self.config.seed}-{self.digest[:12]}"
 
     def plan(self) -> Plan:
         """What it will cost, computed from the settings."""
@@ -146,8 +154,8 @@ class Cell(NamedTuple):
             trained = config.rows * config.steps
             seconds = images * SECONDS["grpo"]
         else:
-            pairs = per_unit(config, _prompts(self.experiment)) // config.group_size
-            trained = 2 * pairs * config.epochs * config.rounds
+            groups = per_unit(config, _prompts(self.experiment)) // config.group_size
+            trained = groups * (config.keep if isinstance(config, Rft) else 2) * config.epochs * config.rounds
             seconds = images * SECONDS["dpo"]
         judged *= self.experiment.eval_images
         return Plan(images, images * scored, self.iterations * trained, judged, seconds + judged * SECONDS["judged"])
@@ -185,14 +193,14 @@ def _prompts(experiment: Experiment) -> int:
     return len({prompt.text for prompt in _sizes(experiment).train})
 
 
-def per_unit(config: Grpo | Dpo | Rebel, prompts: int) -> int:
+def per_unit(config: Config, prompts: int) -> int:
     """Images of one draw of GRPO, or of one round of the others, with that many prompts to learn from."""
     if isinstance(config, Grpo):
         return config.rows
     return min(config.prompts_per_round or prompts, prompts) * config.group_size
 
 
-def matched(config: Grpo | Dpo | Rebel, images: int, prompts: int) -> Grpo | Dpo | Rebel:
+def matched(config: Config, images: int, prompts: int) -> Config:
     """The config with as many updates or rounds as draw exactly that many images; raises ValueError where none do."""
     unit = per_unit(config, prompts)
     count, rest = divmod(images, unit)
@@ -216,7 +224,7 @@ def cells(study: Study) -> list[Cell]:
         for generator in study.generators:
             for reward in rewards:
                 for seed in range(study.seeds):
-                    for algorithm in study.algorithms:
+                    for algorithm in (*study.algorithms, *study.variants):
                         cell = _cell(study, algorithm, reward, generator, seed, settings)
                         known = found.setdefault(cell.digest, cell._replace(main=not axis_name))
                         if axis_name:
@@ -226,23 +234,28 @@ def cells(study: Study) -> list[Cell]:
 
 def _cell(study: Study, algorithm: str, reward: str, generator: str, seed: int, point: Mapping[str, Any]) -> Cell:
     """A cell with the settings of the study, and over them those of a point."""
+    variant = dict(study.variants.get(algorithm, {}))
+    kind = variant.pop("of", algorithm)
+    named = {*ALGORITHMS, *study.variants}
     given: dict[str, Any] = {}
-    for source in (study.settings, point):
-        given |= {key: value for key, value in source.items() if key not in ALGORITHMS}
-        given |= source.get(algorithm, {})
+    for source in (study.settings, variant, point):
+        given |= {key: value for key, value in source.items() if key not in named}
+        given |= {**source.get(kind, {}), **source.get(algorithm, {})}
     images, iterations = given.pop("images", study.images), given.pop("iterations", 1)
-    kind = ALGORITHMS[algorithm]
-    ours = {item.name for item in fields(kind)}
+    config_type = ALGORITHMS[kind]
+    ours = {item.name for item in fields(config_type)}
     shared = {item.name for item in fields(Experiment)}
     foreign = sorted(set(given) - ours - shared)
     if foreign:
         raise ValueError(f"{foreign[0]} is no setting of {algorithm}; put it into the table of the algorithm it is of.")
-    experiment = Experiment(
-        **{"generator": generator, "rewards": (reward,), **{k: v for k, v in given.items() if k in shared}}
-    )
-    config = kind(seed=seed, **{key: value for key, value in given.items() if key in ours})
+    drawn: dict[str, Any] = {"generator": generator, "rewards": (reward,)}
+    drawn |= {key: tuple(v) if isinstance(v, list) else v for key, v in given.items() if key in shared}
+    experiment = Experiment(**drawn)
+    if gold_of(experiment.prompts) is None:
+        raise ValueError(f"a study needs prompts whose truth is known, got {experiment.prompts}; name a family.")
+    config: Config = config_type(seed=seed, **{key: value for key, value in given.items() if key in ours})
     if study.match == "images":
         if images % iterations:
             raise ValueError(f"{images} images do not fall into {iterations} iterations; take a multiple.")
         config = matched(config, images // iterations, _prompts(experiment))
-    return Cell(algorithm, experiment, config, iterations, Recipe(**study.recipe), {}, False)
+    return Cell(algorithm, reward, experiment, config, iterations, Recipe(**study.recipe), {}, False)

@@ -43,15 +43,27 @@ def sections(document: Document) -> Iterator[str]:
         rows = [row for row in found["table"] if row["domain"] == domain]
         heads, cells = tabulated(rows)
         yield section(domain.capitalize(), [table(heads, cells, numbers=heads[3:])], lead="Mean over seeds.")
-    heads = ["", "domain", "DPO less GRPO", "p", "p after Holm", "detectable", "by seed"]
-    rows = [
-        [r["reward"] or "all rewards", r["domain"], _cell(r), f"{r['p']:.3g}", f"{r['p after Holm']:.3g}",
-         "" if r["detectable"] is None else f"{r['detectable']:.3f}",
-         ", ".join(f"{value:+.3f}" for value in r["seeds"].values())]
-        for r in found["differences"]
-    ]  # fmt: skip
+    heads = ["algorithm", "reward", "domain", "tuned less base", *_TESTED]
+    rows = [[r["algorithm"], r["reward"], r["domain"], _cell(r), *_tested(r)] for r in found["gains"]]
     if rows:
-        yield section("DPO less GRPO", [table(heads, rows)], lead="Paired by prompt and seed.")
+        yield section("Over the base", [table(heads, rows)], lead="Paired by prompt; yes: learning made it better.")
+    heads = ["first", "second", "reward", "domain", "first less second", *_TESTED]
+    rows = [
+        [r["first"], r["second"], r["reward"] or "all", r["domain"], _cell(r), *_tested(r)]
+        for r in found["differences"]
+    ]
+    if rows:
+        yield section("Algorithms against each other", [table(heads, rows)], lead="Paired by prompt and seed.")
+
+
+_TESTED = ("above 0", "p", "p after Holm", "detectable", "by seed")
+
+
+def _tested(row: Document) -> list[str]:
+    """Cells under `_TESTED`."""
+    detectable = "" if row["detectable"] is None else f"{row['detectable']:.3f}"
+    seeds = ", ".join(f"{value:+.3f}" for value in row["seeds"].values())
+    return [row["verdict"], f"{row['p']:.3g}", f"{row['p after Holm']:.3g}", detectable, seeds]
 
 
 def tabulated(rows: Sequence[Document]) -> tuple[list[str], list[list[str]]]:

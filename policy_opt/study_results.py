@@ -12,9 +12,10 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rwk.calibration.kendall import kendall
 from rwk.calibration.statistics import FEW_CLUSTERS, PairedTest, cluster_interval, holm, paired_test
@@ -39,9 +40,10 @@ def analyse(study: Mapping[str, Any], records: Records) -> dict[str, Any]:
         records: as `collect` gives them.
     """
     domains = list(records[0]["gold"]) if records else []
-    algorithms = differences(records, domains)
+    gained = gains(records, domains)
+    algorithms = differences(study, records, domains)
     scaling = effects(study, records, domains)
-    judged = [*algorithms, *scaling]
+    judged = [*gained, *algorithms, *scaling]
     for row, p in zip(judged, holm([row["p"] for row in judged]) if judged else [], strict=True):
         row["p after Holm"] = float(p)
         row["verdict"] = decide(row, study["margin"])
@@ -49,10 +51,11 @@ def analyse(study: Mapping[str, Any], records: Records) -> dict[str, Any]:
     orders = agreement(records, domains)
     return {
         "table": table(records, domains),
+        "gains": gained,
         "differences": algorithms,
         "scaling": scaling,
         "orders": orders,
-        "verdicts": verdicts(algorithms, scaling, orders),
+        "verdicts": verdicts(study, algorithms, scaling, orders),
     }
 
 
@@ -97,16 +100,35 @@ def _interval(group: Records, domain: str, name: str) -> dict[str, float | None]
     return {key: _finite(value) for key, value in found._asdict().items()}
 
 
-def differences(records: Records, domains: Sequence[str]) -> list[dict[str, Any]]:
-    """DPO less GRPO in each domain at the study's own settings, over all rewards and seeds, and for each reward."""
+def gains(records: Records, domains: Sequence[str]) -> list[dict[str, Any]]:
+    """What learning added to the base in each domain, for each algorithm and reward at the study's own settings."""
+    found = []
+    for group in conditions([record for record in records if record["main"]]):
+        first = group[0]
+        for domain in domains:
+            gaps = [Gap(r["seed"], r["prompts"][domain], _gold(r, domain) - _gold(r, domain, "base")) for r in group]
+            what = {key: first[key] for key in ("algorithm", "reward", "generator")}
+            found.append({**what, "domain": domain, **_difference(gaps)})
+    return found
+
+
+def contrasts(study: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Which algorithms are held against which: each against each, and a variant against that which it is one of."""
+    variants = [(name, variant["of"]) for name, variant in study["variants"].items()]
+    return [*itertools.combinations(sorted(study["algorithms"]), 2), *variants]
+
+
+def differences(study: Mapping[str, Any], records: Records, domains: Sequence[str]) -> list[dict[str, Any]]:
+    """One algorithm less another in each domain at the study's own settings, over all rewards, and for each."""
     main = [record for record in records if record["main"]]
     rewards = list(dict.fromkeys(record["reward"] for record in main))
+    each = [None, *(rewards if len(rewards) > 1 else [])]
     found = []
-    for domain, reward in itertools.product(domains, [None, *(rewards if len(rewards) > 1 else [])]):
+    for (first, second), domain, reward in itertools.product(contrasts(study), domains, each):
         chosen = [record for record in main if reward in (None, record["reward"])]
-        pairs = _pairs(chosen, lambda r: r["algorithm"], "dpo", "grpo")
-        if pairs:
-            found.append({"domain": domain, "reward": reward, **_difference(pairs, domain)})
+        gaps = _gaps(chosen, lambda r: r["algorithm"], first, second, domain)
+        if gaps:
+            found.append({"first": first, "second": second, "domain": domain, "reward": reward, **_difference(gaps)})
     return found
 
 
@@ -115,35 +137,48 @@ def effects(study: Mapping[str, Any], records: Records, domains: Sequence[str]) 
     found = []
     for axis in study["axes"]:
         labels = list(axis["points"])
-        for algorithm, domain in itertools.product(study["algorithms"], domains):
+        for algorithm, domain in itertools.product([*study["algorithms"], *study["variants"]], domains):
             on = [r for r in records if r["algorithm"] == algorithm and axis["name"] in r["points"]]
-            pairs = _pairs(on, lambda r, name=axis["name"]: r["points"][name], labels[-1], labels[0])
-            pairs = [(a, b) for a, b in pairs if a["prompts"][domain] == b["prompts"][domain]]
-            if pairs and len(labels) > 1:
+            gaps = _gaps(on, lambda r, name=axis["name"]: r["points"][name], labels[-1], labels[0], domain)
+            if gaps and len(labels) > 1:
                 what = {"axis": axis["name"], "from": labels[0], "to": labels[-1], "algorithm": algorithm}
-                found.append({**what, "domain": domain, **_difference(pairs, domain)})
+                found.append({**what, "domain": domain, **_difference(gaps)})
     return found
 
 
-def _pairs(records: Records, key: Any, first: str, second: str) -> list[tuple[Mapping[str, Any], Mapping[str, Any]]]:
-    """Records that differ in a key alone, and not in reward, generator and seed."""
+class Gap(NamedTuple):
+    """How much more gold accuracy one of two generators has on each prompt."""
+
+    seed: int
+    prompts: Sequence[str]
+    values: NDArray[np.float64]
+
+
+def _gold(record: Mapping[str, Any], domain: str, row: str = "tuned") -> NDArray[np.float64]:
+    return np.asarray(record["gold"][domain][row], dtype=np.float64)
+
+
+def _gaps(records: Records, key: Any, first: str, second: str, domain: str) -> list[Gap]:
+    """Of records that differ in a key alone, and not in reward, generator, seed and what they are judged on."""
     held = {(key(r), r["reward"], r["generator"], r["seed"]): r for r in records}
-    return [(r, held[second, *rest]) for (name, *rest), r in held.items() if name == first and (second, *rest) in held]
+    found = []
+    for (name, *rest), a in held.items():
+        b = held.get((second, *rest))
+        if name == first and b and a["prompts"][domain] == b["prompts"][domain]:
+            found.append(Gap(a["seed"], a["prompts"][domain], _gold(a, domain) - _gold(b, domain)))
+    return found
 
 
-def _difference(pairs: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]], domain: str) -> dict[str, Any]:
-    """The paired difference of gold accuracy, all rows of one prompt being one cluster, and that of each seed."""
-    values: list[float] = []
-    prompts: list[str] = []
+def _difference(gaps: Sequence[Gap]) -> dict[str, Any]:
+    """The mean difference, all rows of one prompt being one cluster, and that of each seed."""
     seeds: dict[int, list[float]] = {}
-    for a, b in pairs:
-        gap = np.asarray(a["gold"][domain]["tuned"]) - np.asarray(b["gold"][domain]["tuned"])
-        values += gap.tolist()
-        prompts += a["prompts"][domain]
-        seeds.setdefault(a["seed"], []).append(float(gap.mean()))
-    test: PairedTest = paired_test(values, prompts)
+    for gap in gaps:
+        seeds.setdefault(gap.seed, []).append(float(gap.values.mean()))
+    test: PairedTest = paired_test(
+        np.concatenate([gap.values for gap in gaps]), [prompt for gap in gaps for prompt in gap.prompts]
+    )
     found = {key: _finite(value) for key, value in test.difference._asdict().items()}
-    by_seed = {str(seed): float(np.mean(gaps)) for seed, gaps in sorted(seeds.items())}
+    by_seed = {str(seed): float(np.mean(means)) for seed, means in sorted(seeds.items())}
     return {**found, "p": test.p, "detectable": _finite(test.detectable), "seeds": by_seed}
 
 
@@ -173,16 +208,17 @@ def agreement(records: Records, domains: Sequence[str]) -> list[dict[str, Any]]:
     return found
 
 
-def verdicts(algorithms: Records, scaling: Records, orders: Records) -> list[dict[str, str]]:
-    """What is said of each finding of the paper."""
+def verdicts(study: Mapping[str, Any], algorithms: Records, scaling: Records, orders: Records) -> list[dict[str, str]]:
+    """What is said of each finding of the paper, and of each variant."""
     words = {"yes": "reproduced", "no": "not reproduced", "undecided": "undecided at this power"}
     found = []
     for domain, sign, said in (
         ("in domain", 1, "1. DPO is better in domain"),
         ("out of domain", -1, "2. GRPO is better out of domain"),
     ):
-        rows = [row for row in algorithms if row["domain"] == domain and row["reward"] is None]
-        for row in rows:
+        for row in algorithms:
+            if (row["first"], row["second"], row["domain"], row["reward"]) != ("dpo", "grpo", domain, None):
+                continue
             verdict = row["verdict"] if sign > 0 else row["reverse verdict"]
             why = f"DPO less GRPO {_points(row)}, p after Holm {row['p after Holm']:.3g}"
             found.append({"finding": said, "verdict": words[verdict], "why": why})
@@ -197,6 +233,10 @@ def verdicts(algorithms: Records, scaling: Records, orders: Records) -> list[dic
     for row in scaling:
         said = f"4. {row['algorithm']}, {row['domain']}, {row['axis']} {row['from']} to {row['to']}"
         found.append({"finding": said, "verdict": told[row["verdict"]], "why": _points(row)})
+    for row in algorithms:
+        if row["first"] in study["variants"] and row["reward"] is None:
+            said = f"5. {row['first']} against {row['second']}, {row['domain']}"
+            found.append({"finding": said, "verdict": told[row["verdict"]], "why": _points(row)})
     return found
 
 

@@ -80,7 +80,7 @@ def run_cell(cell: Cell, folder: Path, *, device: str = "cpu", progress: Progres
     document = {
         "digest": cell.digest,
         "algorithm": cell.algorithm,
-        "reward": cell.experiment.rewards[0],
+        "reward": cell.reward,
         "generator": cell.experiment.generator,
         "seed": cell.config.seed,
         "config": asdict(cell.config),
@@ -94,13 +94,7 @@ def run_cell(cell: Cell, folder: Path, *, device: str = "cpu", progress: Progres
 
 
 def judged(found: Comparison) -> dict[str, Any]:
-    """What a study keeps of a run: accuracy by prompt of base, best of n and tuned, and what it cost.
-
-    Raises:
-        ValueError: where nobody knows the truth.
-    """
-    if found.gold is None:
-        raise ValueError("a study needs prompts whose truth is known, got a file; name a family of prompts.")
+    """What a study keeps of a run: accuracy by prompt of base, best of n and tuned, and what it cost."""
     gold = {}
     for domain, before in found.before.items():
         best = best_of(before.scores[found.proxies[0]], before.scores[GOLD], before.scores[GOLD].shape[1])

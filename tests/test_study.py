@@ -34,7 +34,69 @@ def test_every_cell_once() -> None:
     assert len(found) == len({cell.name for cell in found}) == 2 * 2 * 2 + 2 * 2
     assert [cell.points.get("n") for cell in found].count("8") == 4
     assert {cell.plan().images for cell in found} == {4096}
-    assert {cell.plan().images for cell in cells(WORLD)} == {4096, 8192}
+    assert {cell.plan().images for cell in cells(WORLD)} == {2048}
+
+
+def test_variant_is_its_algorithm_with_a_change() -> None:
+    """It takes the settings of the algorithm it is one of, over them its own, and may learn from other rewards."""
+    study = Study(
+        algorithms=("grpo",),
+        variants={
+            "rloo": {"of": "grpo", "baseline": "others"},
+            "two": {"of": "grpo", "rewards": ["noise", "sharpness"]},
+        },
+        seeds=1,
+        settings={"grpo": {"beta": 0.5}, "rloo": {"learning_rate": 0.1}},
+        axes=(Axis("n", {"16": {"group_size": 16}}),),
+    )
+    found = {(cell.algorithm, cell.main): cell for cell in cells(study)}
+    assert len(found) == len(cells(study)) == 6
+    rloo, two = found["rloo", False], found["two", True]
+    assert (rloo.config.beta, rloo.config.baseline, rloo.config.group_size) == (0.5, "others", 16)  # type: ignore[union-attr]
+    assert rloo.config.learning_rate == 0.1 != two.config.learning_rate
+    assert (two.reward, two.experiment.rewards) == ("shapes.verifier", ("noise", "sharpness"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"algorithms": ("ppo",)}, "algorithms of dpo, grpo, rebel, rft, got .'ppo'."),
+        ({"variants": {"x": {"of": "ppo"}}}, "algorithms of dpo, grpo, rebel, rft, got .'ppo'."),
+        ({"variants": {"dpo": {"of": "grpo"}}}, "a name of its own, got that of an algorithm or setting, dpo"),
+        ({"variants": {"diversity": {"of": "grpo"}}}, "got that of an algorithm or setting, diversity"),
+        ({"settings": {"steepness": 1}}, "steepness is no setting of dpo"),
+        ({"settings": {"prompts": "file.txt"}}, "prompts whose truth is known, got file.txt"),
+    ],
+)
+def test_study_that_is_none_is_refused(changes: dict[str, Any], said: str) -> None:
+    """Before anything is run, in one sentence."""
+    with pytest.raises(ValueError, match=said):
+        cells(Study(**changes))
+
+
+def test_what_is_held_against_what() -> None:
+    """Algorithms each against each, variants against their own, all against the base; means by hand."""
+    from rwk.policy_opt.study_results import analyse
+
+    def record(algorithm: str, seed: int, tuned: float) -> dict[str, Any]:
+        prompts = [f"prompt {i}" for i in range(40)]
+        tuned_at = [tuned + (-1) ** i * 0.01 for i in range(40)]
+        gold = {"in domain": {"base": [0.25] * 40, "best of n": [0.5] * 40, "tuned": tuned_at}}
+        held = {"algorithm": algorithm, "reward": "r", "generator": "g", "seed": seed, "iterations": 1, "main": True}
+        held |= {"config": {"seed": seed}, "experiment": {}, "points": {}, "meter": {"seconds": 1.0}}
+        return {**held, "prompts": {"in domain": prompts}, "gold": gold}
+
+    study = {"algorithms": ["grpo", "dpo"], "variants": {"rloo": {"of": "grpo"}}, "axes": [], "margin": 0.01}
+    means = {"grpo": 0.5, "dpo": 0.25, "rloo": 0.625}
+    found = analyse(study, [record(name, seed, mean) for name, mean in means.items() for seed in range(3)])
+    gained = {row["algorithm"]: (round(row["mean"], 9), row["verdict"]) for row in found["gains"]}
+    assert gained == {"grpo": (0.25, "yes"), "dpo": (0.0, "no"), "rloo": (0.375, "yes")}
+    held = {(row["first"], row["second"]): (round(row["mean"], 9), row["verdict"]) for row in found["differences"]}
+    assert held == {("dpo", "grpo"): (-0.25, "no"), ("rloo", "grpo"): (0.125, "yes")}
+    said = [row for row in found["verdicts"] if row["finding"].startswith("5.")]
+    assert said == [
+        {"finding": "5. rloo against grpo, in domain", "verdict": "improves", "why": "+12.5 points (+12.5 to +12.5)"}
+    ]
 
 
 def test_matching_is_exact_or_refused() -> None:
