@@ -35,6 +35,8 @@ class Policy(nn.Module):
 
     is_gradient_checkpointing = False  # to TRL; `trainable` sees to it
     _keys_to_ignore_on_save = None
+    _no_split_modules: Sequence[str] = ()
+    """Classes of the layers by which it may be sharded."""
 
     def __init__(self, module: nn.Module, statistics: Statistics, prompts: Sequence[str], sampling: Sampling) -> None:
         """

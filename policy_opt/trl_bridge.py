@@ -28,6 +28,7 @@ from rwk.policy_opt.policy import Policy, World, quiet
 from rwk.policy_opt.rebel import rebel_loss
 from rwk.policy_opt.recorder import recorder, stopper
 from rwk.policy_opt.rft import rft_loss
+from rwk.policy_opt.sharded import learner_of, taking_over
 from rwk.policy_opt.trainer_arguments import trainer_arguments
 
 Draw = Callable[[list[int], int], tuple[Rollout, Tensor]]
@@ -59,7 +60,7 @@ def grpo_trainer(
     high = config.epsilon if config.epsilon_high is None else config.epsilon_high
     with quiet():
         trainer = _grpo_class()(
-            model=policy,
+            model=learner_of(policy),
             args=_trl().GRPOConfig(
                 **trainer_arguments(config, folder, place, rows=config.rows),
                 max_steps=config.steps,
@@ -182,7 +183,7 @@ def rft_trainer(
     ids = torch.cat([pairs.handles[:, None], pairs.won], dim=1)
     with quiet():
         trainer = _likelihood_class()(
-            model=policy,
+            model=learner_of(policy),
             args=TrainingArguments(
                 **trainer_arguments(config, folder, place, rows=config.batch_size), num_train_epochs=config.epochs
             ),
@@ -213,7 +214,7 @@ def _pair_trainer(
     } | {name: column.tolist() for name, column in beside.items()}
     with quiet():
         trainer = (_own_loss_class() if own else _dpo_class())(
-            model=policy,
+            model=learner_of(policy),
             args=_trl().DPOConfig(
                 **trainer_arguments(config, folder, place, rows=config.batch_size),
                 **loss,
@@ -254,7 +255,9 @@ def _finished(trainer: Any, policy: Policy, journal: Journal, *, before: int = 0
     """The trainer with TRL's changes to the policy undone, and with the journal as its only log."""
     from transformers import PrinterCallback
 
-    policy.__dict__.pop("forward", None)  # TRL's fused head, which would ask for hidden states
+    trainer.model.__dict__.pop("forward", None)  # TRL's fused head, which would ask for hidden states
+    if trainer.model is not policy:
+        trainer.add_callback(taking_over(policy, trainer.model))  # before what looks at the policy
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(recorder(journal, before))
     return trainer
