@@ -15,7 +15,7 @@ import torch
 from rwk.calibration.preference_scale import preference_scale
 from rwk.calibration.statistics import Interval
 from rwk.policy_opt import generator as generators
-from rwk.policy_opt.configs import Dpo, Grpo, Optimisation, Rebel, Rft
+from rwk.policy_opt.configs import Dpo, Grpo, Rebel, Rft
 from rwk.policy_opt.dpo import dpo
 from rwk.policy_opt.evaluate import Drawn, accuracy, draw
 from rwk.policy_opt.experiment import Experiment, Recipe
@@ -26,6 +26,7 @@ from rwk.policy_opt.policy import world
 from rwk.policy_opt.prompts import Domains, domains, gold_of
 from rwk.policy_opt.rebel import rebel
 from rwk.policy_opt.rft import rft
+from rwk.policy_opt.settings import Optimisation
 from rwk.policy_opt.watch import Watched
 from rwk.rewards import registry
 from rwk.rewards.base import Reward

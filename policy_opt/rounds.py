@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import nan
 from pathlib import Path
-from typing import Any
+from typing import Any, Required, TypedDict
 
 import torch
 from PIL import Image
@@ -41,6 +41,16 @@ KL_IMAGES = 128
 """Images of a round by which the distance to the beginning is measured."""
 PairTrainer = Callable[..., Any]
 """A trainer of `trl_bridge` for pairs, such as `dpo_trainer`."""
+
+
+class RunOptions(TypedDict, total=False):
+    """What a run may be told by name; see `learn_in_rounds`."""
+
+    out: Required[Path]
+    sampling: Sampling | None
+    resume: bool
+    progress: Progress | None
+    watched: Watched | None
 
 
 def learn_in_rounds(

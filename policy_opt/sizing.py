@@ -22,9 +22,10 @@ from typing import Any
 
 from torch import nn
 
-from rwk.policy_opt.configs import Grpo, Optimisation, Pairwise, Rft, Rounds
+from rwk.policy_opt.configs import Grpo, Pairwise, Rft, Rounds
 from rwk.policy_opt.generator import Generator, GuidanceMode
 from rwk.policy_opt.rollout import CausalGenerator
+from rwk.policy_opt.settings import Optimisation
 
 GIB = 2**30
 

@@ -21,9 +21,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize, pad
 
-from rwk.policy_opt.configs import TokenWeights
 from rwk.policy_opt.generator import Generator, Rollout
 from rwk.policy_opt.policy import Statistics
+from rwk.policy_opt.settings import TokenWeights
 
 SHARE = 0.1
 """Share of the tokens that each of GCPO's three rules keeps."""

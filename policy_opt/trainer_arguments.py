@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from rwk.policy_opt.configs import Optimisation
 from rwk.policy_opt.policy import World
+from rwk.policy_opt.settings import Optimisation
 
 
 def trainer_arguments(config: Optimisation, folder: Path, place: World, *, rows: int) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Lets TRL's trainers optimise any generator; what is private to TRL is touched in this file alone.
+"""Lets TRL's trainers optimise any generator; what is private to TRL is touched here and in `trl_trainers` alone.
 
 To TRL a prompt is one id, its handle, and an image is its codes: input_ids [B, 1 + L] = [handle, code_1 .. code_L]. All
 that TRL asks of the model that it trains are log-probabilities and entropies, and `Policy` takes these from
@@ -8,8 +8,6 @@ padded, and no logits are kept. tests/test_trl_bridge.py pins what of TRL this l
 
 from __future__ import annotations
 
-import functools
-import importlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,25 +16,21 @@ import torch
 from torch import Tensor
 
 from rwk.policy_opt.calibrated import soft_label_loss
-from rwk.policy_opt.configs import Dpo, Grpo, KlEstimator, Rebel, Rft, Rounds
+from rwk.policy_opt.configs import Dpo, Grpo, Rebel, Rft, Rounds
 from rwk.policy_opt.dpo import margin_loss
 from rwk.policy_opt.generator import Rollout
 from rwk.policy_opt.journal import Journal
-from rwk.policy_opt.off_policy import truncated_weights
 from rwk.policy_opt.pairs import PreferencePairs
 from rwk.policy_opt.policy import Policy, World, quiet
 from rwk.policy_opt.rebel import rebel_loss
 from rwk.policy_opt.recorder import recorder, stopper
-from rwk.policy_opt.rft import rft_loss
 from rwk.policy_opt.sharded import learner_of, taking_over
 from rwk.policy_opt.trainer_arguments import trainer_arguments
+from rwk.policy_opt.trl_trainers import PairLoss, dpo_class, grpo_class, likelihood_class, pair_class, tokenizer, trl
 
 Draw = Callable[[list[int], int], tuple[Rollout, Tensor]]
 """From the handles of the prompts that are next in this process, each once, and the updates done so far, to a rollout
 of as many prompts, these or others of the table, and the advantage of its rows [B] or of their tokens [B, L]."""
-PairLoss = Callable[[Tensor, Tensor, dict[str, Tensor]], Tensor]
-"""From log-ratios [P] to the reference of the better and of the worse images, and the columns `margin` [P] and `p_won`
-[P] of `PreferencePairs`, to a loss []."""
 
 
 def grpo_trainer(
@@ -59,9 +53,9 @@ def grpo_trainer(
 
     high = config.epsilon if config.epsilon_high is None else config.epsilon_high
     with quiet():
-        trainer = _grpo_class()(
+        trainer = grpo_class()(
             model=learner_of(policy),
-            args=_trl().GRPOConfig(
+            args=trl().GRPOConfig(
                 **trainer_arguments(config, folder, place, rows=config.rows),
                 max_steps=config.steps,
                 num_generations=config.group_size,
@@ -80,27 +74,11 @@ def grpo_trainer(
             reward_funcs=_advantage_as_reward,
             rollout_func=_rollout_func(config, draw, policy.prompts),
             train_dataset=Dataset.from_dict({"prompt": list(schedule)}),
-            processing_class=_tokenizer(),
+            processing_class=tokenizer(),
         )
     trainer.beta, trainer.ref_model, trainer.kl_estimator = config.beta, reference, config.kl_estimator
     trainer.cap = config.importance_cap
     return _finished(trainer, policy, journal)
-
-
-def kl_penalty(now: Tensor, old: Tensor | None, reference: Tensor, how: KlEstimator) -> Tensor:
-    """[B, L] estimates k1 or k2 of the divergence from the reference, whose gradient is, in the mean, that of it.
-
-    The gradient of k1 alone is 0 in the mean; times the ratio to the probability when drawn it is that of the
-    divergence. See Schulman (2020), http://joschu.net/blog/kl-approx.html.
-
-    Args:
-        now: [B, L] nats, with gradient.
-        old: [B, L] nats when the tokens were drawn; None where nothing has moved since.
-        reference: [B, L] nats.
-    """
-    if how == "k2":
-        return (now - reference).square() / 2
-    return (now - (now.detach() if old is None else old)).exp() * (now - reference)
 
 
 def _rollout_func(config: Grpo, draw: Draw, table: list[str]) -> Callable[[list[int], Any], dict[str, Any]]:
@@ -182,7 +160,7 @@ def rft_trainer(
 
     ids = torch.cat([pairs.handles[:, None], pairs.won], dim=1)
     with quiet():
-        trainer = _likelihood_class()(
+        trainer = likelihood_class()(
             model=learner_of(policy),
             args=TrainingArguments(
                 **trainer_arguments(config, folder, place, rows=config.batch_size), num_train_epochs=config.epochs
@@ -213,9 +191,9 @@ def _pair_trainer(
         "ref_rejected_logps": pairs.reference_lost.tolist(),
     } | {name: column.tolist() for name, column in beside.items()}
     with quiet():
-        trainer = (_own_loss_class() if own else _dpo_class())(
+        trainer = (pair_class() if own else dpo_class())(
             model=learner_of(policy),
-            args=_trl().DPOConfig(
+            args=trl().DPOConfig(
                 **trainer_arguments(config, folder, place, rows=config.batch_size),
                 **loss,
                 num_train_epochs=config.epochs,
@@ -224,7 +202,7 @@ def _pair_trainer(
                 disable_dropout=False,
             ),
             train_dataset=Dataset.from_dict(columns),
-            processing_class=_tokenizer(),
+            processing_class=tokenizer(),
         )
     if own:
         collate, trainer.own_loss = trainer.data_collator, own
@@ -261,139 +239,3 @@ def _finished(trainer: Any, policy: Policy, journal: Journal, *, before: int = 0
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(recorder(journal, before))
     return trainer
-
-
-def _trl() -> Any:
-    return importlib.import_module("trl")  # which exports its classes in a way that no type checker sees
-
-
-class _Silent:
-    """What keeps a trainer of TRL's to itself."""
-
-    def _send_telemetry(self) -> None:
-        pass
-
-    def create_model_card(self, *_: Any, **__: Any) -> None:
-        pass
-
-
-@functools.cache
-def _grpo_class() -> Any:
-    class ImageGrpoTrainer(_Silent, _trl().GRPOTrainer):  # type: ignore[misc]
-        kl_estimator: KlEstimator = "k3"
-        beta: float
-        cap = 0.0
-        per_token: Tensor | None = None
-
-        def _generate_and_score_completions(self, inputs: Any) -> Any:
-            output = super()._generate_and_score_completions(inputs)
-            if self.per_token is not None:  # TRL's loss takes advantages of tokens, but no reward gives them
-                output["advantages"] = self.per_token.to(output["advantages"].device)
-            return output
-
-        def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Any:
-            """TRL's loss; where k1 or k2 is asked for, without its KL, which is k3, and with ours."""
-            inputs, answers = dict(inputs), []
-
-            def overheard(**asked: Any) -> Any:
-                answers.append(model(**asked))
-                if self.cap:  # TRL reads the advantages after this
-                    self._weigh(answers[0].log_probs, inputs)
-                return answers[0]
-
-            own_kl = self.beta and self.kl_estimator in ("k1", "k2")
-            beta, self.beta = self.beta, 0.0 if own_kl else self.beta
-            try:
-                loss = super()._compute_loss(overheard, inputs)
-            finally:
-                self.beta = beta
-            now = answers[0].log_probs
-            if self._step % (self.args.steps_per_generation * self.num_iterations) == 0:  # nothing has moved since
-                ahead = inputs["sampling_per_token_logps"] - now.detach()
-                biased = self.model.sampling.mode == "cond_only"
-                name, apart = ("guidance_gap", ahead) if biased else ("drift", ahead.abs())
-                self._metrics["train"][name].append(apart.mean().item())
-            return loss + self._own_kl(now, inputs) if own_kl else loss
-
-        def _own_kl(self, now: Tensor, inputs: dict[str, Any]) -> Any:
-            """What our KL adds to the loss; all images are as long, so each loss is a mean."""
-            kl = kl_penalty(now, inputs.get("old_per_token_logps"), inputs["ref_per_token_logps"], self.kl_estimator)
-            self._metrics["train"]["kl"].append(self.accelerator.gather(kl.detach().mean()).mean().item())
-            return self.beta * kl.mean() / self.current_gradient_accumulation_steps
-
-        def _weigh(self, now: Tensor, inputs: dict[str, Any]) -> None:
-            """Multiplies the advantages of the tokens by their truncated importance weights."""
-            old = inputs.get("old_per_token_logps")
-            whole = self.importance_sampling_level == "sequence"
-            drawn = inputs["sampling_per_token_logps"]
-            weights = truncated_weights(now if old is None else old, drawn, self.cap, whole=whole)
-            advantages = inputs["advantages"]
-            inputs["advantages"] = (advantages[:, None] if advantages.ndim == 1 else advantages) * weights
-            self._metrics["train"]["weight"].append(weights.mean().item())
-            self._metrics["train"]["capped"].append((weights == self.cap).float().mean().item())
-
-    return ImageGrpoTrainer
-
-
-@functools.cache
-def _dpo_class() -> Any:
-    class ImageDpoTrainer(_Silent, _trl().DPOTrainer):  # type: ignore[misc]
-        def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
-            return dataset  # in ids already
-
-        def _precompute_ref_logps(self, dataset: Any, *_: Any) -> Any:
-            return dataset  # has them
-
-    return ImageDpoTrainer
-
-
-@functools.cache
-def _likelihood_class() -> Any:
-    from transformers import Trainer
-
-    class LikelihoodTrainer(Trainer):
-        def compute_loss(self, model: Any, inputs: dict[str, Any], *_: Any, **__: Any) -> Any:
-            ids = inputs["input_ids"]
-            return rft_loss(model(input_ids=ids, labels=ids).log_probs)
-
-    return LikelihoodTrainer
-
-
-@functools.cache
-def _own_loss_class() -> Any:
-    class ImagePairTrainer(_dpo_class()):  # type: ignore[misc]
-        own_loss: PairLoss
-
-        def _compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool) -> Any:
-            columns, answers = inputs.pop("columns"), []
-
-            def overheard(**asked: Any) -> Any:
-                answers.append(model(**asked))
-                return answers[-1]
-
-            super()._compute_loss(overheard, inputs, return_outputs)  # for what it logs; its loss is dropped
-            now = answers[0].log_probs.sum(dim=1).chunk(2)
-            won, lost = now[0] - inputs["ref_chosen_logps"], now[1] - inputs["ref_rejected_logps"]
-            return self.own_loss(won, lost, columns)
-
-    return ImagePairTrainer
-
-
-@functools.cache
-def _tokenizer() -> Any:
-    """A tokenizer without text: TRL wants one for its padding ids, and to decode what it need not read."""
-    from tokenizers import Tokenizer
-    from tokenizers.models import WordLevel
-    from transformers import PreTrainedTokenizerFast
-
-    class NoText(PreTrainedTokenizerFast):
-        def batch_decode(self, sequences: Any, *_: Any, **__: Any) -> list[str]:
-            return [""] * len(sequences)
-
-        def save_pretrained(self, *_: Any, **__: Any) -> tuple[str, ...]:
-            return ()
-
-    table = Tokenizer(WordLevel({"<pad>": 0, "<eos>": 1}, unk_token="<pad>"))
-    return NoText(  # type: ignore[no-untyped-call]
-        tokenizer_object=table, pad_token="<pad>", eos_token="<eos>"
-    )

@@ -34,7 +34,7 @@ toy = runpy.run_path(str(SCRIPT))
 Toy, Brightness, PROMPTS = (toy[name] for name in ("Toy", "Brightness", "PROMPTS"))
 GRPO, DPO, REBEL = (toy[name] for name in ("GRPO", "DPO", "REBEL"))
 GUIDED = Sampling(guidance=2.0, temperature=0.8)
-HINT = "TRL changed what policy_opt/trl_bridge.py leans on; adapt it, then this test and the bound in pyproject.toml."
+HINT = "TRL changed what trl_bridge.py or trl_trainers.py lean on; adapt it, this test and the bound in pyproject.toml."
 
 
 def gradient_norm(loss: Tensor, generator: Any) -> float:
