@@ -65,6 +65,7 @@ class AestheticV2(EmbeddedReward, PublishedReward):
     )
     preprocess = Preprocess(224)
     tolerance = 0.05
+    drift = {"bfloat16": 5.6e-5}
     architecture: ClassVar[str] = "ViT-L-14-quickgelu"
     """open_clip's name of the tower."""
 
@@ -177,6 +178,7 @@ class AestheticV1(AestheticV2):
 
     spec = _spec("v1_l14", "MIT", "https://github.com/LAION-AI/aesthetic-predictor")
     origin = Origin("github.com/LAION-AI/aesthetic-predictor", "sa_0_4_vit_l_14_linear.pth", "MIT; CLIP: MIT", 1)
+    drift = {"bfloat16": 2.8e-4}
 
     @classmethod
     def head(cls, width: int) -> nn.Module:
@@ -188,6 +190,7 @@ class AestheticV1Base32(AestheticV1):
 
     spec = _spec("v1_b32", "MIT", "https://github.com/LAION-AI/aesthetic-predictor")
     origin = Origin("github.com/LAION-AI/aesthetic-predictor", "sa_0_4_vit_b_32_linear.pth", "MIT; CLIP: MIT", 1)
+    drift = {"bfloat16": 3.7e-4, "float16": 5.2e-5}
     architecture = "ViT-B-32-quickgelu"
 
 
@@ -196,4 +199,5 @@ class AestheticV1Base16(AestheticV1):
 
     spec = _spec("v1_b16", "MIT", "https://github.com/LAION-AI/aesthetic-predictor")
     origin = Origin("github.com/LAION-AI/aesthetic-predictor", "sa_0_4_vit_b_16_linear.pth", "MIT; CLIP: MIT", 1)
+    drift = {"bfloat16": 5.6e-4}
     architecture = "ViT-B-16-quickgelu"

@@ -36,6 +36,7 @@ class Hpsv2(OpenClipReward):
     architecture = "ViT-H-14"
     preprocess = Preprocess(224, fit="letterbox", backend="float")
     tolerance = 0.0
+    drift = {"bfloat16": 5.6e-4}
 
     def score_features(self, image: Tensor, text: Tensor | None) -> Tensor:
         return cosine(image, text)

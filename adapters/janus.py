@@ -13,9 +13,7 @@ codes alone, unless told `top_k=0`.
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import Any, ClassVar, Self
 
 import torch
@@ -23,11 +21,8 @@ from PIL import Image
 from torch import Tensor, nn
 from torchvision.transforms.functional import to_pil_image
 
-from rwk.adapters.pretrained import load_tokenizer, load_whole
-from rwk.adapters.published import hub_is_near
+from rwk.adapters.transformers_generator import TransformersGenerator, byte_tokenizer
 from rwk.policy_opt.generator import GeneratorSpec, Sampling
-from rwk.policy_opt.rollout import CausalGenerator
-from rwk.rewards.errors import RunFailed
 
 BOS, PAD, BOI = "<｜begin▁of▁sentence｜>", "<｜▁pad▁｜>", "<begin_of_image>"
 """Begin of the text, padding, begin of an image."""
@@ -43,7 +38,7 @@ class Drawing(nn.Module):
             model: transformers' `JanusModel`.
         """
         super().__init__()
-        self.language_model = model.language_model
+        self.language_model, self.config = model.language_model, model.language_model.config
         self.generation_embeddings = model.generation_embeddings
         self.generation_aligner = model.generation_aligner
         self.generation_head = model.generation_head
@@ -55,106 +50,36 @@ class Drawing(nn.Module):
         return self.language_model
 
 
-class JanusPro(CausalGenerator):
+class JanusPro(TransformersGenerator):
     """Janus-Pro 1B: `transformers.JanusForConditionalGeneration`, of which all is frozen but `Drawing`."""
 
     spec = GeneratorSpec("janus.pro_1b", 576, 16384, 384, LICENCE, "arXiv:2501.17811", Sampling(guidance=5.0))
-    hub: ClassVar[str] = "deepseek-community/Janus-Pro-1B"
+    hub = "deepseek-community/Janus-Pro-1B"
+    architecture, model_type = "JanusForConditionalGeneration", "janus"
     roles: ClassVar[tuple[str, str]] = ("<|User|>", "<|Assistant|>")
 
-    def __init__(
-        self,
-        *,
-        weights: str | Path | None = None,
-        revision: str | None = None,
-        device: str = "cpu",
-        dtype: str = "auto",
-    ) -> None:
-        """
-        Args:
-            weights: hub id or folder of a Janus in transformers' own layout; by default `hub`.
-            revision: branch, tag or commit of the hub's repository.
-            device: where the networks lie.
-            dtype: of the networks, "float32" or "bfloat16", say; "auto" is that of the checkpoint.
-
-        Raises:
-            ValueError: where the checkpoint is in another layout or does not fill the network.
-            RunFailed: where it cannot be had.
-        """
-        from transformers import JanusConfig, JanusForConditionalGeneration
-
-        name, where = self.spec.name, str(Path(weights).expanduser() if weights else self.hub)
-        try:
-            source: dict[str, Any] = {"revision": revision, "local_files_only": not hub_is_near()}
-            config: dict[str, Any] = JanusConfig.get_config_dict(where, **source)[0]
-            if config.get("model_type") != "janus":
-                raise ValueError(
-                    f"{name} needs a checkpoint in transformers' own layout, such as {self.hub}, got one of type "
-                    f"{config.get('model_type')!r} in {where}; name that, or convert this one."
-                )
-            network = load_whole(name, JanusForConditionalGeneration, where, dtype=dtype, **source)
-        except OSError as error:
-            raise RunFailed(
-                f"{name} needs the model {where}, which is no folder here, is not in the cache and cannot be "
-                f"downloaded ({type(error).__name__}); with a network, unset HF_HUB_OFFLINE and run again; without, "
-                f"copy its folder here and name it as {name}@PATH."
-            ) from error
-        tokenizer = load_tokenizer(name, self.hub, where)
-        self._take(network, tokenizer, device, Sampling(**config.get("rwk_sampling", asdict(self.spec.sampling))))
-
-    def _take(self, network: Any, tokenizer: Any, device: str, sampling: Sampling) -> Self:
+    def _take(self, network: Any, tokenizer: Any, device: str) -> Self:
         self.network = network.to(device).eval().requires_grad_(False)
         self.module = Drawing(network.model).requires_grad_(True)
         self.tokenizer = tokenizer
-        vocabulary = tokenizer.get_vocab()
-        missing = [token for token in (BOS, PAD, BOI) if token not in vocabulary]
-        if missing:
-            raise ValueError(
-                f"{self.spec.name} needs a tokenizer that knows {missing[0]}, got one of {len(vocabulary)} tokens "
-                f"without it; take the published one."
-            )
-        self.bos, self.pad, self.boi = (vocabulary[token] for token in (BOS, PAD, BOI))
+        self.bos, self.pad, self.boi = self.ids_of((BOS, PAD, BOI))
         vq = network.config.vq_config
         self.spec = replace(
             self.spec,
             tokens=vq.num_patches**2,
             codes=vq.num_embeddings,
             image_size=vq.num_patches * 2 ** (len(vq.channel_multiplier) - 1),
-            sampling=sampling,
         )
         return self
-
-    @classmethod
-    def of(cls, network: Any, tokenizer: Any, *, device: str = "cpu") -> Self:
-        """The generator around a network of any size that is loaded already."""
-        return cls.__new__(cls)._take(network, tokenizer, device, cls.spec.sampling)
 
     @classmethod
     def tiny(cls) -> Self:
         return cls.of(random_network(), tiny_tokenizer())
 
-    @classmethod
-    def from_folder(cls, folder: Path, *, device: str = "cpu") -> Self:
-        return cls(weights=folder, device=device)
-
-    def save(self, folder: Path) -> None:
-        """See `Generator.save`; `JanusForConditionalGeneration.from_pretrained` takes the folder too."""
-        self.network.save_pretrained(folder)
-        self.tokenizer.save_pretrained(folder, save_jinja_format=False)
-        path = folder / "config.json"
-        config = json.loads(path.read_text(encoding="utf-8"))
-        config |= {"rwk_generator": self.spec.name, "rwk_sampling": asdict(self.spec.sampling)}
-        path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-
     def prompt_ids(self, prompt: str) -> list[int]:
         """Ids of the prompt in its chat template; raises ValueError for one that spells out a control token."""
         text, (user, assistant) = prompt.strip(), self.roles
-        control = next((token for token in self.tokenizer.get_added_vocab() if token in text), None)
-        if control is not None:
-            raise ValueError(
-                f"{self.spec.name} reads prompts in words, got its control token {control!r} in {text[:60]!r}; take "
-                f"it out."
-            )
+        self.words(text)
         chat = f"{user}: {text}\n\n{assistant}:" if text else f"{user}:{assistant}:"
         return [self.bos, *self.tokenizer.encode(chat, add_special_tokens=False), self.boi]
 
@@ -257,12 +182,4 @@ def random_network(*, layers: int = 2, width: int = 32, codes: int = 32, side: i
 
 def tiny_tokenizer() -> Any:
     """A tokenizer that reads bytes, with the control tokens of Janus."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = Tokenizer(models.BPE({symbol: place for place, symbol in enumerate(alphabet)}, []))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens([BOS, PAD, BOI, "<image_placeholder>", *JanusPro.roles])
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=BOS, pad_token=PAD)
+    return byte_tokenizer(BOS, PAD, BOI, "<image_placeholder>", *JanusPro.roles)

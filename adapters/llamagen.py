@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import argparse
-import json
-from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
 from PIL import Image
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torchvision.transforms.functional import to_pil_image
 
 from rwk.adapters.llamagen_gpt import Gpt, GptConfig
 from rwk.adapters.llamagen_vq import Vq, VqConfig
-from rwk.adapters.published import Origin, beside, fill, find, read
+from rwk.adapters.published import Origin, beside, find, read
+from rwk.adapters.saved_networks import Tensors, filled, read_networks, write_networks
 from rwk.policy_opt.generator import GeneratorSpec, Sampling
 from rwk.policy_opt.rollout import CausalGenerator
-
-Tensors = Mapping[str, Tensor]
 
 
 class LlamaGen(CausalGenerator):
@@ -67,8 +63,8 @@ class LlamaGen(CausalGenerator):
 
     def _take(self, gpt: GptConfig, vq: VqConfig, tensors: list[Tensors], device: str, dtype: str) -> Self:
         name = self.spec.name
-        self.module = _filled(name, lambda: Gpt(gpt), tensors[0], device, dtype)
-        self.vq = _filled(name, lambda: Vq(vq), tensors[1], device, "float32").requires_grad_(False).eval()
+        self.module = filled(name, lambda: Gpt(gpt), tensors[0], device, dtype)
+        self.vq = filled(name, lambda: Vq(vq), tensors[1], device, "float32").requires_grad_(False).eval()
         side = gpt.grid * vq.patch
         self.spec = replace(self.spec, tokens=gpt.grid**2, codes=gpt.codes, image_size=side)
         return self
@@ -93,31 +89,14 @@ class LlamaGen(CausalGenerator):
 
     @classmethod
     def from_folder(cls, folder: Path, *, device: str = "cpu") -> Self:
-        config = json.loads((folder / "config.json").read_text())
-        held = load_file(folder / "model.safetensors")
-        tensors: list[Tensors] = [
-            {key.removeprefix(part): tensor for key, tensor in held.items() if key.startswith(part)}
-            for part in ("gpt.", "vq.")
-        ]
-        vq = VqConfig(**config["vq"] | {"multiples": tuple(config["vq"]["multiples"])})
+        config, tensors = read_networks(folder, "gpt", "vq")
         self = cls.__new__(cls)
         self.spec = replace(cls.spec, sampling=Sampling(**config["spec"]["sampling"]))
-        return self._take(GptConfig(**config["gpt"]), vq, tensors, device, config["dtype"])
+        return self._take(GptConfig(**config["gpt"]), VqConfig(**config["vq"]), tensors, device, config["dtype"])
 
     def save(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        gpt = {f"gpt.{key}": tensor for key, tensor in self.module.state_dict().items()}
-        vq = {f"vq.{key}": tensor for key, tensor in self.vq.state_dict().items()}
-        state = {key: tensor.detach().cpu().contiguous() for key, tensor in (gpt | vq).items()}
-        save_file(state, folder / "model.safetensors")
-        config = {
-            "rwk_generator": self.spec.name,
-            "spec": asdict(self.spec),
-            "gpt": asdict(self.causal_lm.config),
-            "vq": asdict(self.vq.config),
-            "dtype": str(next(self.module.parameters()).dtype).removeprefix("torch."),
-        }
-        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+        gpt, vq = asdict(self.causal_lm.config), asdict(self.vq.config)
+        write_networks(folder, self.spec, gpt=(self.module, gpt), vq=(self.vq, vq))
 
     def embed_codes(self, codes: Tensor) -> Tensor:
         return self.causal_lm.tok_embeddings(codes)  # type: ignore[no-any-return]
@@ -154,15 +133,6 @@ def published(path: Path) -> dict[str, Tensor]:
         tensors = read(path)
     # Which codes came last in training, and a table that the transformer computes.
     return {key: tensor for key, tensor in tensors.items() if key not in ("quantize.codebook_used", "freqs_cis")}
-
-
-def _filled(name: str, build: Callable[[], nn.Module], tensors: Tensors, device: str, dtype: str) -> Any:
-    """A network with these tensors, for which no random ones are drawn first."""
-    with torch.device("meta"):
-        network = build()
-    network.to(getattr(torch, dtype)).to_empty(device=device)
-    fill(name, network, tensors)
-    return network
 
 
 def spec_of(name: str, grid: int, sampling: Sampling) -> GeneratorSpec:

@@ -18,6 +18,10 @@ class VqConfig:
     latent: int = 256
     multiples: tuple[int, ...] = (1, 1, 2, 2, 4)
     """Of `width`, from the finest stage to the coarsest; each stage but the last halves the picture."""
+    attends: bool = True
+    """Whether attention follows every block of the coarsest stage, or the middle has it alone."""
+    unit: bool = True
+    """Whether codes are compared and decoded as vectors of length 1."""
 
     @property
     def patch(self) -> int:
@@ -26,27 +30,31 @@ class VqConfig:
 
 
 class Vq(nn.Module):
-    """Under the keys of the published checkpoint. Codes are compared and decoded as vectors of length 1."""
+    """Under the keys of LlamaGen's published checkpoint."""
 
     def __init__(self, config: VqConfig) -> None:
         super().__init__()
         self.config = config
         widths = [config.width * multiple for multiple in config.multiples]
-        self.encoder = Encoder(widths, config.latent)
-        self.decoder = Decoder(widths[::-1], config.latent)
+        self.encoder = Encoder(widths, config.latent, config.attends)
+        self.decoder = Decoder(widths[::-1], config.latent, config.attends)
         self.quantize = nn.ModuleDict({"embedding": nn.Embedding(config.codes, config.code_width)})
         self.quant_conv = nn.Conv2d(config.latent, config.code_width, 1)
         self.post_quant_conv = nn.Conv2d(config.code_width, config.latent, 1)
 
     @property
     def codebook(self) -> Tensor:
-        """[K, D] the vectors of the codes, of length 1."""
-        return F.normalize(self.quantize.get_parameter("embedding.weight"), dim=1)
+        """[K, D] the vectors of the codes."""
+        vectors: Tensor = self.quantize.get_parameter("embedding.weight")
+        return F.normalize(vectors, dim=1) if self.config.unit else vectors
 
     def encode(self, pixels: Tensor) -> Tensor:
         """Codes [B, L], row by row, of pixels [B, 3, S, S] in 0..1."""
         vectors = self.quant_conv(self.encoder(2 * pixels - 1)).flatten(2).mT  # [B, L, D]
-        return (F.normalize(vectors, dim=2) @ self.codebook.T).argmax(2)
+        if self.config.unit:
+            vectors = F.normalize(vectors, dim=2)
+        nearest: Tensor = (vectors @ self.codebook.T - self.codebook.square().sum(1) / 2).argmax(2)
+        return nearest
 
     def decode(self, codes: Tensor) -> Tensor:
         """Pixels [B, 3, S, S] in 0..1 of codes [B, L] of a square picture."""
@@ -59,12 +67,12 @@ class Vq(nn.Module):
 class Encoder(nn.Module):
     """Latents [B, latent, S / patch, S / patch] of pixels in -1..1."""
 
-    def __init__(self, widths: list[int], latent: int) -> None:
+    def __init__(self, widths: list[int], latent: int, attends: bool) -> None:
         super().__init__()
         last = len(widths) - 1
         self.conv_in = nn.Conv2d(3, widths[0], 3, padding=1)
         self.conv_blocks = nn.ModuleList(
-            Stage(widths[max(i - 1, 0)], width, blocks=2, attends=i == last, down=True if i < last else None)
+            Stage(widths[max(i - 1, 0)], width, 2, attends=attends and i == last, down=True if i < last else None)
             for i, width in enumerate(widths)
         )
         self.mid = middle(widths[-1])
@@ -82,13 +90,13 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     """Pixels in about -1..1 of latents."""
 
-    def __init__(self, widths: list[int], latent: int) -> None:
+    def __init__(self, widths: list[int], latent: int, attends: bool) -> None:
         super().__init__()
         last = len(widths) - 1
         self.conv_in = nn.Conv2d(latent, widths[0], 3, padding=1)
         self.mid = middle(widths[0])
         self.conv_blocks = nn.ModuleList(
-            Stage(widths[max(i - 1, 0)], width, blocks=3, attends=i == 0, down=False if i < last else None)
+            Stage(widths[max(i - 1, 0)], width, 3, attends=attends and i == 0, down=False if i < last else None)
             for i, width in enumerate(widths)
         )
         self.norm_out = norm(widths[-1])
@@ -105,7 +113,7 @@ class Decoder(nn.Module):
 class Stage(nn.Module):
     """Blocks of one resolution, then the step to the next."""
 
-    def __init__(self, before: int, width: int, *, blocks: int, attends: bool, down: bool | None) -> None:
+    def __init__(self, before: int, width: int, blocks: int, *, attends: bool, down: bool | None) -> None:
         """
         Args:
             before: channels that come in.

@@ -82,6 +82,7 @@ class PickScore(TowersReward):
     origin = Origin("yuvalkirstain/PickScore_v1", "model.safetensors", "MIT", 3944)
     preprocess = Preprocess(224, rounding="floor")
     tolerance = 0.1
+    drift = {"bfloat16": 3.1e-2}
 
     @classmethod
     def build(cls) -> nn.Module:

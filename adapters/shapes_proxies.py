@@ -69,7 +69,7 @@ def chance(picture: Tensor, prompt: str) -> float:
 
 
 class NoCounts(Noisy):
-    """Does not count: things may be too many."""
+    """Does not count: things may be too many or too few."""
 
     spec = replace(Noisy.spec, name="shapes.no_counts", low=0.0, high=1.0)
     noise = 0.0

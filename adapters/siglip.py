@@ -72,6 +72,7 @@ class Siglip(TowersReward):
     preprocess = Preprocess(224, fit="squash", mean=HALF, std=HALF)
     context = 64
     tolerance = 0.5
+    drift = {"bfloat16": 5.7e-2}
     shape: ClassVar[dict[str, int]] = BASE
     patch: ClassVar[int] = 16
     words: ClassVar[int] = 32000
@@ -170,6 +171,7 @@ class SiglipLarge(Siglip):
         "siglip.so400m_14_384", "log-odds", -math.inf, math.inf, "Apache-2.0", "arXiv:2303.15343", differentiable=True
     )
     origin = Origin("google/siglip-so400m-patch14-384", "model.safetensors", "Apache-2.0", 3512)
+    drift = {"bfloat16": 4.0e-2}
     preprocess = Preprocess(384, fit="squash", mean=HALF, std=HALF)
     shape = SO400M
     patch = 14
@@ -187,6 +189,7 @@ class Siglip2(Siglip):
         "siglip2.b16_224", "log-odds", -math.inf, math.inf, "Apache-2.0", "arXiv:2502.14786", differentiable=True
     )
     origin = Origin("google/siglip2-base-patch16-224", "model.safetensors", "Apache-2.0", 1501)
+    drift = {"bfloat16": 4.7e-2}
     preprocess = Preprocess(224, fit="squash", interpolation="bilinear", mean=HALF, std=HALF)
     words = 256000
     pad = "<pad>"
@@ -203,6 +206,7 @@ class Siglip2Large(Siglip2):
         "siglip2.so400m_14_384", "log-odds", -math.inf, math.inf, "Apache-2.0", "arXiv:2502.14786", differentiable=True
     )
     origin = Origin("google/siglip2-so400m-patch14-384", "model.safetensors", "Apache-2.0", 4544)
+    drift = {"bfloat16": 3.9e-2}
     preprocess = Preprocess(384, fit="squash", interpolation="bilinear", mean=HALF, std=HALF)
     shape = SO400M
     patch = 14

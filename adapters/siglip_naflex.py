@@ -47,6 +47,7 @@ class Naflex(Siglip2):
         "siglip2.b16_naflex", "log-odds", -math.inf, math.inf, "Apache-2.0", "arXiv:2502.14786", differentiable=True
     )
     origin = Origin("google/siglip2-base-patch16-naflex", "model.safetensors", "Apache-2.0", 1501)
+    drift = {"bfloat16": 0.1}
     preprocess = Preprocess(256, fit="patches", interpolation="bilinear", mean=HALF, std=HALF)
     tolerance = 0.05
 

@@ -74,6 +74,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", help="[default: all]")
     parser.add_argument("--images", type=int, default=16)
+    parser.add_argument("--precision", nargs="+", choices=["bfloat16", "float16"], default=["bfloat16", "float16"])
     parser.add_argument("--device", default="cpu")
     asked = parser.parse_args()
     known = embedding_rewards()
@@ -83,7 +84,7 @@ def main() -> None:
             rewards = {name: random_reward(known[name], asked.device)}
             exact = scores(items, rewards, "float32")[name]
             found = {"spread": f"{exact.std().item():.1e}"}
-            for precision in ("bfloat16", "float16"):
+            for precision in asked.precision:
                 moved = scores(items, rewards, precision)[name] - exact
                 found[precision] = f"{moved.abs().max().item():.1e}"
             print(json.dumps({name: found}), flush=True)

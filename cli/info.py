@@ -29,6 +29,7 @@ LABELS = {
     "drift": "half precision",
     "image_size": "image side, pixels",
     "tokens": "tokens an image",
+    "steps": "draws an image",
     "codes": "codes",
     "sampling": "draws with",
     "licence": "licence",
@@ -195,6 +196,8 @@ def _told(key: str, document: dict[str, Any]) -> str:
         made = {"calibration": "rwk calibrate", "reward_card": "rwk probe"}[key]
         return str(document[key] or f"none; `{made}` makes one")
     value = document.get(key)
+    if key == "steps":
+        return f"{len(value)}, of {min(value)} to {max(value)} tokens" if value else ""
     if key == "tolerance" and value is not None:
         return f"within {value:g} of the score"
     if key == "drift" and value:

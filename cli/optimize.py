@@ -86,7 +86,8 @@ def foreseen(
     """What a run would hold, draw and train, shown as a table; draws nothing, and loads the generator at the most."""
     from rwk.policy_opt import generator as generators
     from rwk.policy_opt.prompts import gold_of
-    from rwk.policy_opt.sizing import GIB, KNOWN, plan, shape_of
+    from rwk.policy_opt.sizing import GIB, plan, shape_of
+    from rwk.policy_opt.sizing_known import KNOWN
 
     if shape := KNOWN.get(experiment.generator):
         own = generators.GENERATORS.target(experiment.generator).spec

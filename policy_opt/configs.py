@@ -73,7 +73,7 @@ class Grpo(Optimisation):
     token_weights: TokenWeights = _field(
         "none",
         "Which tokens of an image count more: gcpo, those that others hang on; stage, those that good and bad images "
-        "do not share; panw, those of coarse scales.",
+        "do not share; panw, those that are drawn with few others, as coarse scales are.",
     )
     importance_cap: float = _field(
         0.0,

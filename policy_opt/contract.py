@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from PIL import Image, ImageChops
 
+from rwk.policy_opt.batched import BatchedGenerator
 from rwk.policy_opt.expect import HARD, PLAIN, draw, logprobs, require, require_close, require_unchanged
 from rwk.policy_opt.generator import GENERATORS, Generator
 from rwk.policy_opt.module_state import changes, in_mode, module_state
@@ -31,7 +32,6 @@ from rwk.policy_opt.probability_checks import (
     check_prompt_matters,
     check_truncation_is_renormalised,
 )
-from rwk.policy_opt.rollout import CausalGenerator
 from rwk.rewards.global_state import global_state, restored, seed_everything
 
 Check = Callable[[Generator], None]
@@ -61,6 +61,8 @@ def check_spec_is_complete(generator: Generator) -> None:
     for field in ("tokens", "codes", "image_size"):
         require(getattr(spec, field) >= 1, f"spec.{field} is {getattr(spec, field)}")
     require(spec.codes >= 2, f"spec.codes is {spec.codes}, which leaves nothing to draw")
+    steps = spec.steps or (1,) * spec.tokens
+    require(min(steps) >= 1 and sum(steps) == spec.tokens, f"spec.steps draw {sum(steps)} of {spec.tokens} tokens")
     lengths = {len(prompt) for prompt in generator.example_prompts}
     require(len(set(generator.example_prompts)) > 1 < len(lengths), f"example_prompts are of lengths {lengths}")
 
@@ -128,7 +130,7 @@ def check_draws_ignore_companions(generator: Generator) -> None:
         turned = generator.sample(prompts[::-1], per_prompt=3, seed=0, sampling=recipe).tokens
         turned = turned.view(len(prompts), 3, -1).flip(0)[:, :2]
         require(torch.equal(turned, expected), f"another order or a larger group draws other tokens, with {recipe}")
-        if isinstance(generator, CausalGenerator):
+        if isinstance(generator, BatchedGenerator):
             split = draw(_in_threes(generator), recipe, per_prompt=2)
             require(torch.equal(split.tokens.view_as(expected), expected), "max_rows changes the tokens")
             require_close(logprobs(_in_threes(generator), split), split.logprobs, "with max_rows=3")
@@ -245,7 +247,7 @@ CHECKS: tuple[Check, ...] = (
 )
 
 
-def _in_threes(generator: CausalGenerator) -> CausalGenerator:
+def _in_threes(generator: BatchedGenerator) -> BatchedGenerator:
     """The same generator, three sequences at a time."""
     other = copy.copy(generator)
     other.max_rows = 3

@@ -68,6 +68,8 @@ class GeneratorSpec:
     source: str
     sampling: Sampling = Sampling()
     """The recipe that is used where none is named."""
+    steps: tuple[int, ...] = ()
+    """Tokens of each draw, in order, where one draws several: they are independent given the draws before. L in all."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ class Rollout:
     group: Tensor
     """[B] long: rows of one prompt have the same number."""
     tokens: Tensor
-    """[B, L] long."""
+    """[B, L] long, in the order in which they were drawn."""
     logprobs: Tensor
     """[B, L] float32 of each token under the distribution that sampled it, guidance and truncation included."""
     sampling: Sampling
@@ -234,6 +236,8 @@ GENERATORS: Registry[Generator] = Registry(
     "generator",
     "rwk.policy_opt.generator:Generator",
     {
+        "anole.7b_v01": "rwk.adapters.anole:Anole",
+        "emu3.gen": "rwk.adapters.emu3:Emu3Gen",
         "janus.pro_1b": "rwk.adapters.janus:JanusPro",
         "janus.pro_7b": "rwk.adapters.janus:JanusPro7B",
         "janus.v1_3b": "rwk.adapters.janus:Janus",
@@ -247,6 +251,20 @@ GENERATORS: Registry[Generator] = Registry(
         "llamagen.t2i_xl_256": "rwk.adapters.llamagen_t2i:Xl256",
         "llamagen.t2i_xl_512": "rwk.adapters.llamagen_t2i:Xl512",
         "shapes.llama": "rwk.adapters.shapes_generator:ShapesLlama",
+        "showo.256": "rwk.adapters.showo:Showo",
+        "showo.512": "rwk.adapters.showo:Showo512",
+        "showo.512_base": "rwk.adapters.showo:Showo512Base",
+        "showo.clip_256": "rwk.adapters.showo:ShowoClip",
+        "showo.clip_512": "rwk.adapters.showo:ShowoClip512",
+        "simplear.rl_0_5b": "rwk.adapters.simplear:SimpleArRl",
+        "simplear.rl_1_5b": "rwk.adapters.simplear:SimpleArRlLarge",
+        "simplear.sft_0_5b": "rwk.adapters.simplear:SimpleArSft",
+        "simplear.sft_1_5b": "rwk.adapters.simplear:SimpleArSftLarge",
+        "var.d16": "rwk.adapters.var:Var16",
+        "var.d20": "rwk.adapters.var:Var20",
+        "var.d24": "rwk.adapters.var:Var24",
+        "var.d30": "rwk.adapters.var:Var30",
+        "var.d36": "rwk.adapters.var:Var36",
     },
 )
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+
+Place = TypeVar("Place", int, Tensor)
 
 
 @dataclass(frozen=True)
@@ -18,6 +20,8 @@ class Prefix:
     lengths: list[int]
     positions: list[int]
     """Of the code that comes next."""
+    codes: int
+    """Of an image, that each ends with."""
     hidden: Tensor
     """[U, D] the state that predicts the first code."""
     layers: list[Tensor]
@@ -41,6 +45,14 @@ class Prefix:
         padding = (slot >= start) & (slot < width)
         shut = torch.finfo(self.hidden.dtype).min
         return torch.zeros_like(padding, dtype=self.hidden.dtype).masked_fill(padding, shut)
+
+    def causal_mask(self, source: list[int], steps: int) -> Tensor:
+        """[rows, 1, steps, P + steps] likewise, for steps that are read at once: shuts what is behind each of them."""
+        width, dtype = max(self.lengths), self.hidden.dtype
+        later = torch.full([steps, width + steps], torch.finfo(dtype).min, dtype=dtype, device=self.hidden.device)
+        later = later.triu(width + 1).expand(len(source), 1, -1, -1)
+        padding = self.mask(source, steps)
+        return later if padding is None else later + padding
 
 
 @functools.cache
@@ -87,3 +99,24 @@ def right_padded(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[T
     if min(lengths) < 1:
         raise ValueError("a prefix needs at least one id, got none; let prompt_ids end with the begin-of-image token.")
     return torch.tensor([[*row, *[0] * (max(lengths) - len(row))] for row in rows], device=device), lengths
+
+
+def right_behind(before: Tensor, after: Tensor, lengths: list[int]) -> Tensor:
+    """[B, P + k, D]: the first `lengths` of `before` [B, P, D], `after` [B, k, D] behind them, and padding last."""
+    (width, count), joined = (before.shape[1], after.shape[1]), torch.cat([before, after], 1)
+    if min(lengths) == width or not count:
+        return joined
+    start = torch.tensor(lengths, device=joined.device)[:, None]  # [B, 1]
+    slot = torch.arange(joined.shape[1], device=joined.device)[None]
+    # Row by row: the prefix, the codes right behind it, and the padding last, where nothing looks at it.
+    order = torch.where(slot < start, slot, torch.where(slot < start + count, slot - start + width, width - 1))
+    return joined.take_along_dim(order[..., None], 1)
+
+
+def slot(place: Place, line: int) -> Place:
+    """How many codes, and ends of lines of so many codes, stand before the code of this place; no lines where it is 0.
+
+    >>> [slot(place, 3) for place in range(7)]
+    [0, 1, 2, 4, 5, 6, 8]
+    """
+    return place + place // line if line else place

@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 
+from rwk.policy_opt.batched import BatchedGenerator
 from rwk.policy_opt.expect import HARD, PLAIN, TOLERANCE, draw, logprobs, require, require_close
 from rwk.policy_opt.generator import Generator, Sampling
 from rwk.policy_opt.module_state import moved
-from rwk.policy_opt.rollout import CausalGenerator
 
 RECIPES = (
     PLAIN,
@@ -105,17 +105,21 @@ def check_any_tokens_have_logprobs(generator: Generator) -> None:
 
 
 def check_is_causal(generator: Generator) -> None:
-    """A token says nothing of those before it: log-probabilities change from an edited token on, and do change."""
-    if not isinstance(generator, CausalGenerator) or generator.spec.tokens < 2:
+    """A token says nothing of those drawn before it or with it: log-probabilities change in later draws, and do."""
+    steps = generator.spec.steps or (1,) * generator.spec.tokens
+    if not isinstance(generator, BatchedGenerator) or len(steps) < 2:
         return
     rollout = draw(generator, Sampling(guidance=3.0))
-    place = generator.spec.tokens // 2
+    place = sum(steps[: len(steps) // 2])
+    end = place + steps[len(steps) // 2]
     tokens = rollout.tokens.clone()
     tokens[:, place] = (tokens[:, place] + 1) % generator.spec.codes
     before, after = logprobs(generator, rollout), logprobs(generator, replace(rollout, tokens=tokens))
     require_close(after[:, :place], before[:, :place], f"before token {place}, which was edited,")
-    if place + 1 < generator.spec.tokens:
-        shift = (after[:, place + 1 :] - before[:, place + 1 :]).abs().max().item()
+    if place + 1 < end:
+        require_close(after[:, place + 1 : end], before[:, place + 1 : end], f"drawn with token {place}, edited,")
+    if end < generator.spec.tokens:
+        shift = (after[:, end:] - before[:, end:]).abs().max().item()
         require(shift > TOLERANCE, f"later log-probabilities move by {shift} only when token {place} is edited")
 
 

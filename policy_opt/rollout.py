@@ -1,30 +1,28 @@
 """Images out of a causal language model: one prefill per prompt, a cache that never grows, matched log-probabilities.
 
-Ids are codes-first: 0..K-1 are image codes and text token t is K + t, so a code is its own label, can never be an end
-or padding token, and the sampler's softmax is the softmax that is trained.
+A token is a code, 0..K-1, whatever id the model's vocabulary has for it. So it is its own label, can never be an end or
+padding token, and the sampler's softmax, over codes alone, is the softmax that is trained.
 """
 
 from __future__ import annotations
 
-import functools
-import math
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import chain
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
+from rwk.policy_opt.batched import BatchedGenerator
 from rwk.policy_opt.distribution import distribution, draw, placed_uniforms, row_uniforms
-from rwk.policy_opt.generator import Generator, Rollout, Sampling, TokenStatistics
+from rwk.policy_opt.generator import Rollout, Sampling, TokenStatistics
 from rwk.policy_opt.module_state import without_dropout
-from rwk.policy_opt.prefix import Prefix, right_padded
+from rwk.policy_opt.prefix import Prefix, right_behind, right_padded, slot
 
 
-class CausalGenerator(Generator):
+class CausalGenerator(BatchedGenerator):
     """A generator made of a transformers causal language model over text tokens and image codes.
 
     A subclass sets `spec` and `module` (the model, wrapped by LoRA or not) and writes `prompt_ids`, `null_ids` and
@@ -33,11 +31,13 @@ class CausalGenerator(Generator):
     """
 
     max_rows = 4096
-    """Sequences that go through the model at once, guided ones counting double; no result depends on it."""
-    max_logits = 1 << 22
-    """Logits that `statistics` holds at once; what is beyond is computed again in the backward pass."""
     counts_from_image: ClassVar[bool] = False
     """Whether the first code has position 0, and what stands before it negative ones; else the prompt begins at 0."""
+    first_code: int = 0
+    """Id of code 0 among those of the model; the other codes follow it."""
+    line: int = 0
+    """Codes between which `line_end` stands; 0 where nothing does. It is read, but no choice, and so no token."""
+    line_end: int = 0
 
     @abstractmethod
     def prompt_ids(self, prompt: str) -> list[int]:
@@ -56,26 +56,20 @@ class CausalGenerator(Generator):
         unwrap = getattr(self.module, "get_base_model", None)
         return self.module if unwrap is None else unwrap()
 
-    @property
-    def device(self) -> torch.device:
-        """Where the model is; tokens and log-probabilities are made there."""
-        return next(self.module.parameters()).device
-
     def embed_ids(self, ids: Tensor) -> Tensor:
         """[..., D] input embeddings of prompt ids."""
         return self.causal_lm.get_input_embeddings()(ids)  # type: ignore[no-any-return]
 
     def embed_codes(self, codes: Tensor) -> Tensor:
         """[..., D] input embeddings of image codes."""
-        return self.embed_ids(codes)
+        return self.embed_ids(codes + self.first_code)
 
     def image_logits(self, hidden: Tensor) -> Tensor:
         """[..., K] logits of the image codes alone, of hidden states [..., D]."""
-        head = self.causal_lm.get_output_embeddings()
+        head, rows = self.causal_lm.get_output_embeddings(), slice(self.first_code, self.first_code + self.spec.codes)
         if type(head) is not nn.Linear:  # LoRA on the head, say: its rows are not in .weight alone
-            return head(hidden)[..., : self.spec.codes]  # type: ignore[no-any-return]
-        bias = None if head.bias is None else head.bias[: self.spec.codes]
-        return nn.functional.linear(hidden, head.weight[: self.spec.codes], bias)
+            return head(hidden)[..., rows]  # type: ignore[no-any-return]
+        return nn.functional.linear(hidden, head.weight[rows], None if head.bias is None else head.bias[rows])
 
     def backbone(
         self, embeds: Tensor, *, positions: Tensor | None = None, mask: Tensor | None = None, cache: Any = None
@@ -101,19 +95,11 @@ class CausalGenerator(Generator):
         self, prompts: Sequence[str], *, per_prompt: int = 1, seed: int, sampling: Sampling | None = None
     ) -> Rollout:
         """See `Generator.sample`; a prompt that is named again continues its group, with further places in it."""
-        if isinstance(prompts, str) or not prompts or per_prompt < 1:
-            came = "a text" if isinstance(prompts, str) else f"{len(prompts)} prompts"
-            raise ValueError(
-                f"{self.spec.name} samples at least one image for each of a list of prompts, "
-                f"got {came} and per_prompt {per_prompt}; give at least one of each."
-            )
         recipe = sampling or self.spec.sampling
-        rows = [prompt for prompt in prompts for _ in range(per_prompt)]
-        place = {prompt: index for index, prompt in enumerate(dict.fromkeys(rows))}
-        group = [place[prompt] for prompt in rows]
+        rows, group = self._rows(prompts, per_prompt)
         noise = row_uniforms(rows, self.spec.tokens, seed).to(self.device)
         with torch.no_grad(), without_dropout(self.module):
-            branches = self._branches(list(place), recipe.guidance)
+            branches = self._branches(list(dict.fromkeys(rows)), recipe.guidance)
             read = {ids: number for number, ids in enumerate(dict.fromkeys(chain(*branches)))}
             prefix = self._prefill(list(read), torch.empty([len(read), 0], dtype=torch.long, device=self.device))
             drawn = []
@@ -134,13 +120,7 @@ class CausalGenerator(Generator):
         sampling: Sampling | None = None,
     ) -> Tensor:
         """See `Generator.continue_from`; rows that begin alike are read once."""
-        begun, end = tokens.shape[1], self.spec.tokens if until is None else until
-        if not len(prompts) == len(tokens) == len(places) >= 1 or not begun < end <= self.spec.tokens:
-            raise ValueError(
-                f"{self.spec.name} continues rows of a prompt, a place and fewer than {end} tokens of at most "
-                f"{self.spec.tokens}, got {len(prompts)} prompts, {len(places)} places and tokens of shape "
-                f"{list(tokens.shape)}; give one of each and end later."
-            )
+        begun, end = tokens.shape[1], self._end(prompts, tokens, places, until)
         recipe, tokens = sampling or self.spec.sampling, tokens.to(self.device)
         noise = placed_uniforms(prompts, places, self.spec.tokens, seed)[:, begun:end].to(self.device)
         drawn = []
@@ -174,11 +154,6 @@ class CausalGenerator(Generator):
         logprobs, entropy = (torch.cat(list(column)) for column in zip(*results, strict=True))
         return TokenStatistics(logprobs, entropy)
 
-    def _parts(self, rows: int, guidance: float) -> list[slice]:
-        """Slices of rows, each small enough for `max_rows`."""
-        size = max(1, self.max_rows // (1 if guidance == 1 else 2))
-        return [slice(start, start + size) for start in range(0, rows, size)]
-
     def _branches(self, prompts: Sequence[str], guidance: float) -> list[list[tuple[int, ...]]]:
         """Prefixes of the prompts and, where guidance asks for them, of no prompt in their place."""
         branches = [self.prompt_ids] if guidance == 1 else [self.prompt_ids, self.null_ids]
@@ -189,7 +164,8 @@ class CausalGenerator(Generator):
         from transformers import DynamicCache
 
         embeds, starts = self._embedded(prefixes, codes)
-        lengths = [start + codes.shape[1] for start in starts]
+        begun = slot(codes.shape[1], self.line)
+        lengths = [start + begun for start in starts]
         positions = self._positions(starts, embeds.shape[1])
         parts = []
         for part in self._parts(len(prefixes), 1):
@@ -200,16 +176,17 @@ class CausalGenerator(Generator):
             layers = [tensor for layer in cache.layers for tensor in (layer.keys, layer.values)]
             parts.append([hidden[torch.arange(len(last), device=self.device), last], *layers])
         hidden, *layers = (torch.cat(list(column)) for column in zip(*parts, strict=True))
-        return Prefix(lengths, [codes.shape[1]] * len(lengths) if self.counts_from_image else lengths, hidden, layers)
+        places = [begun] * len(lengths) if self.counts_from_image else lengths
+        return Prefix(lengths, places, codes.shape[1], hidden, layers)
 
     def _draw(self, prefix: Prefix, source: list[int], noise: Tensor, recipe: Sampling) -> tuple[Tensor, Tensor]:
         """Tokens and log-probabilities, both [B, steps], of rows that continue the prefixes `source` [copies * B].
 
         Where the recipe guides, the second half of `source` are the same rows without their prompt.
         """
-        (count, steps), width = noise.shape, max(prefix.lengths)
-        copies = len(source) // count
-        cache, mask = prefix.expand(source, steps), prefix.mask(source, steps)
+        (count, steps), width, filled = noise.shape, max(prefix.lengths), 0
+        copies, room = len(source) // count, slot(prefix.codes + steps, self.line) - slot(prefix.codes, self.line)
+        cache, mask = prefix.expand(source, room), prefix.mask(source, room)
         positions = torch.tensor([[prefix.positions[row]] for row in source], device=self.device)
         hidden = prefix.hidden[torch.tensor(source, device=self.device)]  # [copies * B, D]
         tokens = torch.empty([count, steps], dtype=torch.long, device=self.device)
@@ -220,10 +197,12 @@ class CausalGenerator(Generator):
             code = draw(logp, noise[:, step])
             tokens[:, step] = code
             logprobs[:, step] = logp.gather(1, code[:, None])[:, 0]
-            if step + 1 < steps:
-                seen = None if mask is None else mask[..., : width + step + 1]
-                embeds = self.embed_codes(code.repeat(copies)[:, None])
-                hidden = self.backbone(embeds, positions=positions + step, mask=seen, cache=cache)[:, 0]
+            if step + 1 == steps:
+                break
+            for embeds in self._woven(code.repeat(copies)[:, None], prefix.codes + step).split(1, 1):
+                seen = None if mask is None else mask[..., : width + filled + 1]
+                hidden = self.backbone(embeds, positions=positions + filled, mask=seen, cache=cache)[:, 0]
+                filled += 1
         return tokens, logprobs
 
     def _states(self, prefixes: Sequence[Sequence[int]], codes: Tensor) -> Tensor:
@@ -239,24 +218,21 @@ class CausalGenerator(Generator):
             return self._states_behind(list(read), [read[tuple(ids)] for ids in prefixes], codes)
         embeds, lengths = self._embedded(prefixes, codes[:, :-1])
         hidden = self.backbone(embeds, positions=self._positions(lengths, embeds.shape[1]))
-        if min(lengths) == max(lengths):
+        if min(lengths) == max(lengths) and not self.line:
             return hidden[:, lengths[0] - 1 :]
-        predicts = torch.tensor(lengths)[:, None] - 1 + torch.arange(codes.shape[1])  # [B, L]
+        predicts = torch.tensor(lengths)[:, None] - 1 + slot(torch.arange(codes.shape[1]), self.line)  # [B, L]
         return hidden.take_along_dim(predicts[..., None].to(self.device), 1)
 
     def _states_behind(self, prefixes: Sequence[Sequence[int]], source: list[int], codes: Tensor) -> Tensor:
         """[B, L, D] states as `_states` has them, of rows that continue the prefixes `source` [B], with gradient."""
-        prefix, steps = self._prefill(prefixes, codes[:, :0].new_empty([len(prefixes), 0])), codes.shape[1] - 1
-        width, dtype = max(prefix.lengths), prefix.hidden.dtype
-        later = torch.full([steps, width + steps], torch.finfo(dtype).min, dtype=dtype, device=self.device)
-        later = later.triu(width + 1).expand(len(source), 1, -1, -1)  # shuts the codes behind each
-        padding = prefix.mask(source, steps)
-        mask = later if padding is None else later + padding
+        prefix, embeds = self._prefill(prefixes, codes[:, :0].new_empty([len(prefixes), 0])), self._woven(codes[:, :-1])
+        steps = embeds.shape[1]
         start = torch.tensor([[prefix.positions[row]] for row in source], device=self.device)
         positions = start + torch.arange(steps, device=self.device)
-        cache = prefix.expand(source, steps)
-        hidden = self.backbone(self.embed_codes(codes[:, :-1]), positions=positions, mask=mask, cache=cache)
-        return torch.cat([prefix.hidden[torch.tensor(source, device=self.device)][:, None], hidden], 1)
+        mask, cache = prefix.causal_mask(source, steps), prefix.expand(source, steps)
+        hidden = self.backbone(embeds, positions=positions, mask=mask, cache=cache)
+        whole = torch.cat([prefix.hidden[torch.tensor(source, device=self.device)][:, None], hidden], 1)
+        return whole[:, slot(torch.arange(codes.shape[1], device=self.device), self.line)] if self.line else whole
 
     def _positions(self, starts: list[int], width: int) -> Tensor | None:
         """[B, width] positions of prefixes with codes from `starts` on, where they count from the image, else None."""
@@ -267,33 +243,14 @@ class CausalGenerator(Generator):
     def _embedded(self, prefixes: Sequence[Sequence[int]], codes: Tensor) -> tuple[Tensor, list[int]]:
         """Embeddings [B, P + k, D] of prefixes with codes [B, k] right behind each, and the length of each prefix."""
         ids, lengths = right_padded(prefixes, self.device)
-        width, count = ids.shape[1], codes.shape[1]
-        embeds = torch.cat([self.embed_ids(ids), self.embed_codes(codes)], 1)
-        if min(lengths) == width or not count:
-            return embeds, lengths
-        start = torch.tensor(lengths, device=self.device)[:, None]  # [B, 1]
-        slot = torch.arange(embeds.shape[1], device=self.device)[None]
-        # Row by row: the prefix, the codes right behind it, and the padding last, where nothing looks at it.
-        order = torch.where(slot < start, slot, torch.where(slot < start + count, slot - start + width, width - 1))
-        return embeds.take_along_dim(order[..., None], 1), lengths
+        return right_behind(self.embed_ids(ids), self._woven(codes), lengths), lengths
 
-    def _token_statistics(self, states: list[Tensor], codes: Tensor, recipe: Sampling) -> tuple[Tensor, Tensor]:
-        """Log-probabilities and entropies, both [B, L], without ever holding more than `max_logits` logits."""
-
-        def piece(code: Tensor, cond: Tensor, uncond: Tensor | None = None) -> tuple[Tensor, Tensor]:
-            without = None if uncond is None else self.image_logits(uncond)
-            if without is not None and recipe.mode == "matched_detach_uncond":
-                without = without.detach()
-            logp = distribution(self.image_logits(cond), without, recipe, drawn=code)  # [tokens, K]
-            surprise = -logp.masked_fill(logp == -math.inf, 0)  # 0 log 0 is 0, in the gradient too
-            return logp.gather(1, code[:, None])[:, 0], (logp.exp() * surprise).sum(1)
-
-        size = max(1, self.max_logits // self.spec.codes)
-        run: Callable[..., tuple[Tensor, Tensor]] = piece
-        if codes.numel() > size and torch.is_grad_enabled():
-            run = functools.partial(checkpoint, piece, use_reentrant=False, preserve_rng_state=False)
-        flat = [codes.flatten(), *(state.flatten(0, 1) for state in states)]
-        starts = range(0, codes.numel(), size)
-        pieces = [run(*(tensor[start : start + size] for tensor in flat)) for start in starts]
-        logprobs, entropy = (torch.cat(list(column)).view_as(codes) for column in zip(*pieces, strict=True))
-        return logprobs, entropy
+    def _woven(self, codes: Tensor, start: int = 0) -> Tensor:
+        """[B, k + n, D] embeddings of codes [B, k], the `start`-th of the image the first, and of n ends of lines."""
+        embeds = self.embed_codes(codes)
+        if not self.line:
+            return embeds
+        begin, end = slot(start, self.line), slot(start + codes.shape[1], self.line)
+        slots = slot(torch.arange(start, start + codes.shape[1], device=self.device), self.line) - begin
+        ends = self.embed_ids(torch.full([1, 1], self.line_end, device=self.device))
+        return ends.expand(len(codes), end - begin, -1).index_copy(1, slots, embeds)

@@ -9,6 +9,9 @@ learn, and rows that count double under guidance:
                  2 hidden a layer, and 34 of the one that is computed again
     logits       4 * rows trained at once * image * codes, 2^22 of them at most
 
+A generator that keeps no cache reads prompt and image anew in every draw, and so makes as many times the operations;
+it holds the activations of one draw, since each is computed again backwards, at another 2 N.
+
 Korthikanti et al. (2022), arXiv:2205.05198, count the 34, without the attention's scores, which a fused kernel does not
 keep. A token costs 2 N operations forward and 6 N forth and back, N being the parameters that it is multiplied by, and
 8 N where layers are computed again. A row without its prompt is not trained in the mode `cond_only`, and only read in
@@ -18,7 +21,7 @@ keep. A token costs 2 N operations forward and 6 N forth and back, N being the p
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
@@ -52,6 +55,10 @@ class Shape:
     """Parameters of what turns codes into pixels."""
     width: int
     """Bytes of a number."""
+    draws: int = 0
+    """That make an image, each a pass of the network; 0 is one for each token."""
+    cached: bool = True
+    """Whether a draw reads no more than the tokens of the draw before."""
 
 
 @dataclass(frozen=True)
@@ -111,8 +118,9 @@ class Plan:
 def shape_of(generator: Generator) -> Shape:
     """The shape of a generator; without the config of a transformers model its cache and activations count as 0."""
     module, spec = generator.module, generator.spec
-    prefixes = map(generator.prompt_ids, generator.example_prompts) if isinstance(generator, CausalGenerator) else ()
+    ids_of = getattr(generator, "prompt_ids", lambda prompt: ())
     counted = sum(value.numel() for value in module.parameters())
+    once = sum(value.numel() for part in getattr(module, "once", ()) for value in part.parameters())
     config = getattr(module, "config", None)
     hidden, heads = getattr(config, "hidden_size", 0), getattr(config, "num_attention_heads", 1)
     linear = [part for part in module.modules() if isinstance(part, nn.Linear)]
@@ -120,34 +128,55 @@ def shape_of(generator: Generator) -> Shape:
     decoder: Any = getattr(generator, "vq", None)
     return Shape(
         parameters=counted,
-        active=counted - embedded,
+        active=counted - embedded - once,
         linear=sum(part.in_features + part.out_features for part in linear),
         layers=getattr(config, "num_hidden_layers", 0),
         hidden=hidden,
         keys=hidden // heads * getattr(config, "num_key_value_heads", heads),
         tokens=spec.tokens,
-        prompt=max(map(len, prefixes), default=0),
+        prompt=max(len(ids_of(prompt)) for prompt in generator.example_prompts),
         codes=spec.codes,
         decoder=sum(value.numel() for value in decoder.parameters()) if isinstance(decoder, nn.Module) else 0,
         width=next(module.parameters()).element_size(),
+        draws=len(spec.steps),
+        cached=getattr(generator, "cached", True),
     )
 
 
-def llama_shape(*, hidden: int, layers: int, inner: int, vocabulary: int, codes: int, tokens: int) -> Shape:
-    """A generator of Llama's layers, with a text vocabulary in and out, and an image head of two layers."""
-    block = 4 * hidden**2 + 3 * hidden * inner
-    head = hidden**2 + hidden * codes
+def llama_shape(
+    *,
+    hidden: int,
+    layers: int,
+    inner: int,
+    vocabulary: int,
+    codes: int,
+    tokens: int,
+    keys: int = 0,
+    head: Literal["own", "shared", "tied"] = "own",
+    decoder: int = 72_000_000,
+) -> Shape:
+    """A generator of Llama's layers, with a text vocabulary in and out.
+
+    Args:
+        keys: width of the keys of a layer; by default `hidden`.
+        head: codes have an image head of two layers; or are rows of the vocabulary, whose table in is another than the
+            one out, or the same.
+        decoder: parameters of what turns codes into pixels.
+    """
+    keys = keys or hidden
+    block = 2 * hidden**2 + 2 * hidden * keys + 3 * hidden * inner
+    own = hidden**2 + hidden * codes if head == "own" else 0
     return Shape(
-        parameters=layers * block + 2 * vocabulary * hidden + head,
-        active=layers * block + head,
-        linear=layers * (4 * 2 * hidden + 3 * (hidden + inner)),
+        parameters=layers * block + (1 if head == "tied" else 2) * vocabulary * hidden + own,
+        active=layers * block + (own or hidden * codes),
+        linear=layers * (4 * hidden + 2 * (hidden + keys) + 3 * (hidden + inner)),
         layers=layers,
         hidden=hidden,
-        keys=hidden,
+        keys=keys,
         tokens=tokens,
         prompt=64,
         codes=codes,
-        decoder=72_000_000,
+        decoder=decoder,
         width=2,
     )
 
@@ -157,8 +186,6 @@ JANUS_PRO = {
     "7B": llama_shape(hidden=4096, layers=30, inner=11_008, vocabulary=102_400, codes=16_384, tokens=576),
 }
 """Of the configs of deepseek-ai/Janus-Pro-1B and -7B, without their image encoder, which drawing does not need."""
-KNOWN = {"janus.pro_1b": JANUS_PRO["1B"], "janus.pro_7b": JANUS_PRO["7B"]}
-"""Generators whose shape is known without their weights."""
 
 
 def plan(
@@ -184,14 +211,17 @@ def plan(
     double = 2 if guided else 1
     learnt = 2 if guided and mode == "matched" else 1  # branches with a gradient
     seen = 1 if mode == "cond_only" else double
-    again = 2 if config.gradient_checkpointing else 0
     learns = config.lora_rank * shape.linear if config.lora_rank else shape.parameters
     length, b = shape.prompt + shape.tokens, shape.width
     copies = 0 if config.lora_rank else _kept(config)
     micro = _micro(config, processes)
-    per_row = length * 2 * shape.layers * shape.keys * b
+    per_row = length * 2 * shape.layers * shape.keys * b if shape.cached else 0
+    draws = shape.draws or shape.tokens
+    again = 1 if shape.cached else draws
+    recomputed = 0.0 if shape.cached and not config.gradient_checkpointing else 2.0
+    trained_passes = (2.0 * seen + (4.0 + recomputed) * learnt) * trained + 2.0 * seen * passes
     held = shape.parameters + (learns if config.lora_rank else 0)
-    steps = images / max(at_once * processes, 1) * shape.tokens
+    steps = images / max(at_once * processes, 1) * draws
     return Plan(
         weights=held * b,
         gradients=learns * b,
@@ -207,10 +237,8 @@ def plan(
         tokens_drawn=images * shape.tokens,
         tokens_trained=trained * shape.tokens,
         images_scored=images * rewards,
-        sampling_operations=2.0 * shape.active * images * shape.tokens * double,
-        training_operations=shape.active
-        * shape.tokens
-        * ((2.0 * seen + (4.0 + again) * learnt) * trained + 2.0 * seen * passes),
+        sampling_operations=2.0 * shape.active * images * shape.tokens * double * again,
+        training_operations=shape.active * shape.tokens * again * trained_passes,
         sampling_bytes=steps * processes * (shape.active * b + at_once * double * per_row / 2),
     )
 

@@ -8,8 +8,8 @@ A row of mean 1 keeps the advantage of its image, and so the size of the update:
   to have it; the paper has the mean of the held l - r itself, which is about 0 where the policy is about the reference.
 * stage: (1 - c) / 2, where c is the mean cosine of the token's code with those at its place in the images of the group
   on the other side of their mean: what good and bad images share is not what made them so. STAGE (2025).
-* panw: 1 / (h w)^alpha for a token of a scale of h times w, for generators that draw scale by scale. VAR RL Done Right
-  (2026), arXiv:2601.02256.
+* panw: 1 / n^alpha for a token that is drawn with n - 1 others, such as 1 / (h w)^alpha in a scale of h times w. VAR RL
+  Done Right (2026), arXiv:2601.02256.
 """
 
 from __future__ import annotations
@@ -37,11 +37,13 @@ def token_weights(
     """[B, L] weights of a rollout's tokens.
 
     Args:
-        how: gcpo or stage.
+        how: gcpo, stage or panw.
         generator: as it was when it drew the rollout.
         reference: of gcpo.
         advantage: [B].
     """
+    if how == "panw":
+        return panw(generator.spec.steps).to(rollout.tokens.device).expand(rollout.tokens.shape)
     codes = generator.code_embeddings().to(rollout.tokens.device)[rollout.tokens]
     if how == "stage":
         return stage(codes, advantage.to(codes.device), rollout.group)
@@ -54,14 +56,20 @@ def token_weights(
 
 def check_token_weights(how: TokenWeights, generator: Generator) -> None:
     """Raises ValueError where a generator has not what the weights are made of."""
-    if how == "panw":
+    spec = generator.spec
+    if how == "panw" and not spec.steps:
         raise ValueError(
-            f"token weights panw are for generators that draw scale by scale, got {generator.spec.name}, which draws "
+            f"token weights panw are for generators that draw several tokens at a time, got {spec.name}, which draws "
             f"one; take gcpo, stage or none."
         )
+    if how == "gcpo" and spec.steps:
+        raise ValueError(
+            f"token weights gcpo are for generators that draw one token after another, row by row, got {spec.name}, "
+            f"which draws several at a time; take panw, stage or none."
+        )
     if how == "gcpo":
-        grid_side(generator.spec.tokens)
-    if how != "none":
+        grid_side(spec.tokens)
+    if how in ("gcpo", "stage"):
         generator.code_embeddings()
 
 
@@ -140,13 +148,13 @@ def stage(codes: Tensor, advantage: Tensor, group: Tensor) -> Tensor:
     return mean_one(weights)
 
 
-def panw(scales: Sequence[tuple[int, int]], *, alpha: float = 0.7) -> Tensor:
-    """[L] weights of the tokens of scales of h times w, one after another, each 1 / (h w)^alpha over their mean.
+def panw(steps: Sequence[int], *, alpha: float = 0.7) -> Tensor:
+    """[L] weights of the tokens of draws of n tokens, one draw after another, each 1 / n^alpha over their mean.
 
-    >>> panw([(1, 1), (2, 2)], alpha=1.0)
+    >>> panw([1, 4], alpha=1.0)
     tensor([2.5000, 0.6250, 0.6250, 0.6250, 0.6250])
     """
-    weights = [(h * w) ** -alpha for h, w in scales for _ in range(h * w)]
+    weights = [n**-alpha for n in steps for _ in range(n)]
     return mean_one(torch.tensor([weights]))[0]
 
 

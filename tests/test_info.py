@@ -13,6 +13,7 @@ import torch
 
 from rwk.policy_opt.generator import GENERATORS
 from rwk.rewards.registry import REWARDS, load
+from rwk.rewards.staged import EmbeddedReward
 from rwk.rewards.weights import Weights
 
 Rwk = Callable[..., Any]
@@ -82,10 +83,22 @@ def test_the_table_says_the_same(rwk: Rwk, bare: Path) -> None:
     assert "score_pixels within 0.01 of the score" in shown
 
 
+def test_drift_of_everything_published_that_embeds_is_known() -> None:
+    """Each names its own, or has the network of the class that it takes it from."""
+    kinds = {name: REWARDS.target(name) for name in REWARDS.names() if "." in name}
+    embedding = {name: kind for name, kind in kinds.items() if issubclass(kind, EmbeddedReward)}
+    assert len(embedding) >= 20
+    for name, kind in embedding.items():
+        source = next(base for base in kind.__mro__ if "drift" in vars(base))
+        assert kind.drift["bfloat16"] > 0, name
+        sizes = [(getattr(each, "architecture", ""), getattr(each, "shape", {})) for each in (kind, source)]
+        assert sizes[0] == sizes[1], name
+
+
 def test_what_half_precision_changes_is_told(rwk: Rwk, bare: Path) -> None:
     """Where the drift of a score was measured it is told, and where it was not nothing is."""
     assert told(rwk, "clipscore.b32_cosine")["drift"] == {"bfloat16": 0.0012, "float16": 7.5e-05}
-    assert told(rwk, "hpsv2.v21")["drift"] is None
+    assert told(rwk, "imagereward.v1")["drift"] is None
     shown = " ".join(rwk("info", "clipscore.b32_cosine").out.split())
     assert "half precision bfloat16 moves a score by up to 0.0012, float16" in shown
 

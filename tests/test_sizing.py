@@ -7,12 +7,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from rwk.adapters.magvit_vq import Magvit
 from rwk.adapters.shapes_generator import ShapesLlama
+from rwk.adapters.showo import Showo
+from rwk.adapters.var import Var16
+from rwk.adapters.var_transformer import VarTransformer
+from rwk.adapters.var_vq import VarVq
 from rwk.policy_opt.configs import Dpo, Grpo, Rebel, Rft
+from rwk.policy_opt.generator import GENERATORS, Generator
 from rwk.policy_opt.policy import trainable
 from rwk.policy_opt.sizing import JANUS_PRO, Card, llama_shape, plan, shape_of
 from rwk.policy_opt.sizing_guide import lines
+from rwk.policy_opt.sizing_known import KNOWN
 
 SHAPE = llama_shape(hidden=8, layers=2, inner=16, vocabulary=100, codes=32, tokens=10)
 
@@ -86,6 +94,50 @@ def test_adapters_and_processes() -> None:
     two = plan(replace(config, lora_rank=4), JANUS_PRO["1B"], prompts=100, rewards=1, guided=True, processes=2)
     assert one.reference == 0
     assert (two.cache, two.activations, two.images_drawn) == (one.cache // 2, one.activations // 2, one.images_drawn)
+
+
+def without_weights(name: str) -> Generator:
+    """A published VAR or Show-o at full size, of which no weight is kept."""
+    from transformers import PhiForCausalLM
+
+    kind = GENERATORS.target(name)
+    generator = kind.__new__(kind)
+    with torch.device("meta"):
+        if isinstance(generator, Var16):
+            generator.module, generator.vq = VarTransformer(kind.sizes), VarVq(kind.vq_sizes)
+        if isinstance(generator, Showo):
+            generator.module, generator.vq = PhiForCausalLM(kind.sizes.config(8192)), Magvit(kind.vq_sizes)
+            generator.prompt_ids = lambda prompt: [0] * 64
+    generator.module.bfloat16()
+    return generator
+
+
+@pytest.mark.parametrize("name", [name for name in KNOWN if name.startswith(("showo.", "var."))])
+def test_known_shapes_are_those_of_the_networks(name: str) -> None:
+    """Without weights the shape is that of the network at full size, but for biases and norms."""
+    known, real = KNOWN[name], shape_of(without_weights(name))
+    for field in ("parameters", "decoder"):
+        assert getattr(known, field) == pytest.approx(getattr(real, field), rel=2e-3), field
+    unused = known.hidden * (known.tokens if known.cached else 58_498 - known.codes)  # positions; words of the head
+    assert known.active == pytest.approx(real.active - unused, rel=2e-3)
+    kept = {field: getattr(real, field) for field in ("parameters", "active", "decoder", "keys")}
+    assert replace(known, **kept) == real
+    assert known.keys == (real.keys if known.cached else 0)
+
+
+def test_draws_by_hand() -> None:
+    """Ten draws read the weights ten times; without a cache each of three computes all anew, twice in training."""
+    shape = replace(SHAPE, prompt=0)
+    config = Grpo(steps=10, prompts_per_step=2, group_size=4, micro_batch=2)
+    one, few, anew = (
+        plan(config, each, prompts=100, rewards=1, guided=False)
+        for each in (shape, replace(shape, draws=3), replace(shape, draws=3, cached=False))
+    )
+    assert few.sampling_bytes == pytest.approx(one.sampling_bytes * 3 / 10)
+    assert replace(few, sampling_bytes=one.sampling_bytes) == one
+    assert (anew.activations, anew.cache) == (one.activations, 0)
+    assert anew.sampling_operations == 3 * one.sampling_operations
+    assert anew.training_operations == 3 * (one.training_operations + 2 * shape.active * anew.tokens_trained)
 
 
 def test_the_guide_is_what_the_calculator_says() -> None:

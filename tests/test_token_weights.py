@@ -94,7 +94,7 @@ def test_stage() -> None:
 
 def test_panw() -> None:
     """Scales of one and four tokens at alpha 1/2: 1 and 1/2 each, over their mean 3/5."""
-    assert tw.panw([(1, 1), (2, 2)], alpha=0.5).tolist() == pytest.approx([5 / 3] + [5 / 6] * 4)
+    assert tw.panw([1, 4], alpha=0.5).tolist() == pytest.approx([5 / 3] + [5 / 6] * 4)
 
 
 def test_mean_is_one() -> None:
@@ -105,10 +105,10 @@ def test_mean_is_one() -> None:
 
 
 def test_refuses_what_a_generator_has_not() -> None:
-    """Scales, a square grid and embeddings are asked for before anything is drawn."""
+    """Draws of several tokens, a square grid and embeddings are asked for before anything is drawn."""
     generator = ShapesLlama.tiny()
     tw.check_token_weights("gcpo", generator)
-    with pytest.raises(ValueError, match=r"scale by scale, got shapes\.llama"):
+    with pytest.raises(ValueError, match=r"several tokens at a time, got shapes\.llama"):
         tw.check_token_weights("panw", generator)
     with pytest.raises(ValueError, match="square grid of codes, got 8"):
         tw.grid_side(8)
