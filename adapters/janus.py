@@ -92,6 +92,10 @@ class JanusPro(TransformersGenerator):
     def image_logits(self, hidden: Tensor) -> Tensor:
         return self.causal_lm.generation_head(hidden)  # type: ignore[no-any-return]
 
+    def code_embeddings(self) -> Tensor:
+        """See `Generator.code_embeddings`; codes are decoded at length 1."""
+        return nn.functional.normalize(self.network.model.vqmodel.quantize.embedding.weight.detach(), dim=1)
+
     def decode(self, tokens: Tensor) -> list[Image.Image]:
         """See `Generator.decode`; levels are cut off, not rounded, as the authors do."""
         images = []
@@ -108,12 +112,12 @@ class JanusPro(TransformersGenerator):
         return self.decode(torch.cat([tokens.to(self.device), ahead], 1))
 
     def _grey(self) -> Tensor:
-        """[1, L] codes of a grey image, the nearest by angle, since codes are decoded at length 1."""
+        """[1, L] codes of a grey image, the nearest by angle."""
         vq, size = self.network.model.vqmodel, self.spec.image_size
         with torch.no_grad():
             grey = torch.zeros([1, 3, size, size], device=self.device, dtype=vq.dtype)
             found = vq.quant_conv(vq.encoder(grey)).flatten(2).transpose(1, 2)  # [1, L, E]
-            return (found @ nn.functional.normalize(vq.quantize.embedding.weight, dim=1).T).argmax(2)  # type: ignore[no-any-return]
+            return (found @ self.code_embeddings().T).argmax(2)  # type: ignore[no-any-return]
 
 
 class JanusPro7B(JanusPro):

@@ -109,6 +109,9 @@ class LlamaGen(CausalGenerator):
     ) -> Tensor:
         return self.causal_lm(embeds, positions, mask, cache)  # type: ignore[no-any-return]
 
+    def code_embeddings(self) -> Tensor:
+        return self.vq.codebook  # type: ignore[no-any-return]
+
     def decode(self, tokens: Tensor) -> list[Image.Image]:
         with torch.no_grad():
             # By 8 rows, which bounds memory.

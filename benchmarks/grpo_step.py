@@ -3,6 +3,7 @@
     OMP_NUM_THREADS=2 python benchmarks/grpo_step.py
     OMP_NUM_THREADS=2 python benchmarks/grpo_step.py --tokens 64 --layers 4 --rounds 1     # about a minute
     OMP_NUM_THREADS=2 python benchmarks/grpo_step.py --lora-rank 0                         # all weights are trained
+    OMP_NUM_THREADS=2 python benchmarks/grpo_step.py --mode matched_detach_uncond --micro-batch 8
 
 A step draws a group for one prompt, takes the log-probabilities of policy and reference, and updates the weights by
 AdamW. Rewards are random numbers, as their models would cost both the same. T2I-R1 draws by the loop of Janus' authors
@@ -10,10 +11,12 @@ AdamW. Rewards are random numbers, as their models would cost both the same. T2I
 states of all layers, of which the last are read, trains all weights under the conditional distribution alone, computes
 the layers again in the backward pass, and keeps a whole second model as reference. rwk reads the prompt once for its
 group, in learning too, and keeps what the layers computed. It trains under the guided distribution, from which the
-tokens were drawn, so both branches go through the model; by default it trains LoRA adapters, without which the model is
-its own reference.
+tokens were drawn, so both branches go through the model, by `--mode` with a gradient or not; and where T2I-R1 has to
+take a group whole, its advantages being made in its loss, rwk takes it `--micro-batch` rows at a time. By default it
+trains LoRA adapters, without which the model is its own reference.
 
-Every step runs in a process of its own, in turns. Memory is the peak above what the libraries take.
+Every step runs in processes of its own, in turns: one for its time and one for its memory, which is the peak above what
+the libraries take. In the latter the C library gives back at once what is freed, so that it is what is held, not holes.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import resource
 import runpy
 import statistics as stats
@@ -28,19 +32,23 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
 from rwk.adapters.janus import JanusPro, random_network, tiny_tokenizer
 from rwk.policy_opt.configs import Grpo
+from rwk.policy_opt.generator import GuidanceMode
 from rwk.policy_opt.policy import trainable
 
 SIZES = {"layers": 8, "width": 512, "codes": 16384, "tokens": 576, "words": 102400, "group": 8, "prompt": 256}
 """Of the model, as `benchmarks/rollout.py` has it, with as many words as Janus knows; `prompt` counts its tokens."""
 BETA = 0.01
+FREED = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "1"}
+"""With which glibc keeps no freed block above 64 KiB."""
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
@@ -51,17 +59,20 @@ def built(options: argparse.Namespace) -> JanusPro:
     return JanusPro.of(random_network(**sizes, side=side), tiny_tokenizer(), device=options.device)
 
 
-def loss_of(logprobs: Tensor, reference: Tensor) -> Tensor:
+def advantages(options: argparse.Namespace) -> Tensor:
+    """[B, 1] of random rewards."""
+    rewards = torch.randn(options.group, generator=torch.Generator().manual_seed(0)).to(options.device)
+    return ((rewards - rewards.mean()) / (rewards.std() + 1e-4))[:, None]
+
+
+def loss_of(logprobs: Tensor, reference: Tensor, advantage: Tensor) -> Tensor:
     """GRPO's loss, under the policy that drew, of log-probabilities [B, L], with the k3 estimate of the distance."""
-    rewards = torch.randn(len(logprobs), generator=torch.Generator().manual_seed(0)).to(logprobs.device)
-    advantage = ((rewards - rewards.mean()) / (rewards.std() + 1e-4))[:, None]
     ahead = reference - logprobs
     return (BETA * (ahead.exp() - ahead - 1) - (logprobs - logprobs.detach()).exp() * advantage).mean()
 
 
-def updated(parameters: Iterable[Tensor], loss: Tensor) -> None:
+def updated(parameters: Iterable[Tensor]) -> None:
     """Takes one step of AdamW with those that can be trained."""
-    loss.backward()  # type: ignore[no-untyped-call]
     torch.optim.AdamW([value for value in parameters if value.requires_grad], lr=1e-6).step()
 
 
@@ -71,11 +82,16 @@ def rwk_step(generator: JanusPro, prompt: str, options: argparse.Namespace) -> t
         assert reference is not None
         clock = CLOCKS[options.clock]
         start = clock()
-        rollout = generator.sample([prompt], per_prompt=options.group, seed=0)
+        recipe = replace(generator.spec.sampling, mode=options.mode)
+        rollout = generator.sample([prompt], per_prompt=options.group, seed=0, sampling=recipe)
         drawn = clock()
         with torch.no_grad():
             fixed = reference(rollout).logprobs
-        updated(generator.module.parameters(), loss_of(generator.logprobs(rollout), fixed))
+        for start_row in range(0, options.group, options.micro_batch):
+            rows = slice(start_row, start_row + options.micro_batch)
+            loss = loss_of(generator.logprobs(rollout[rows]), fixed[rows], advantages(options)[rows])
+            (loss * options.micro_batch / options.group).backward()  # type: ignore[no-untyped-call]
+        updated(generator.module.parameters())
         return drawn - start, clock() - drawn
 
 
@@ -107,7 +123,8 @@ def t2i_r1_step(generator: JanusPro, prompt: str, options: argparse.Namespace) -
     logprobs = t2i_r1_logprobs(network, ids, codes)
     with torch.no_grad():
         fixed = t2i_r1_logprobs(reference, ids, codes)
-    updated(network.parameters(), loss_of(logprobs, fixed))
+    loss_of(logprobs, fixed, advantages(options)).backward()  # type: ignore[no-untyped-call]
+    updated(network.parameters())
     return drawn - start, clock() - drawn
 
 
@@ -124,6 +141,13 @@ def measured(way: str, options: argparse.Namespace) -> None:
     print(json.dumps({"drawing": drawing, "learning": learning, "seconds": drawing + learning, "MiB": peak}))
 
 
+def said(command: list[str], **environment: str) -> dict[str, float]:
+    """What `measured` prints in a process of its own."""
+    found = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=os.environ | environment)
+    numbers: dict[str, float] = json.loads(found.stdout)
+    return numbers
+
+
 def resident() -> float:
     """MiB that the process holds now."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
@@ -136,6 +160,8 @@ def main() -> None:
     for option, default in SIZES.items():
         parser.add_argument(f"--{option}", type=int, default=default)
     parser.add_argument("--lora-rank", type=int, default=16)
+    parser.add_argument("--mode", choices=get_args(GuidanceMode), default="matched", help="of what rwk learns")
+    parser.add_argument("--micro-batch", type=int, default=4, help="rows that rwk learns at once")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--clock", choices=[*CLOCKS], default="wall", help="cpu counts processor time, with one thread")
@@ -149,7 +175,7 @@ def main() -> None:
     for _ in range(options.rounds):
         for way, rows in found.items():
             command = [sys.executable, __file__, *sys.argv[1:], "--way", way]
-            rows.append(json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout))
+            rows.append(said(command) | {"MiB": said(command, **FREED)["MiB"]})
     print(f"{'median':10} {'T2I-R1':>10} {'rwk':>10} {'rwk / T2I-R1':>14}")
     for key in found["rwk"][0]:
         theirs, ours = (stats.median(row[key] for row in rows) for rows in found.values())

@@ -14,7 +14,7 @@ from click.core import ParameterSource
 from rwk.cli.console import is_main, note, progress, show, table
 from rwk.cli.options import Common, options
 from rwk.policy_opt.configs import Dpo, Grpo, Rebel, Rft
-from rwk.policy_opt.experiment import Algorithm, Experiment, Recipe, Run
+from rwk.policy_opt.experiment import Algorithm, Experiment, LearntRecipe, Run
 from rwk.policy_opt.ladder_config import Ladder
 from rwk.policy_opt.presets import PRESETS
 
@@ -60,7 +60,9 @@ def algorithm(
     return config(seed=seed, **{**(beneath or {}), **given})
 
 
-def under_preset(run: Run, experiment: Experiment, recipe: Recipe) -> tuple[Run, Experiment, Recipe, dict[str, Any]]:
+def under_preset(
+    run: Run, experiment: Experiment, recipe: LearntRecipe
+) -> tuple[Run, Experiment, LearntRecipe, dict[str, Any]]:
     """The call with what its preset says of the algorithm, the rewards and the recipe, and the preset's settings.
 
     What was given on the command line stays as it is.
@@ -76,7 +78,7 @@ def under_preset(run: Run, experiment: Experiment, recipe: Recipe) -> tuple[Run,
         if not _given("rewards"):
             experiment = replace(experiment, rewards=preset.rewards)
         given = {name: value for name, value in asdict(recipe).items() if value is not None}
-        recipe = Recipe(**{**preset.recipe, **given})
+        recipe = LearntRecipe(**{**preset.recipe, **given})
     return replace(run, algo=algo, scaled=scaled), experiment, recipe, preset.values(algo, scaled=scaled)
 
 
@@ -85,7 +87,9 @@ def _given(option: str) -> bool:
     return click.get_current_context().get_parameter_source(option) is ParameterSource.COMMANDLINE
 
 
-def foreseen(chosen: Dpo | Grpo | Rebel | Rft, experiment: Experiment, recipe: Recipe, device: str) -> dict[str, Any]:
+def foreseen(
+    chosen: Dpo | Grpo | Rebel | Rft, experiment: Experiment, recipe: LearntRecipe, device: str
+) -> dict[str, Any]:
     """What a run would hold, draw and train, shown as a table; draws nothing, and loads the generator at the most."""
     from rwk.policy_opt import generator as generators
     from rwk.policy_opt.prompts import gold_of
@@ -97,7 +101,8 @@ def foreseen(chosen: Dpo | Grpo | Rebel | Rft, experiment: Experiment, recipe: R
     else:
         generator = generators.load(experiment.generator, device=device)
         shape, own = shape_of(generator), generator.spec
-    guided = (own.sampling.guidance if recipe.guidance is None else recipe.guidance) != 1
+    mode = recipe.mode or own.sampling.mode
+    guided = mode != "off" and (own.sampling.guidance if recipe.guidance is None else recipe.guidance) != 1
     judges = {*experiment.rewards, gold_of(experiment.prompts)} - {None}
     run = plan(
         chosen,
@@ -105,6 +110,7 @@ def foreseen(chosen: Dpo | Grpo | Rebel | Rft, experiment: Experiment, recipe: R
         prompts=experiment.prompt_count,
         rewards=len(judges),
         guided=guided,
+        mode=mode,
         processes=int(os.environ.get("WORLD_SIZE", "1")),
     )
     found = run.document()
@@ -118,8 +124,8 @@ def foreseen(chosen: Dpo | Grpo | Rebel | Rft, experiment: Experiment, recipe: R
 
 
 @click.command("optimize")
-@options(Run, Experiment, Recipe, Settings)
-def command(run: Run, experiment: Experiment, recipe: Recipe, settings: Any, common: Common) -> dict[str, Any]:
+@options(Run, Experiment, LearntRecipe, Settings)
+def command(run: Run, experiment: Experiment, recipe: LearntRecipe, settings: Any, common: Common) -> dict[str, Any]:
     """Let a generator learn from rewards by DPO, GRPO, REBEL, rejection sampling, or GRPO and that in turn (ladder).
 
     The run folder gets config.json, metrics.jsonl, result.json, page.html with images before and after, and the

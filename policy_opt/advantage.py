@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from rwk.policy_opt.configs import Aggregation, Baseline, Scale
+from rwk.policy_opt.settings import Aggregation, Baseline, Scale
 from rwk.rewards.base import Reward
 
 

@@ -20,7 +20,7 @@ class BatchedGenerator(Generator):
 
     max_rows: int
     """Sequences that go through the model at once, guided ones counting double; no result depends on it."""
-    max_logits = 1 << 25
+    max_logits = 1 << 22
     """Logits that are held at once; what `statistics` has beyond is computed again in the backward pass."""
 
     @property
@@ -64,10 +64,6 @@ class BatchedGenerator(Generator):
         size = max(1, self.max_rows // (1 if guidance == 1 else 2))
         return [slice(start, start + size) for start in range(0, rows, size)]
 
-    def logits_at(self, hidden: Tensor, slots: Tensor) -> Tensor:
-        """[..., K] logits of what may stand at the slots [...] of 0..L-1: codes, unless a text is written first."""
-        return self.image_logits(hidden)
-
     def _token_statistics(self, states: list[Tensor], codes: Tensor, recipe: Sampling) -> tuple[Tensor, Tensor]:
         """Log-probabilities and entropies, both [B, L], without ever holding more than `max_logits` logits.
 
@@ -77,6 +73,8 @@ class BatchedGenerator(Generator):
 
         def piece(code: Tensor, slot: Tensor, cond: Tensor, uncond: Tensor | None = None) -> tuple[Tensor, Tensor]:
             without = None if uncond is None else self.logits_at(uncond, slot)
+            if without is not None and recipe.mode == "matched_detach_uncond":
+                without = without.detach()
             logp = distribution(self.logits_at(cond, slot), without, recipe, drawn=code)  # [tokens, K]
             surprise = -logp.masked_fill(logp == -math.inf, 0)  # 0 log 0 is 0, in the gradient too
             return logp.gather(1, code[:, None])[:, 0], (logp.exp() * surprise).sum(1)

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from rwk.policy_opt.advantage import Weighted
-from rwk.policy_opt.configs import Aggregation
 from rwk.policy_opt.pairs import Pairs
+from rwk.policy_opt.settings import Aggregation
 from rwk.rewards.losses import bradley_terry_loss
 
 

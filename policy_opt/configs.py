@@ -2,109 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from dataclasses import dataclass
 
 from rwk.policy_opt.recipes import changes
-
-Schedule = Literal["constant", "linear", "cosine"]
-GrpoLoss = Literal["grpo", "gspo", "dapo", "dr_grpo", "bnpo", "cispo", "sapo"]
-Scale = Literal["group", "batch", "none"]
-Baseline = Literal["group", "others"]
-Resampling = Literal["none", "history", "dynamic"]
-Aggregation = Literal["normalise", "sum", "log_odds", "lower_bound"]
-Comparison = Literal["score", "win_rate"]
-DpoLoss = Literal["sigmoid", "ipo", "hinge", "robust", "apo_zero", "apo_down", "nca_pair", "bco_pair", "sppo_hard"]
-PairRule = Literal["best_worst", "top_bottom", "all"]
-KlEstimator = Literal["k1", "k2", "k3", "k3_plain"]
-TokenWeights = Literal["none", "gcpo", "stage", "panw"]
-Reference = Literal["round", "fixed"]
-
-
-_KL_EVERY = (
-    "Steps of GRPO, or rounds of the others, between two measurements of the distance to the generator as it began; 0 "
-    "measures none."
+from rwk.policy_opt.settings import (
+    KL_EVERY,
+    PER_DRAW,
+    WATCH_EVERY,
+    Baseline,
+    Comparison,
+    DpoLoss,
+    GrpoLoss,
+    KlEstimator,
+    Optimisation,
+    PairRule,
+    Reference,
+    Resampling,
+    Scale,
+    TokenWeights,
 )
-_WATCH_EVERY = "Steps of GRPO, or rounds of the others, between two looks at the watched reward, where one is named."
-
-
-def _field(default: Any, text: str, **more: Any) -> Any:
-    """A field with its one sentence of help, from which the command line makes its option."""
-    return field(default=default, metadata={"help": text, **more})
-
-
-@dataclass(frozen=True)
-class Optimisation:
-    """What all algorithms have in common."""
-
-    learning_rate: float = _field(2e-4, "Peak learning rate of AdamW.")
-    schedule: Schedule = _field("constant", "How the learning rate falls after the warm-up.")
-    warmup: int = _field(0, "Updates over which the learning rate rises from 0.")
-    weight_decay: float = _field(0.0, "Weight decay of AdamW.")
-    max_grad_norm: float = _field(1.0, "Gradients longer than this are shortened to it.")
-    group_size: int = _field(8, "Images drawn for one prompt.")
-    aggregation: Aggregation = _field(
-        "normalise",
-        "How several rewards become one: normalise adds them standardised within their group, sum as they are, "
-        "log_odds each over its temperature by `rwk calibrate`, as if they were independent witnesses; lower_bound "
-        "takes their standardised mean less lower_k deviations. A single reward's temperature changes no advantage "
-        "that is divided by the deviation of its group.",
-    )
-    lower_k: float = _field(1.0, "Deviations over the rewards that the aggregation lower_bound takes off their mean.")
-    std_floor: tuple[float, ...] = _field(
-        (),
-        "For each reward in turn, in its own unit: a deviation within a group below this counts as this in the "
-        "aggregations normalise and lower_bound; the deviation of scoring one image twice, say. [default: min_std]",
-    )
-    micro_batch: int = _field(
-        0, "Images, or pairs, that go through the model at once in one process; 0 takes all of an update."
-    )
-    lora_rank: int = _field(0, "Rank of LoRA adapters on every linear layer; 0 trains all weights.")
-    lora_alpha: float = _field(0.0, "Scale of the adapters is lora_alpha / lora_rank; 0 takes twice the rank.")
-    kl_every: int = _field(10, _KL_EVERY)
-    watch_every: int = _field(10, _WATCH_EVERY)
-    stop_on_divergence: bool = _field(
-        False,
-        "End the run where the watched reward falls while the reward rises, and keep the generator of the look at "
-        "which the watched reward was highest.",
-    )
-    collapse: float = _field(
-        0.5, "Alarm where entropy, or the variety within a group, falls below this share of its beginning; 0 is never."
-    )
-    save_every: int = _field(50, "Updates between two checkpoints; 0 writes none.")
-    seed: int = _field(0, "Seed of the draws, of the order of the data and of the adapters.")
-
-    def __post_init__(self) -> None:
-        for name in ("learning_rate", "max_grad_norm"):
-            _check(getattr(self, name) > 0, name, "be above 0", getattr(self, name))
-        for name in (
-            "warmup",
-            "weight_decay",
-            "micro_batch",
-            "lora_rank",
-            "lora_alpha",
-            "save_every",
-            "kl_every",
-            "lower_k",
-            "seed",
-        ):
-            _check(getattr(self, name) >= 0, name, "be at least 0", getattr(self, name))
-        _check(self.watch_every >= 1, "watch_every", "be at least 1", self.watch_every)
-        _check(0 <= self.collapse < 1, "collapse", "lie in 0..1", self.collapse)
-        _check(self.group_size >= 2, "group_size", "be at least 2", self.group_size, "one image has nothing to beat")
-        _check(min(self.std_floor, default=0) >= 0, "std_floor", "be at least 0", self.std_floor)
-        _choice("schedule", self.schedule, Schedule)
-        _choice("aggregation", self.aggregation, Aggregation)
-
-    @property
-    def margins_count(self) -> bool:
-        """Whether it is asked how sure a margin of the combined reward is."""
-        return False
-
-    @property
-    def calibrated(self) -> bool:
-        """Whether every reward needs a temperature."""
-        return self.aggregation == "log_odds" or self.margins_count
+from rwk.policy_opt.settings import check as _check
+from rwk.policy_opt.settings import choice as _choice
+from rwk.policy_opt.settings import setting as _field
 
 
 @dataclass(frozen=True)
@@ -113,6 +32,7 @@ class Grpo(Optimisation):
 
     steps: int = _field(150, "Updates of the weights.")
     prompts_per_step: int = _field(16, "Prompts, over all processes, that are drawn for at once.")
+    prompts_per_draw: int = _field(0, PER_DRAW)
     num_iterations: int = _field(1, "Updates made from one draw.")
     beta: float = _field(0.0, "Weight of the pull towards the reference.")
     kl_estimator: KlEstimator = _field(
@@ -155,6 +75,11 @@ class Grpo(Optimisation):
         "none",
         "Which tokens of an image count more: gcpo, those that others hang on; stage, those that good and bad images "
         "do not share; panw, those that are drawn with few others, as coarse scales are.",
+    )
+    importance_cap: float = _field(
+        0.0,
+        "Weigh each token by its probability when it is learnt over that when it was drawn, counted up to this; makes "
+        "up for half precision, and for guidance that is not learnt; 2 is usual; 0 is off.",
     )
     entropy_bonus: float = _field(0.0, "Weight of the entropy that is added to the objective.")
     resampling: Resampling = _field(
@@ -204,7 +129,16 @@ class Grpo(Optimisation):
             )
         for name in ("steps", "prompts_per_step", "num_iterations"):
             _check(getattr(self, name) >= 1, name, "be at least 1", getattr(self, name))
-        for name in ("beta", "min_std", "entropy_bonus", "gate", "reference_every", "diversity"):
+        for name in (
+            "prompts_per_draw",
+            "beta",
+            "min_std",
+            "entropy_bonus",
+            "gate",
+            "reference_every",
+            "diversity",
+            "importance_cap",
+        ):
             _check(getattr(self, name) >= 0, name, "be at least 0", getattr(self, name))
         _check(self.epsilon > 0, "epsilon", "be above 0", self.epsilon)
         if self.epsilon_high is not None:
@@ -282,7 +216,7 @@ class Rounds(Optimisation):
 
     rounds: int = _field(16, "Times that the current policy draws anew.")
     prompts_per_round: int = _field(128, "Prompts drawn for in a round, a new choice each; 0 takes all.")
-    prompts_per_draw: int = _field(64, "Prompts that are drawn for at once in one process.")
+    prompts_per_draw: int = _field(64, PER_DRAW)
     min_margin: float = _field(
         0.0,
         "A pair is kept when its rewards differ by more than this; an image of rft, when it beats the worst of its "
@@ -295,8 +229,8 @@ class Rounds(Optimisation):
     )
     epochs: int = _field(1, "Passes over what was chosen in a round.")
     batch_size: int = _field(32, "Pairs, or images of rft, per update, over all processes.")
-    kl_every: int = _field(1, _KL_EVERY)
-    watch_every: int = _field(1, _WATCH_EVERY)
+    kl_every: int = _field(1, KL_EVERY)
+    watch_every: int = _field(1, WATCH_EVERY)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -396,13 +330,3 @@ class Rft(Rounds):
     def __post_init__(self) -> None:
         super().__post_init__()
         _check(1 <= self.keep < self.group_size, "keep", "lie in 1..group_size - 1", self.keep, "the worst is no model")
-
-
-def _check(holds: bool, name: str, rule: str, value: object, why: str = "") -> None:
-    if not holds:
-        raise ValueError(f"{name} must {rule}, got {value}{'; ' + why if why else ''}.")
-
-
-def _choice(name: str, value: str, allowed: Any) -> None:
-    if value not in get_args(allowed):
-        raise ValueError(f"{name} must be one of {', '.join(get_args(allowed))}, got {value!r}.")

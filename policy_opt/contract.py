@@ -22,6 +22,7 @@ from rwk.policy_opt.generator import GENERATORS, Generator
 from rwk.policy_opt.module_state import changes, in_mode, module_state
 from rwk.policy_opt.probability_checks import (
     check_any_tokens_have_logprobs,
+    check_detached_guidance,
     check_draws_follow_the_logprobs,
     check_gradient_is_right,
     check_guidance_matters,
@@ -239,6 +240,7 @@ CHECKS: tuple[Check, ...] = (
     check_is_causal,
     check_prompt_matters,
     check_guidance_matters,
+    check_detached_guidance,
     check_decode,
     check_saves_and_loads,
     check_refuses_wrong_calls,

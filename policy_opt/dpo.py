@@ -16,17 +16,16 @@ Rafailov et al. (2023), arXiv:2305.18290; with an offset, Amini et al. (2024), a
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
+from typing import Unpack
 
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from rwk.policy_opt.advantage import Weighted
 from rwk.policy_opt.configs import Dpo
-from rwk.policy_opt.generator import Generator, Sampling
-from rwk.policy_opt.journal import Progress, Trained
-from rwk.policy_opt.rounds import learn_in_rounds
-from rwk.policy_opt.watch import Watched
+from rwk.policy_opt.generator import Generator
+from rwk.policy_opt.journal import Trained
+from rwk.policy_opt.rounds import RunOptions, learn_in_rounds
 
 
 def dpo(
@@ -34,28 +33,12 @@ def dpo(
     generator: Generator,
     rewards: Sequence[Weighted],
     prompts: Sequence[str],
-    *,
-    out: Path,
-    sampling: Sampling | None = None,
-    resume: bool = False,
-    progress: Progress | None = None,
-    watched: Watched | None = None,
+    **run: Unpack[RunOptions],
 ) -> Trained:
     """Tunes the generator, in place and as `out/generator`; arguments and errors are those of `learn_in_rounds`."""
     from rwk.policy_opt.trl_bridge import dpo_trainer
 
-    return learn_in_rounds(
-        config,
-        dpo_trainer,
-        generator,
-        rewards,
-        prompts,
-        out=out,
-        sampling=sampling,
-        resume=resume,
-        progress=progress,
-        watched=watched,
-    )
+    return learn_in_rounds(config, dpo_trainer, generator, rewards, prompts, **run)
 
 
 def margin_loss(won: Tensor, lost: Tensor, margin: Tensor, weight: Tensor, *, beta: float, offset: float) -> Tensor:

@@ -36,7 +36,9 @@ class Draws:
     reference_lost: Tensor
     """[P] float32."""
     drift: Tensor
-    """[P] float32: mean distance of the pair's token log-probabilities from the sampler's own."""
+    """[P] float32: nats a token, as in `off_policy`, of the pair's two images."""
+    gap: Tensor
+    """[P] float32: likewise, by which the sampler's log-probabilities are above those that are trained."""
 
     def updates(self, config: Rounds) -> int:
         """Updates that one round makes of these pairs."""

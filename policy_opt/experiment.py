@@ -78,6 +78,20 @@ class Recipe:
 
 
 @dataclass(frozen=True)
+class LearntRecipe(Recipe):
+    """The distribution that is drawn from, and what of it is learnt."""
+
+    mode: Literal["off", "matched", "matched_detach_uncond", "cond_only"] | None = _field(
+        None,
+        "What guidance does to what is learnt: matched, the guided distribution that is drawn from; "
+        "matched_detach_uncond, that with the gradient through the conditional branch alone, at half the cost; "
+        "cond_only, the conditional model alone, which is biased, by the guidance_gap in metrics.jsonl; off, no "
+        "guidance in drawing either. [default: the generator's own]",
+        option="--guidance-mode",
+    )
+
+
+@dataclass(frozen=True)
 class Experiment:
     """A generator, the rewards it is to learn from, and the prompts it learns and is judged on."""
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from PIL import Image
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from rwk.rewards.registry import Registry
 
-GuidanceMode = Literal["matched", "cond_only"]
+GuidanceMode = Literal["off", "matched", "matched_detach_uncond", "cond_only"]
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,13 @@ class Sampling:
     top_p: float = 1.0
     """Keep the smallest set of tokens that holds this much probability; 1 keeps all."""
     mode: GuidanceMode = "matched"
-    """`matched` trains under the guided distribution; `cond_only` under the conditional one, which is biased."""
+    """What is trained of what is drawn.
+
+    `matched` is the guided distribution, from which is drawn. `matched_detach_uncond` is that too, with the gradient
+    through the conditional branch alone: half the cost, and no longer the gradient of the likelihood. `cond_only` is
+    the conditional model alone, which is biased, since it is not what is drawn from. `off` says that there is no
+    guidance in either.
+    """
 
     def __post_init__(self) -> None:
         if not self.temperature > 0:
@@ -40,8 +47,10 @@ class Sampling:
             raise ValueError(f"top_k must be at least 0, got {self.top_k}; 0 keeps every token.")
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p must be above 0 and at most 1, got {self.top_p}.")
-        if self.mode not in ("matched", "cond_only"):
-            raise ValueError(f"mode must be matched or cond_only, got {self.mode!r}.")
+        if self.mode not in get_args(GuidanceMode):
+            raise ValueError(f"mode must be one of {', '.join(get_args(GuidanceMode))}, got {self.mode!r}.")
+        if self.mode == "off" and self.guidance != 1:
+            raise ValueError(f"mode off must go with guidance 1, got {self.guidance}; leave one of them out.")
 
 
 @dataclass(frozen=True)
@@ -93,6 +102,19 @@ class Rollout:
             tokens=self.tokens[index],
             logprobs=self.logprobs[index],
             recipes=tuple(self.recipes[i] for i in index.tolist()) if self.recipes else (),
+        )
+
+    @staticmethod
+    def joined(parts: Sequence[Rollout]) -> Rollout:
+        """Rollouts of one recipe in one, their groups counted on."""
+        before = [0, *itertools.accumulate(int(part.group.max()) + 1 for part in parts)]
+        return replace(
+            parts[0],
+            prompts=[prompt for part in parts for prompt in part.prompts],
+            group=torch.cat([part.group + first for part, first in zip(parts, before, strict=False)]),
+            tokens=torch.cat([part.tokens for part in parts]),
+            logprobs=torch.cat([part.logprobs for part in parts]),
+            recipes=tuple(recipe for part in parts for recipe in part.recipes),
         )
 
 
@@ -152,7 +174,7 @@ class Generator(ABC):
         """Log-probabilities of the rollout's tokens under `rollout.sampling`, and the entropy at each of them.
 
         The log-probabilities equal `rollout.logprobs` while the weights are those that sampled, except in mode
-        `cond_only`.
+        `cond_only`. In mode `matched_detach_uncond` their gradient leaves out what the unconditional model says.
         """
 
     def logprobs(self, rollout: Rollout) -> Tensor:

@@ -19,10 +19,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from rwk.policy_opt.advantage import Weighted as Weighted
-from rwk.policy_opt.advantage import combine, group_advantage, score_all, standardised, summary, weights_of
+from rwk.policy_opt.advantage import combine, group_advantage, standardised, summary, weights_of
 from rwk.policy_opt.calibrated import gate, win_rate
 from rwk.policy_opt.configs import Grpo
 from rwk.policy_opt.curriculum import Curriculum
@@ -32,8 +33,10 @@ from rwk.policy_opt.guards import diversity
 from rwk.policy_opt.journal import Journal, Progress, Trained, derived_seed, last_checkpoint, publish, start, step_of
 from rwk.policy_opt.ledger import Ledger, prompts_of_pass
 from rwk.policy_opt.modalities import entropy_control, modality_weights
+from rwk.policy_opt.off_policy import drift
 from rwk.policy_opt.permuted import draw_permuted, other_wordings
 from rwk.policy_opt.policy import Policy, Statistics, World, kl_per_image, trainable, world
+from rwk.policy_opt.scored_draws import scored
 from rwk.policy_opt.sub_policies import by_recipe, draw_mixed, recipes_of
 from rwk.policy_opt.token_weights import check_token_weights, token_weights
 from rwk.policy_opt.variety import likeness, pictures, with_variety
@@ -162,11 +165,16 @@ class _Draw:
             first = self.place.rank * len(handles)
             handles = self.ledger.next(step)[first : first + len(handles)]
             self.journal.note(left_out=len(self.ledger.left_out))
-        rollout = self._drawn([self.table[handle] for handle in handles], derived_seed(config.seed, step))
-        images = self.generator.decode(rollout.tokens)
-        sampled = time.perf_counter()
+        size = config.prompts_per_draw or len(handles)
+        parts = [handles[start : start + size] for start in range(0, len(handles), size)]
+        drawn = (self._drawn(part, step) for part in parts)
+        draws = list(scored(drawn, rewards, meanwhile=config.score_meanwhile))
+        rollout = Rollout.joined([part.rollout for part in draws])
+        images = [image for part in draws for image in part.images]
+        waited = sum(part.waited for part in draws)
+        drawing = time.perf_counter() - began - waited
 
-        scores = gather(score_all(rewards, images, rollout.prompts))  # [rows, rewards], of all processes
+        scores = gather(torch.cat([part.scores for part in draws]))  # [rows, rewards], of all processes
         group = torch.arange(config.prompts_per_step).repeat_interleave(config.group_size)
         weights = weights_of(rewards, config.aggregation)
         reward = combine(scores, weights, group, how=config.aggregation, min_std=floors, lower_k=config.lower_k)
@@ -188,9 +196,12 @@ class _Draw:
             **summary(rewards, scores, reward, group),
             advantage=advantage.abs().mean().item(),
             diversity=gather(torch.tensor([diversity(rollout.tokens, config.group_size)])).mean().item(),
-            seconds_sample=sampled - began,
-            seconds_score=time.perf_counter() - sampled,
+            seconds_sample=drawing,
+            seconds_score=time.perf_counter() - began - drawing,
         )
+        if self.sampling.mode == "cond_only" and not self.recipes:  # else it is measured while learning
+            one = rollout[: config.group_size]
+            self.journal.note(drift=gather(drift(self.generator, one, one.logprobs)).mean().item())
         if self.reference and config.kl_every and step % config.kl_every == 0:
             kl = kl_per_image(by_recipe(self.generator.statistics), by_recipe(self.reference), rollout)
             self.journal.note(kl=gather(kl).mean().item())
@@ -203,13 +214,16 @@ class _Draw:
             own = (own if own.ndim == 2 else own[:, None]) * share
         return rollout, own
 
-    def _drawn(self, prompts: list[str], seed: int) -> Rollout:
-        """A group of images for each prompt."""
+    def _drawn(self, handles: list[int], step: int) -> tuple[Rollout, list[Image.Image]]:
+        """A group for each of these prompts, and its images."""
         draw = draw_permuted if self.config.permute else type(self.generator).sample
+        prompts, seed = [self.table[handle] for handle in handles], derived_seed(self.config.seed, step)
         size = self.config.group_size
         if self.recipes:
-            return draw_mixed(draw, self.generator, prompts, per_prompt=size, seed=seed, recipes=self.recipes)
-        return draw(self.generator, prompts, per_prompt=size, seed=seed, sampling=self.sampling)
+            rollout = draw_mixed(draw, self.generator, prompts, per_prompt=size, seed=seed, recipes=self.recipes)
+        else:
+            rollout = draw(self.generator, prompts, per_prompt=size, seed=seed, sampling=self.sampling)
+        return rollout, self.generator.decode(rollout.tokens)
 
 
 def prompt_schedule(config: Grpo, prompts: int) -> list[int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -85,3 +86,30 @@ def without_dropout(module: nn.Module, *, recompute: bool = False) -> Iterator[N
     finally:
         for part in training:
             part.training = True
+
+
+@contextmanager
+def recomputing(module: nn.Module) -> Iterator[None]:
+    """Layers that in training mode compute again in the backward pass what they made, and do not keep it.
+
+    Raises:
+        ValueError: where no layer knows how.
+    """
+    parts: list[Any] = list(module.modules())
+    flagged = [part for part in parts if getattr(part, "gradient_checkpointing", None) is False]
+    if not flagged:
+        raise ValueError(
+            f"gradient_checkpointing needs layers that can be computed again, got {type(module).__name__}, which has "
+            f"none; leave it out."
+        )
+    for part in parts:
+        if getattr(part, "supports_gradient_checkpointing", False):  # a transformers model, by its newer name or older
+            enable = getattr(part, "activation_checkpointing_enable", None) or part.gradient_checkpointing_enable
+            enable({"use_reentrant": False})
+    for part in flagged:
+        part.gradient_checkpointing = True
+    try:
+        yield
+    finally:
+        for part in flagged:
+            part.gradient_checkpointing = False

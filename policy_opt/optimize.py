@@ -15,7 +15,7 @@ import torch
 from rwk.calibration.preference_scale import preference_scale
 from rwk.calibration.statistics import Interval
 from rwk.policy_opt import generator as generators
-from rwk.policy_opt.configs import Dpo, Grpo, Optimisation, Rebel, Rft
+from rwk.policy_opt.configs import Dpo, Grpo, Rebel, Rft
 from rwk.policy_opt.dpo import dpo
 from rwk.policy_opt.evaluate import Drawn, accuracy, draw
 from rwk.policy_opt.experiment import Experiment, Recipe
@@ -28,6 +28,7 @@ from rwk.policy_opt.policy import world
 from rwk.policy_opt.prompts import Domains, domains, gold_of
 from rwk.policy_opt.rebel import rebel
 from rwk.policy_opt.rft import rft
+from rwk.policy_opt.settings import Optimisation
 from rwk.policy_opt.watch import Watched
 from rwk.rewards import registry
 from rwk.rewards.base import Reward
@@ -208,8 +209,10 @@ def judge(
 
 
 def sampling_of(generator: Generator, recipe: Recipe) -> Sampling:
-    """The generator's own sampling, but for what the recipe names."""
-    return replace(generator.spec.sampling, **{k: v for k, v in asdict(recipe).items() if v is not None})
+    """The generator's own sampling, but for what the recipe names; mode off needs no guidance to be named."""
+    named = {key: value for key, value in asdict(recipe).items() if value is not None}
+    unguided = {"guidance": 1.0} if named.get("mode") == "off" else {}
+    return replace(generator.spec.sampling, **unguided | named)
 
 
 def rows(comparison: Comparison) -> list[tuple[str, dict[str, Drawn], str | None]]:

@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from rwk.policy_opt.configs import Optimisation
 from rwk.policy_opt.generator import Generator, Rollout, Sampling, TokenStatistics
+from rwk.policy_opt.module_state import recomputing
+from rwk.policy_opt.settings import Optimisation
 
 Statistics = Callable[[Rollout], TokenStatistics]
 """`Generator.statistics`, or that of a reference."""
@@ -32,8 +33,10 @@ class PolicyOutput(NamedTuple):
 class Policy(nn.Module):
     """A generator as TRL sees it. Its state, so a checkpoint too, is what is trained and no more."""
 
-    is_gradient_checkpointing = False  # a matter of the generator's own
+    is_gradient_checkpointing = False  # to TRL; `trainable` sees to it
     _keys_to_ignore_on_save = None
+    _no_split_modules: Sequence[str] = ()
+    """Classes of the layers by which it may be sharded."""
 
     def __init__(
         self,
@@ -59,7 +62,6 @@ class Policy(nn.Module):
         self.statistics = statistics
         self.prompts = list(prompts)
         self.sampling, self.recipes = sampling, tuple(recipes)
-        self.last_logprobs = torch.empty(0)
 
     def forward(self, input_ids: Tensor, labels: Tensor, **_: Any) -> PolicyOutput:
         """Log-probabilities and entropies of the codes in input_ids [B, 1 + L], 0 where labels [B, 1 + L] are -100."""
@@ -69,7 +71,6 @@ class Policy(nn.Module):
         zeros = torch.zeros(tokens.shape, device=tokens.device)
         result = self.statistics(Rollout(prompts, handles, tokens, zeros, self.sampling, tuple(recipes)))
         ignored = labels[:, 1:] == -100
-        self.last_logprobs = result.logprobs.detach()
         return PolicyOutput(
             result.logprobs.masked_fill(ignored, 0),
             result.entropy.masked_fill(ignored, 0),
@@ -123,7 +124,8 @@ def world(device: torch.device) -> World:
 def trainable(generator: Generator, config: Optimisation, *, keep: bool) -> Iterator[Statistics | None]:
     """Prepares `generator.module` for training, and leaves it with plain weights at the end.
 
-    With `lora_rank` above 0 adapters take the place of the linear layers, and are merged into them at the end.
+    With `lora_rank` above 0 adapters take the place of the linear layers, and are merged into them at the end. With
+    `gradient_checkpointing` layers are computed again in the backward pass, until the end.
 
     Args:
         keep: whether a reference is needed.
@@ -131,6 +133,17 @@ def trainable(generator: Generator, config: Optimisation, *, keep: bool) -> Iter
     Yields:
         `statistics` of the reference, which stays as the generator was: a copy, or the generator without its adapters.
     """
+    if config.gradient_checkpointing:
+        with recomputing(generator.module), _adapted(generator, config, keep=keep) as reference:
+            yield reference
+    else:
+        with _adapted(generator, config, keep=keep) as reference:
+            yield reference
+
+
+@contextmanager
+def _adapted(generator: Generator, config: Optimisation, *, keep: bool) -> Iterator[Statistics | None]:
+    """What `trainable` does but for gradient checkpointing."""
     if config.lora_rank == 0:
         yield copy.deepcopy(generator).statistics if keep else None
         return
@@ -165,8 +178,8 @@ def kl_per_image(statistics: Statistics, reference: Statistics, rollout: Rollout
         statistics: of the generator as it was when it drew the rollout.
     """
     with torch.no_grad():
-        matched = rollout.sampling.mode == "matched"
-        drawn = rollout.logprobs if matched else statistics(rollout).logprobs
+        biased = rollout.sampling.mode == "cond_only"
+        drawn = statistics(rollout).logprobs if biased else rollout.logprobs
         return (drawn - reference(rollout).logprobs).sum(dim=1)
 
 

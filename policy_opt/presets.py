@@ -1,9 +1,9 @@
 """Settings with which published systems let an image generator learn from rewards; loads no torch.
 
-They are fields of `configs` and of `Recipe`. On a generator of the size that a preset was made for all of it holds. In
-the built-in world, and wherever it is to be scaled down, what depends on the size of the model and of the budget,
-`SIZES`, the recipe and the rewards are left to rwk's own, and the form of the algorithm is kept: group, loss, pull,
-baseline, filter. What a source has and rwk has not is said in `differs`.
+They are fields of `configs` and of `LearntRecipe`. On a generator of the size that a preset was made for all of it
+holds. In the built-in world, and wherever it is to be scaled down, what depends on the size of the model and of the
+budget, `SIZES`, the recipe and the rewards are left to rwk's own, and the form of the algorithm is kept: group, loss,
+pull, baseline, filter. What a source has and rwk has not is said in `differs`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Preset:
     differs: str
     """What the source has besides, or does not tell."""
     recipe: Mapping[str, Any] = field(default_factory=dict)
-    """Values of `Recipe`."""
+    """Values of `LearntRecipe`."""
     rewards: tuple[str, ...] = ()
     """Names of the rewards, where rwk has all of them."""
 
@@ -67,9 +67,9 @@ PRESETS: dict[str, Preset] = {
             | {"group_size": 8, "beta": 0.01, "learning_rate": 1e-6, "schedule": "linear"}
             | {"steps": 1600, "prompts_per_step": 16, "save_every": 400}
         },
-        "writes out a plan of the image first and learns it too; takes log-probabilities without the guidance that it "
-        "draws with; adds 1e-4 to a deviation, where here one below it counts as it",
-        recipe={"guidance": 5.0, "temperature": 1.0},
+        "writes out a plan of the image first and learns it too; adds 1e-4 to a deviation, where here one below it "
+        "counts as it",
+        recipe={"guidance": 5.0, "temperature": 1.0, "mode": "cond_only"},
         rewards=("hpsv2.v21", "git_vqa.t2i_r1", "grounding_dino.t2i_r1_published", "orm.t2i_r1"),
     ),
     "ar_grpo": Preset(

@@ -143,3 +143,20 @@ def check_guidance_matters(generator: Generator) -> None:
     guided = generator.sample(rollout.prompts[:1], seed=0, sampling=conditional.sampling)
     matched = logprobs(generator, replace(guided, sampling=Sampling(guidance=3.0)))
     require_close(guided.logprobs, matched, "those that cond_only's sampler states, which is guided,")
+
+
+def check_detached_guidance(generator: Generator) -> None:
+    """In mode `matched_detach_uncond` values are those of `matched`, and the gradient is another one."""
+    rollout, found = draw(generator, replace(HARD, top_k=0, top_p=1.0)), []
+    parameters = [value for value in generator.module.parameters() if value.requires_grad]
+    for mode in ("matched", "matched_detach_uncond"):
+        recipe: Any = {"mode": mode}
+        values = generator.logprobs(replace(rollout, sampling=replace(rollout.sampling, **recipe)))
+        slopes = torch.autograd.grad(values.mean(), parameters, allow_unused=True)
+        flat = [torch.zeros_like(p) if s is None else s for s, p in zip(slopes, parameters, strict=True)]
+        found.append((values.detach(), torch.cat([slope.flatten().float() for slope in flat])))
+    (matched, whole), (detached, part) = found
+    require_close(detached, matched, "under matched_detach_uncond")
+    apart = ((whole - part).norm() / whole.norm()).item()
+    require(apart > 0.01, f"the gradient under matched_detach_uncond is that of matched, but for {apart:.2g} of it")
+    require(bool(part.isfinite().all()) and part.norm().item() > 0, f"its norm is {part.norm()}")

@@ -13,16 +13,15 @@ Gao et al. (2024), arXiv:2404.16767; their code minimises eta^2 times this.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
+from typing import Unpack
 
 from torch import Tensor
 
 from rwk.policy_opt.advantage import Weighted
 from rwk.policy_opt.configs import Rebel
-from rwk.policy_opt.generator import Generator, Sampling
-from rwk.policy_opt.journal import Progress, Trained
-from rwk.policy_opt.rounds import learn_in_rounds
-from rwk.policy_opt.watch import Watched
+from rwk.policy_opt.generator import Generator
+from rwk.policy_opt.journal import Trained
+from rwk.policy_opt.rounds import RunOptions, learn_in_rounds
 
 
 def rebel(
@@ -30,28 +29,12 @@ def rebel(
     generator: Generator,
     rewards: Sequence[Weighted],
     prompts: Sequence[str],
-    *,
-    out: Path,
-    sampling: Sampling | None = None,
-    resume: bool = False,
-    progress: Progress | None = None,
-    watched: Watched | None = None,
+    **run: Unpack[RunOptions],
 ) -> Trained:
     """Tunes the generator, in place and as `out/generator`; arguments and errors are those of `learn_in_rounds`."""
     from rwk.policy_opt.trl_bridge import rebel_trainer
 
-    return learn_in_rounds(
-        config,
-        rebel_trainer,
-        generator,
-        rewards,
-        prompts,
-        out=out,
-        sampling=sampling,
-        resume=resume,
-        progress=progress,
-        watched=watched,
-    )
+    return learn_in_rounds(config, rebel_trainer, generator, rewards, prompts, **run)
 
 
 def rebel_loss(won: Tensor, lost: Tensor, margin: Tensor, *, eta: float) -> Tensor:

@@ -11,16 +11,15 @@ have to beat. RAFT, Dong et al. (2023), arXiv:2304.06767.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
+from typing import Unpack
 
 from torch import Tensor
 
 from rwk.policy_opt.advantage import Weighted
 from rwk.policy_opt.configs import Rft
-from rwk.policy_opt.generator import Generator, Sampling
-from rwk.policy_opt.journal import Progress, Trained
-from rwk.policy_opt.rounds import learn_in_rounds
-from rwk.policy_opt.watch import Watched
+from rwk.policy_opt.generator import Generator
+from rwk.policy_opt.journal import Trained
+from rwk.policy_opt.rounds import RunOptions, learn_in_rounds
 
 
 def rft(
@@ -28,28 +27,12 @@ def rft(
     generator: Generator,
     rewards: Sequence[Weighted],
     prompts: Sequence[str],
-    *,
-    out: Path,
-    sampling: Sampling | None = None,
-    resume: bool = False,
-    progress: Progress | None = None,
-    watched: Watched | None = None,
+    **run: Unpack[RunOptions],
 ) -> Trained:
     """Tunes the generator, in place and as `out/generator`; arguments and errors are those of `learn_in_rounds`."""
     from rwk.policy_opt.trl_bridge import rft_trainer
 
-    return learn_in_rounds(
-        config,
-        rft_trainer,
-        generator,
-        rewards,
-        prompts,
-        out=out,
-        sampling=sampling,
-        resume=resume,
-        progress=progress,
-        watched=watched,
-    )
+    return learn_in_rounds(config, rft_trainer, generator, rewards, prompts, **run)
 
 
 def rft_loss(logprobs: Tensor) -> Tensor:

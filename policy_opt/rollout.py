@@ -140,12 +140,16 @@ class CausalGenerator(BatchedGenerator):
         recipe = rollout.sampling
         if recipe.mode == "cond_only":
             recipe = replace(recipe, guidance=1.0)
+        learns = torch.is_grad_enabled()
+        learns_without = learns and recipe.mode != "matched_detach_uncond"
         results = []
-        with without_dropout(self.module, recompute=torch.is_grad_enabled()):
+        with without_dropout(self.module, recompute=learns):
             for part in self._parts(len(rollout), recipe.guidance):
                 codes = rollout.tokens[part].to(self.device)
-                branches = self._branches(rollout.prompts[part], recipe.guidance)
-                states = [self._states(branch, codes) for branch in branches]
+                cond, *uncond = self._branches(rollout.prompts[part], recipe.guidance)
+                states = [self._states(cond, codes)]
+                with torch.set_grad_enabled(learns_without), without_dropout(self.module, recompute=learns_without):
+                    states += [self._states(branch, codes) for branch in uncond]
                 results.append(self._token_statistics(states, codes, recipe))
         logprobs, entropy = (torch.cat(list(column)) for column in zip(*results, strict=True))
         return TokenStatistics(logprobs, entropy)

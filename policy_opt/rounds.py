@@ -14,21 +14,24 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import nan
 from pathlib import Path
-from typing import Any
+from typing import Any, Required, TypedDict
 
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
-from rwk.policy_opt.advantage import Weighted, combine, floors_of, score_all, summary, weights_of
+from rwk.policy_opt.advantage import Weighted, combine, floors_of, summary, weights_of
 from rwk.policy_opt.calibrated import confident, preference_unit
 from rwk.policy_opt.configs import Dpo, Pairwise, Rft, Rounds
 from rwk.policy_opt.draws import Draws, joined, save_whole
 from rwk.policy_opt.generator import Generator, Rollout, Sampling
 from rwk.policy_opt.guards import diversity
 from rwk.policy_opt.journal import Journal, Progress, Trained, derived_seed, last_checkpoint, publish, start, step_of
+from rwk.policy_opt.off_policy import drift
 from rwk.policy_opt.pairs import mined
 from rwk.policy_opt.policy import Policy, Statistics, World, trainable, world
+from rwk.policy_opt.scored_draws import scored
 from rwk.policy_opt.watch import Watch, Watched
 from rwk.rewards.errors import RunFailed
 
@@ -38,6 +41,16 @@ KL_IMAGES = 128
 """Images of a round by which the distance to the beginning is measured."""
 PairTrainer = Callable[..., Any]
 """A trainer of `trl_bridge` for pairs, such as `dpo_trainer`."""
+
+
+class RunOptions(TypedDict, total=False):
+    """What a run may be told by name; see `learn_in_rounds`."""
+
+    out: Required[Path]
+    sampling: Sampling | None
+    resume: bool
+    progress: Progress | None
+    watched: Watched | None
 
 
 def learn_in_rounds(
@@ -184,10 +197,11 @@ class _Artist:
         folder.mkdir(parents=True, exist_ok=True)
         parts = torch.split(chosen, self.config.prompts_per_draw)
         files = [folder / f"{index:05d}.safetensors" for index in range(len(parts))]
-        for index in range(self.place.rank, len(parts), self.place.size):
-            if not files[index].exists():
-                drawn = self._draw_part(parts[index], derived_seed(self.config.seed, number, index))
-                save_whole({name: value.contiguous() for name, value in vars(drawn).items()}, files[index])
+        own = [index for index in range(self.place.rank, len(parts), self.place.size) if not files[index].exists()]
+        drawn = (self._drawn(parts[index], derived_seed(self.config.seed, number, index)) for index in own)
+        for index, part in zip(own, scored(drawn, self.rewards, meanwhile=self.config.score_meanwhile), strict=True):
+            draws = self._paired(parts[index], part.rollout, part.scores)
+            save_whole({name: value.contiguous() for name, value in vars(draws).items()}, files[index])
         self.place.wait()
         draws = joined([Draws(**load_file(file)) for file in files])
         if not len(draws.won):
@@ -200,16 +214,19 @@ class _Artist:
             )
         return draws
 
-    def _draw_part(self, handles: Tensor, seed: int) -> Draws:
-        """Images for some prompts, their pairs, and the reference's log-probabilities of what is in a pair."""
-        config = self.config
+    def _drawn(self, handles: Tensor, seed: int) -> tuple[Rollout, list[Image.Image]]:
+        """A group for each of some prompts, and its images."""
         rollout = self.generator.sample(
             [self.table[handle] for handle in handles.tolist()],
-            per_prompt=config.group_size,
+            per_prompt=self.config.group_size,
             seed=seed,
             sampling=self.sampling,
         )
-        scores = score_all(self.rewards, self.generator.decode(rollout.tokens), rollout.prompts)
+        return rollout, self.generator.decode(rollout.tokens)
+
+    def _paired(self, handles: Tensor, rollout: Rollout, scores: Tensor) -> Draws:
+        """Scored images with their pairs, and the reference's log-probabilities of what is in a pair."""
+        config = self.config
         group = torch.arange(len(handles)).repeat_interleave(config.group_size)
         weights = weights_of(self.rewards, config.aggregation)
         floors = self.floors
@@ -223,16 +240,20 @@ class _Artist:
             logprobs = self.generator.logprobs(rollout[rows]) if len(rows) else rollout.logprobs[:0]
             reference = self.fixed(rollout[rows]).logprobs if self.fixed and len(rows) else logprobs
         won, lost = reference.sum(1).cpu()[place].chunk(2)
-        drift = (logprobs - rollout.logprobs[rows]).abs().mean(1).cpu()[place].view(2, -1).mean(0)
+        apart = drift(self.generator, rollout[rows], logprobs) if len(rows) else logprobs.sum(1)
+        gap = (rollout.logprobs[rows] - logprobs).mean(1)
+        apart, gap = (column.cpu()[place].view(2, -1).mean(0) for column in (apart, gap))
         drawn = handles.repeat_interleave(config.group_size)
-        return Draws(drawn, rollout.tokens.cpu(), scores, reward, pairs.won, pairs.lost, won, lost, drift)
+        return Draws(drawn, rollout.tokens.cpu(), scores, reward, pairs.won, pairs.lost, won, lost, apart, gap)
 
     def summary(self, draws: Draws) -> dict[str, Any]:
         """What the journal keeps of a round's draws."""
         group = torch.arange(len(draws.tokens)) // self.config.group_size
         values = summary(self.rewards, draws.scores, draws.reward, group)
         varied = diversity(draws.tokens, self.config.group_size)
-        return values | {"pairs": len(draws.won), "diversity": varied, "drift": draws.drift.mean().item()}
+        biased = {"guidance_gap": draws.gap.mean().item()} if self.sampling.mode == "cond_only" else {}
+        apart = {"drift": draws.drift.mean().item()} | biased
+        return values | {"pairs": len(draws.won), "diversity": varied} | apart
 
     def distance(self, draws: Draws, reference: Statistics) -> float:
         """Nats per image between the policy that drew and the reference, by `KL_IMAGES` of the draws."""

@@ -5,14 +5,17 @@ learn, and rows that count double under guidance:
 
     weights P b, gradients T b, AdamW 2 T b, a reference P b, an average of the weights T b
     cache        rows drawn * (prompt + image) * 2 (keys and values) * layers * width of keys * b
-    activations  rows trained at once * (prompt + image) * layers * 34 hidden * b / 2
-    logits       4 * rows trained at once * image * codes, 2^25 of them at most
+    activations  rows trained at once * (prompt + image) * layers * 34 hidden * b / 2; with gradient checkpointing
+                 2 hidden a layer, and 34 of the one that is computed again
+    logits       4 * rows trained at once * image * codes, 2^22 of them at most
 
 A generator that keeps no cache reads prompt and image anew in every draw, and so makes as many times the operations;
 it holds the activations of one draw, since each is computed again backwards, at another 2 N.
 
 Korthikanti et al. (2022), arXiv:2205.05198, count the 34, without the attention's scores, which a fused kernel does not
-keep. A token costs 2 N operations forward and 6 N forth and back, N being the parameters that it is multiplied by.
+keep. A token costs 2 N operations forward and 6 N forth and back, N being the parameters that it is multiplied by, and
+8 N where layers are computed again. A row without its prompt is not trained in the mode `cond_only`, and only read in
+`matched_detach_uncond`.
 """
 
 from __future__ import annotations
@@ -22,9 +25,10 @@ from typing import Any, Literal
 
 from torch import nn
 
-from rwk.policy_opt.configs import Grpo, Optimisation, Pairwise, Rft, Rounds
-from rwk.policy_opt.generator import Generator
+from rwk.policy_opt.configs import Grpo, Pairwise, Rft, Rounds
+from rwk.policy_opt.generator import Generator, GuidanceMode
 from rwk.policy_opt.rollout import CausalGenerator
+from rwk.policy_opt.settings import Optimisation
 
 GIB = 2**30
 
@@ -184,24 +188,38 @@ JANUS_PRO = {
 """Of the configs of deepseek-ai/Janus-Pro-1B and -7B, without their image encoder, which drawing does not need."""
 
 
-def plan(config: Optimisation, shape: Shape, *, prompts: int, rewards: int, guided: bool, processes: int = 1) -> Plan:
+def plan(
+    config: Optimisation,
+    shape: Shape,
+    *,
+    prompts: int,
+    rewards: int,
+    guided: bool,
+    mode: GuidanceMode = "matched",
+    processes: int = 1,
+) -> Plan:
     """What a run holds in each process, and does over all of them.
 
     Args:
         prompts: different ones to learn from.
         rewards: that score every image.
         guided: whether guidance is other than 1.
+        mode: of `Sampling`.
         processes: over which a draw and an update are spread.
     """
     images, at_once, trained, passes = _counts(config, prompts, processes)
     double = 2 if guided else 1
+    learnt = 2 if guided and mode == "matched" else 1  # branches with a gradient
+    seen = 1 if mode == "cond_only" else double
     learns = config.lora_rank * shape.linear if config.lora_rank else shape.parameters
     length, b = shape.prompt + shape.tokens, shape.width
     copies = 0 if config.lora_rank else _kept(config)
     micro = _micro(config, processes)
     per_row = length * 2 * shape.layers * shape.keys * b if shape.cached else 0
     draws = shape.draws or shape.tokens
-    again, backward = (1, 6.0) if shape.cached else (draws, 8.0)
+    again = 1 if shape.cached else draws
+    recomputed = 0.0 if shape.cached and not config.gradient_checkpointing else 2.0
+    trained_passes = (2.0 * seen + (4.0 + recomputed) * learnt) * trained + 2.0 * seen * passes
     held = shape.parameters + (learns if config.lora_rank else 0)
     steps = images / max(at_once * processes, 1) * draws
     return Plan(
@@ -212,17 +230,22 @@ def plan(config: Optimisation, shape: Shape, *, prompts: int, rewards: int, guid
         average=learns * b if isinstance(config, Grpo) and config.ema else 0,
         decoder=shape.decoder * b,
         cache=at_once * double * per_row,
-        activations=micro * double * length * shape.layers * 34 * shape.hidden * b // 2,
-        logits=4 * double * min(micro * shape.tokens * shape.codes, CausalGenerator.max_logits),
+        activations=micro * learnt * length * _kept_of_layers(config, shape) * shape.hidden * b // 2,
+        logits=4 * seen * min(micro * shape.tokens * shape.codes, CausalGenerator.max_logits),
         trained_parameters=learns,
         images_drawn=images,
         tokens_drawn=images * shape.tokens,
         tokens_trained=trained * shape.tokens,
         images_scored=images * rewards,
         sampling_operations=2.0 * shape.active * images * shape.tokens * double * again,
-        training_operations=shape.active * shape.tokens * double * again * (backward * trained + 2.0 * passes),
+        training_operations=shape.active * shape.tokens * again * trained_passes,
         sampling_bytes=steps * processes * (shape.active * b + at_once * double * per_row / 2),
     )
+
+
+def _kept_of_layers(config: Optimisation, shape: Shape) -> int:
+    """Numbers of half precision that all layers keep for the backward pass, for each of `hidden`."""
+    return 2 * shape.layers + 34 if config.gradient_checkpointing else 34 * shape.layers
 
 
 def _counts(config: Optimisation, prompts: int, processes: int) -> tuple[int, int, int, int]:
@@ -232,7 +255,9 @@ def _counts(config: Optimisation, prompts: int, processes: int) -> tuple[int, in
         extra = config.num_iterations > 1
         weighed = 2 if config.token_weights == "gcpo" else 0
         again = images * (extra + weighed + (config.beta > 0))
-        return images, config.rows // processes, config.steps * config.rows, again
+        own = config.prompts_per_step // processes
+        at_once = min(config.prompts_per_draw or own, own) * config.group_size
+        return images, at_once, config.steps * config.rows, again
     if not isinstance(config, Rounds):
         raise TypeError(f"no plan is known of {type(config).__name__}.")
     drawn_for = min(config.prompts_per_round or prompts, prompts)

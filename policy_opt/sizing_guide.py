@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from rwk.policy_opt.configs import Dpo, Grpo, Optimisation, Rft
+from rwk.policy_opt.configs import Dpo, Grpo, Rft
+from rwk.policy_opt.settings import Optimisation
 from rwk.policy_opt.sizing import GIB, JANUS_PRO, plan
 
 _GRPO = {"steps": 1600, "group_size": 8, "prompts_per_step": 16, "micro_batch": 8, "kl_every": 0}

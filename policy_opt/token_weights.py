@@ -21,9 +21,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize, pad
 
-from rwk.policy_opt.configs import TokenWeights
 from rwk.policy_opt.generator import Generator, Rollout
 from rwk.policy_opt.policy import Statistics
+from rwk.policy_opt.settings import TokenWeights
 
 SHARE = 0.1
 """Share of the tokens that each of GCPO's three rules keeps."""
@@ -144,7 +144,7 @@ def stage(codes: Tensor, advantage: Tensor, group: Tensor) -> Tensor:
         others = (group == group[row]).to(codes.device) & (advantage * advantage[row] <= 0)
         others[row] = False
         if others.any():
-            weights[row] = (1 - (unit[others] * unit[row]).sum(2).mean(0)) / 2
+            weights[row] = ((1 - (unit[others] * unit[row]).sum(2).mean(0)) / 2).clamp(min=0)  # a cosine is rounded
     return mean_one(weights)
 
 
@@ -162,7 +162,7 @@ def mean_one(weights: Tensor) -> Tensor:
     """[B, L] the weights, at least 0, over the mean of their row, without gradient; 1 where a row is all 0."""
     weights = weights.detach()
     mean = weights.mean(1, keepdim=True)
-    return torch.where(mean > 1e-12, weights / mean.clamp(min=1e-12), torch.ones_like(weights))
+    return torch.where(mean > 1e-6, weights / mean.clamp(min=1e-6), torch.ones_like(weights))  # below is rounding
 
 
 def grid_side(tokens: int) -> int:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from rwk.policy_opt.configs import Optimisation
 from rwk.policy_opt.policy import World
+from rwk.policy_opt.settings import Optimisation
 
 
 def trainer_arguments(config: Optimisation, folder: Path, place: World, *, rows: int) -> dict[str, Any]:
@@ -41,7 +41,7 @@ def trainer_arguments(config: Optimisation, folder: Path, place: World, *, rows:
         "disable_tqdm": True,
         "use_cpu": place.device.type == "cpu",
         "bf16": False,  # the generator chooses its own precision, one for sampling and training
-        "gradient_checkpointing": False,  # a matter of the generator's own
+        "gradient_checkpointing": False,  # `policy.trainable` sees to it
         "dataloader_pin_memory": False,
         "ddp_find_unused_parameters": True,
         "remove_unused_columns": False,

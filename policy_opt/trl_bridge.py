@@ -1,4 +1,4 @@
-"""Lets TRL's trainers optimise any generator; what is private to TRL is touched in this file alone.
+"""Lets TRL's trainers optimise any generator; what is private to TRL is touched here and in `trl_trainers` alone.
 
 To TRL a prompt is one id, its handle, and an image is its codes: input_ids [B, 1 + L] = [handle, code_1 .. code_L]. All
 that TRL asks of the model that it trains are log-probabilities and entropies, and `Policy` takes these from
@@ -8,8 +8,6 @@ padded, and no logits are kept. tests/test_trl_bridge.py pins what of TRL this l
 
 from __future__ import annotations
 
-import functools
-import importlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,24 +16,21 @@ import torch
 from torch import Tensor
 
 from rwk.policy_opt.calibrated import soft_label_loss
-from rwk.policy_opt.configs import Dpo, Grpo, KlEstimator, Rebel, Rft, Rounds
+from rwk.policy_opt.configs import Dpo, Grpo, Rebel, Rft, Rounds
 from rwk.policy_opt.dpo import margin_loss
 from rwk.policy_opt.generator import Rollout
 from rwk.policy_opt.journal import Journal
-from rwk.policy_opt.modalities import EntropyControl
 from rwk.policy_opt.pairs import PreferencePairs
 from rwk.policy_opt.policy import Policy, World, quiet
 from rwk.policy_opt.rebel import rebel_loss
 from rwk.policy_opt.recorder import recorder, stopper
-from rwk.policy_opt.rft import rft_loss
+from rwk.policy_opt.sharded import learner_of, taking_over
 from rwk.policy_opt.trainer_arguments import trainer_arguments
+from rwk.policy_opt.trl_trainers import PairLoss, dpo_class, grpo_class, likelihood_class, pair_class, tokenizer, trl
 
 Draw = Callable[[list[int], int], tuple[Rollout, Tensor]]
 """From the handles of the prompts that are next in this process, each once, and the updates done so far, to a rollout
 of as many prompts, these or others of the table, and the advantage of its rows [B] or of their tokens [B, L]."""
-PairLoss = Callable[[Tensor, Tensor, dict[str, Tensor]], Tensor]
-"""From log-ratios [P] to the reference of the better and of the worse images, and the columns `margin` [P] and `p_won`
-[P] of `PreferencePairs`, to a loss []."""
 
 
 def grpo_trainer(
@@ -58,9 +53,9 @@ def grpo_trainer(
 
     high = config.epsilon if config.epsilon_high is None else config.epsilon_high
     with quiet():
-        trainer = _grpo_class()(
-            model=policy,
-            args=_trl().GRPOConfig(
+        trainer = grpo_class()(
+            model=learner_of(policy),
+            args=trl().GRPOConfig(
                 **trainer_arguments(config, folder, place, rows=config.rows),
                 max_steps=config.steps,
                 num_generations=config.group_size,
@@ -79,26 +74,11 @@ def grpo_trainer(
             reward_funcs=_advantage_as_reward,
             rollout_func=_rollout_func(config, draw, policy),
             train_dataset=Dataset.from_dict({"prompt": list(schedule)}),
-            processing_class=_tokenizer(),
+            processing_class=tokenizer(),
         )
     trainer.beta, trainer.ref_model, trainer.kl_estimator = config.beta, reference, config.kl_estimator
+    trainer.cap = config.importance_cap
     return _finished(trainer, policy, journal)
-
-
-def kl_penalty(now: Tensor, old: Tensor | None, reference: Tensor, how: KlEstimator) -> Tensor:
-    """[B, L] estimates k1 or k2 of the divergence from the reference, whose gradient is, in the mean, that of it.
-
-    The gradient of k1 alone is 0 in the mean; times the ratio to the probability when drawn it is that of the
-    divergence. See Schulman (2020), http://joschu.net/blog/kl-approx.html.
-
-    Args:
-        now: [B, L] nats, with gradient.
-        old: [B, L] nats when the tokens were drawn; None where nothing has moved since.
-        reference: [B, L] nats.
-    """
-    if how == "k2":
-        return (now - reference).square() / 2
-    return (now - (now.detach() if old is None else old)).exp() * (now - reference)
 
 
 def _rollout_func(config: Grpo, draw: Draw, policy: Policy) -> Callable[[list[int], Any], dict[str, Any]]:
@@ -181,8 +161,8 @@ def rft_trainer(
 
     ids = torch.cat([pairs.handles[:, None], pairs.won], dim=1)
     with quiet():
-        trainer = _likelihood_class()(
-            model=policy,
+        trainer = likelihood_class()(
+            model=learner_of(policy),
             args=TrainingArguments(
                 **trainer_arguments(config, folder, place, rows=config.batch_size), num_train_epochs=config.epochs
             ),
@@ -212,9 +192,9 @@ def _pair_trainer(
         "ref_rejected_logps": pairs.reference_lost.tolist(),
     } | {name: column.tolist() for name, column in beside.items()}
     with quiet():
-        trainer = (_own_loss_class() if own else _dpo_class())(
-            model=policy,
-            args=_trl().DPOConfig(
+        trainer = (pair_class() if own else dpo_class())(
+            model=learner_of(policy),
+            args=trl().DPOConfig(
                 **trainer_arguments(config, folder, place, rows=config.batch_size),
                 **loss,
                 num_train_epochs=config.epochs,
@@ -223,7 +203,7 @@ def _pair_trainer(
                 disable_dropout=False,
             ),
             train_dataset=Dataset.from_dict(columns),
-            processing_class=_tokenizer(),
+            processing_class=tokenizer(),
         )
     if own:
         collate, trainer.own_loss = trainer.data_collator, own
@@ -254,143 +234,9 @@ def _finished(trainer: Any, policy: Policy, journal: Journal, *, before: int = 0
     """The trainer with TRL's changes to the policy undone, and with the journal as its only log."""
     from transformers import PrinterCallback
 
-    policy.__dict__.pop("forward", None)  # TRL's fused head, which would ask for hidden states
+    trainer.model.__dict__.pop("forward", None)  # TRL's fused head, which would ask for hidden states
+    if trainer.model is not policy:
+        trainer.add_callback(taking_over(policy, trainer.model))  # before what looks at the policy
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(recorder(journal, before))
     return trainer
-
-
-def _trl() -> Any:
-    return importlib.import_module("trl")  # which exports its classes in a way that no type checker sees
-
-
-class _Silent:
-    """What keeps a trainer of TRL's to itself."""
-
-    def _send_telemetry(self) -> None:
-        pass
-
-    def create_model_card(self, *_: Any, **__: Any) -> None:
-        pass
-
-
-@functools.cache
-def _grpo_class() -> Any:
-    class ImageGrpoTrainer(_Silent, _trl().GRPOTrainer):  # type: ignore[misc]
-        kl_estimator: KlEstimator = "k3"
-        beta: float
-        per_token: Tensor | None = None
-        entropy_control: EntropyControl | None = None
-
-        def _generate_and_score_completions(self, inputs: Any) -> Any:
-            output = super()._generate_and_score_completions(inputs)
-            if self.per_token is not None:  # TRL's loss takes advantages of tokens, but no reward gives them
-                output["advantages"] = self.per_token.to(output["advantages"].device)
-            return output
-
-        def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Any:
-            if self.entropy_control is None:
-                return self._policy_loss(model, inputs)
-            answers: list[Any] = []
-
-            def overheard(**asked: Any) -> Any:
-                answers.append(model(**asked))
-                return answers[-1]
-
-            loss = self._policy_loss(overheard, inputs)
-            bonus = self.entropy_control.term(answers[0].entropy)
-            return loss + bonus / self.current_gradient_accumulation_steps
-
-        def _policy_loss(self, model: Any, inputs: dict[str, Any]) -> Any:
-            if self.beta and self.kl_estimator in ("k1", "k2"):
-                loss = self._with_own_kl(model, inputs)
-            else:
-                loss = super()._compute_loss(model, inputs)
-            if self._step % (self.args.steps_per_generation * self.num_iterations) == 0:  # nothing has moved since
-                drift = (self.model.last_logprobs - inputs["sampling_per_token_logps"]).abs().mean()
-                self._metrics["train"]["drift"].append(drift.item())
-            return loss
-
-        def _with_own_kl(self, model: Any, inputs: dict[str, Any]) -> Any:
-            """TRL's loss without its KL, which is k3, and ours; all images are as long, so each loss is a mean."""
-            answers: list[Any] = []
-
-            def overheard(**asked: Any) -> Any:
-                answers.append(model(**asked))
-                return answers[-1]
-
-            beta, self.beta = self.beta, 0.0
-            try:
-                loss = super()._compute_loss(overheard, inputs)
-            finally:
-                self.beta = beta
-            now = answers[0].log_probs
-            kl = kl_penalty(now, inputs.get("old_per_token_logps"), inputs["ref_per_token_logps"], self.kl_estimator)
-            self._metrics["train"]["kl"].append(self.accelerator.gather(kl.detach().mean()).mean().item())
-            return loss + beta * kl.mean() / self.current_gradient_accumulation_steps
-
-    return ImageGrpoTrainer
-
-
-@functools.cache
-def _dpo_class() -> Any:
-    class ImageDpoTrainer(_Silent, _trl().DPOTrainer):  # type: ignore[misc]
-        def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
-            return dataset  # in ids already
-
-        def _precompute_ref_logps(self, dataset: Any, *_: Any) -> Any:
-            return dataset  # has them
-
-    return ImageDpoTrainer
-
-
-@functools.cache
-def _likelihood_class() -> Any:
-    from transformers import Trainer
-
-    class LikelihoodTrainer(Trainer):
-        def compute_loss(self, model: Any, inputs: dict[str, Any], *_: Any, **__: Any) -> Any:
-            ids = inputs["input_ids"]
-            return rft_loss(model(input_ids=ids, labels=ids).log_probs)
-
-    return LikelihoodTrainer
-
-
-@functools.cache
-def _own_loss_class() -> Any:
-    class ImagePairTrainer(_dpo_class()):  # type: ignore[misc]
-        own_loss: PairLoss
-
-        def _compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool) -> Any:
-            columns, answers = inputs.pop("columns"), []
-
-            def overheard(**asked: Any) -> Any:
-                answers.append(model(**asked))
-                return answers[-1]
-
-            super()._compute_loss(overheard, inputs, return_outputs)  # for what it logs; its loss is dropped
-            now = answers[0].log_probs.sum(dim=1).chunk(2)
-            won, lost = now[0] - inputs["ref_chosen_logps"], now[1] - inputs["ref_rejected_logps"]
-            return self.own_loss(won, lost, columns)
-
-    return ImagePairTrainer
-
-
-@functools.cache
-def _tokenizer() -> Any:
-    """A tokenizer without text: TRL wants one for its padding ids, and to decode what it need not read."""
-    from tokenizers import Tokenizer
-    from tokenizers.models import WordLevel
-    from transformers import PreTrainedTokenizerFast
-
-    class NoText(PreTrainedTokenizerFast):
-        def batch_decode(self, sequences: Any, *_: Any, **__: Any) -> list[str]:
-            return [""] * len(sequences)
-
-        def save_pretrained(self, *_: Any, **__: Any) -> tuple[str, ...]:
-            return ()
-
-    table = Tokenizer(WordLevel({"<pad>": 0, "<eos>": 1}, unk_token="<pad>"))
-    return NoText(  # type: ignore[no-untyped-call]
-        tokenizer_object=table, pad_token="<pad>", eos_token="<eos>"
-    )

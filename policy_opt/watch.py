@@ -32,7 +32,7 @@ from rwk.calibration.pairs import Floats
 from rwk.calibration.slope import diverges, slope_interval
 from rwk.calibration.statistics import Interval
 from rwk.policy_opt.advantage import Weighted, standardised, weights_of
-from rwk.policy_opt.configs import Grpo, Optimisation
+from rwk.policy_opt.configs import Grpo
 from rwk.policy_opt.curriculum import Curriculum
 from rwk.policy_opt.evaluate import clustered, draw
 from rwk.policy_opt.generator import Generator, Sampling
@@ -40,6 +40,7 @@ from rwk.policy_opt.journal import Journal, last_checkpoint, read, step_of
 from rwk.policy_opt.outliers import embedding, outlier_share
 from rwk.policy_opt.policy import Policy, Statistics, World, kl_per_image
 from rwk.policy_opt.prompts import Prompt
+from rwk.policy_opt.settings import Optimisation
 
 SEED = 1_000_033
 """Seed of every look, apart from those of training and of judging."""

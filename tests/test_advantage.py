@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from rwk.policy_opt.advantage import Weighted, combine, floors_of, group_advantage
-from rwk.policy_opt.configs import Scale
+from rwk.policy_opt.settings import Scale
 
 NAN = float("nan")
 

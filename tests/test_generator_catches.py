@@ -269,6 +269,13 @@ class UnguidedCondOnly(Drawing):
         return replace(recipe, guidance=1.0) if recipe.mode == "cond_only" else recipe
 
 
+class ForgetsToDetach(ShapesLlama):
+    """Takes the gradient through both branches in every mode that is guided."""
+
+    def statistics(self, rollout: Rollout) -> TokenStatistics:
+        return super().statistics(replace(rollout, sampling=replace(rollout.sampling, mode="matched")))
+
+
 class LooksAhead(ShapesLlama):
     """Teacher-forces with the sum of all codes in sight."""
 
@@ -363,6 +370,7 @@ CAUGHT: dict[type[ShapesLlama], tuple[contract.Check, str]] = {
     IgnoresThePrompt: (probability_checks.check_prompt_matters, "another prompt"),
     IgnoresGuidance: (probability_checks.check_guidance_matters, "guidance moves"),
     UnguidedCondOnly: (probability_checks.check_guidance_matters, "cond_only's sampler"),
+    ForgetsToDetach: (probability_checks.check_detached_guidance, "is that of matched"),
     StretchedByTheBatch: (contract.check_decode, "a row alone"),
     HalfSize: (contract.check_decode, "(24, 24)"),
     LosesItsWeights: (contract.check_saves_and_loads, "after save and load"),

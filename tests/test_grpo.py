@@ -12,6 +12,7 @@ import torch
 
 from rwk.policy_opt.advantage import Weighted
 from rwk.policy_opt.configs import Grpo
+from rwk.policy_opt.dpo import dpo
 from rwk.policy_opt.generator import Sampling
 from rwk.policy_opt.grpo import grpo, prompt_schedule
 from rwk.policy_opt.journal import read
@@ -60,6 +61,17 @@ def test_trains_what_was_sampled(tmp_path: Path) -> None:
     sampling = Sampling(guidance=3.0, temperature=0.7)
     tuned(GRPO, tmp_path, sampling=sampling)
     assert max(row["drift"] for row in read(tmp_path / "metrics.jsonl")) < 1e-5
+
+
+def test_what_is_not_guided_is_biased_and_says_so(tmp_path: Path) -> None:
+    """In mode cond_only the gap to what was drawn from is written down beside the drift, for pairs too."""
+    sampling = Sampling(guidance=3.0, temperature=0.7, mode="cond_only")
+    tuned(replace(GRPO, steps=2), tmp_path / "grpo", sampling=sampling)
+    dpo(toy["DPO"], Toy(), BRIGHT, PROMPTS, out=tmp_path / "dpo", sampling=sampling)
+    for name in ("grpo", "dpo"):
+        row = read(tmp_path / name / "metrics.jsonl")[0]
+        assert row["drift"] < 1e-5
+        assert row["guidance_gap"] > 0.01
 
 
 def test_two_runs_are_one(tmp_path: Path) -> None:

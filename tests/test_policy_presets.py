@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from rwk.cli.optimize import ALGORITHMS, command
-from rwk.policy_opt.experiment import Recipe
+from rwk.policy_opt.experiment import LearntRecipe
 from rwk.policy_opt.presets import PRESETS, SIZES
 from rwk.rewards import registry
 
@@ -23,7 +23,7 @@ def test_is_a_config(name: str) -> None:
         scaled = preset.values(algo, scaled=True)
         assert not set(scaled) & set(SIZES)
         assert all(getattr(whole, setting) == value for setting, value in scaled.items())
-    Recipe(**preset.recipe)
+    LearntRecipe(**preset.recipe)
     assert set(preset.rewards) <= set(registry.names())
     assert preset.source
     assert preset.differs

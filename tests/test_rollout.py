@@ -310,6 +310,71 @@ def test_statistics_never_hold_all_logits(recipe: Sampling) -> None:
         torch.testing.assert_close(value, other, rtol=1e-4, atol=1e-5)
 
 
+def test_modes_of_guidance() -> None:
+    """Each mode's value and gradient, with both branches written out; the detached one has no gradient without."""
+    generator = OwnHeads()
+    sampling = Sampling(guidance=3.0, temperature=0.7)
+    rollout = generator.sample(PROMPTS, per_prompt=2, seed=0, sampling=sampling)
+
+    def written(mode: str) -> tuple[Tensor, dict[str, Tensor]]:
+        rows = []
+        for prompt, tokens in zip(rollout.prompts, rollout.tokens, strict=True):
+            cond, uncond = (
+                generator.image_logits(generator._states([ids], tokens[None])[0])
+                for ids in (generator.prompt_ids(prompt), generator.null_ids(prompt))
+            )
+            uncond = uncond.detach() if mode == "matched_detach_uncond" else uncond
+            logits = cond if mode == "cond_only" else uncond + 3 * (cond - uncond)
+            rows.append((logits / 0.7).log_softmax(1).gather(1, tokens[:, None])[:, 0])
+        values = torch.stack(rows)
+        values.sum().backward()
+        return values, gradients(generator)
+
+    expected = {mode: written(mode) for mode in ("matched", "matched_detach_uncond", "cond_only")}
+    for mode, (values, slopes) in expected.items():
+        recipe: Any = replace(sampling, mode=mode)  # type: ignore[arg-type]
+        found = generator.logprobs(replace(rollout, sampling=recipe))
+        found.sum().backward()
+        torch.testing.assert_close(found, values, rtol=1e-4, atol=1e-5)
+        for name, slope in gradients(generator).items():
+            torch.testing.assert_close(slope, slopes[name], rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(expected["matched"][0], expected["matched_detach_uncond"][0])
+    full, half = (expected[mode][1]["codes.weight"] for mode in ("matched", "matched_detach_uncond"))
+    assert (full - half).norm() > 0.1 * full.norm()
+
+
+@RENAMED
+@pytest.mark.parametrize("again", [False, True])
+def test_a_detached_branch_keeps_nothing(again: bool) -> None:
+    """Of what is kept for the backward pass, the unconditional branch holds none: as much as without guidance."""
+    generator, kept = OwnHeads(), []
+    if again:
+        generator.module.activation_checkpointing_enable()
+        generator.module.train()
+    weights = {value.data_ptr() for value in generator.module.parameters()}
+    for recipe in (Sampling(), Sampling(guidance=3.0), Sampling(guidance=3.0, mode="matched_detach_uncond")):
+        rollout, sizes = replace(generator.sample(PROMPTS, seed=0), sampling=recipe), []
+
+        def packed(tensor: Tensor, sizes: list[int] = sizes) -> Tensor:
+            sizes.append(0 if tensor.data_ptr() in weights else tensor.numel())
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(packed, lambda tensor: tensor):
+            generator.statistics(rollout)
+        kept.append(sum(sizes))
+    alone, both, detached = kept
+    assert both > 1.8 * alone
+    assert detached < 1.2 * alone
+
+
+def test_off_is_without_guidance() -> None:
+    """Mode off goes with guidance 1 alone."""
+    with pytest.raises(ValueError, match="mode off must go with guidance 1, got 3"):
+        Sampling(guidance=3.0, mode="off")
+    rollout = Tiny().sample(PROMPTS, seed=0, sampling=Sampling(mode="off"))
+    assert torch.equal(rollout.tokens, Tiny().sample(PROMPTS, seed=0).tokens)
+
+
 @RENAMED
 def test_gradient_checkpointing_changes_nothing() -> None:
     """Layers that are computed again in the backward pass give the same gradients; sampling still uses its cache."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -66,6 +67,24 @@ def test_work_by_hand() -> None:
     assert plan(Dpo(**rounds, pairs="top_bottom"), SHAPE, prompts=9, rewards=1, guided=False).tokens_trained == 1440
     slow = Card(operations=1.0, bandwidth=1e12, share=0.5)
     assert grpo.hours(slow) == pytest.approx((grpo.sampling_operations + 2 * grpo.training_operations) / 3600)
+
+
+def test_modes_and_checkpointing_by_hand() -> None:
+    """Branches without a gradient keep no activations, and layers computed again keep what goes into them."""
+    config = Grpo(prompts_per_step=2, group_size=4, micro_batch=2, steps=10, prompts_per_draw=1)
+    given: dict[str, Any] = {"prompts": 100, "rewards": 1, "guided": True}
+    whole, detached, biased = (
+        plan(config, SHAPE, **given, mode=mode)  # type: ignore[arg-type]
+        for mode in ("matched", "matched_detach_uncond", "cond_only")
+    )
+    assert whole.activations == 2 * detached.activations == 2 * biased.activations
+    assert whole.logits == detached.logits == 2 * biased.logits
+    assert whole.cache == detached.cache == biased.cache == 4 * 2 * 74 * 2 * 2 * 8 * 2
+    operations = [run.training_operations / (SHAPE.active * 10 * 80) for run in (whole, detached, biased)]
+    assert operations == [12, 8, 6]
+    again = plan(replace(config, gradient_checkpointing=True), SHAPE, **given)
+    assert again.activations == 2 * 2 * 74 * (2 * 2 + 34) * 8
+    assert again.training_operations == SHAPE.active * 10 * 80 * 16
 
 
 def test_adapters_and_processes() -> None:

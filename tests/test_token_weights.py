@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from rwk.adapters.shapes_generator import ShapesLlama
+from rwk.policy_opt import generator as generators
 from rwk.policy_opt import token_weights as tw
 
 GROUP = torch.tensor([4, 4, 4, 9, 9])
@@ -120,3 +121,21 @@ def test_embeddings_are_what_is_decoded() -> None:
     with torch.no_grad():
         levels = vq._levels(pixels).round() * (2 / 7) - 1  # [2, 3, 8, 8]
     assert torch.allclose(vq.code_embeddings()[vq.encode(pixels)], levels.flatten(2).transpose(1, 2), atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["janus.pro_1b", "llamagen.c2i_b_256", "llamagen.t2i_xl_256"])
+def test_published_families_tell_their_embeddings(name: str) -> None:
+    """Every code lies on the unit sphere, where it is decoded from, and both rules weigh a rollout by them."""
+    generator = generators.GENERATORS.target(name).tiny()
+    book = generator.code_embeddings()
+    assert len(book) == generator.spec.codes
+    assert torch.allclose(book.norm(dim=1), torch.ones(len(book)), atol=1e-5)
+    assert not book.requires_grad
+    rollout = generator.sample(generator.example_prompts[:2], per_prompt=3, seed=0)
+    advantage = torch.tensor([1.0, -0.5, -0.5, 0.3, -0.6, 0.3])
+    for how in ("gcpo", "stage"):
+        tw.check_token_weights(how, generator)  # type: ignore[arg-type]
+        weights = tw.token_weights(how, generator, generator.statistics, rollout, advantage)  # type: ignore[arg-type]
+        assert torch.allclose(weights.mean(1), torch.ones(6), atol=1e-5)
+        assert weights.min() >= 0
+        assert weights.std(1).max() > 0.1

@@ -34,7 +34,7 @@ toy = runpy.run_path(str(SCRIPT))
 Toy, Brightness, PROMPTS = (toy[name] for name in ("Toy", "Brightness", "PROMPTS"))
 GRPO, DPO, REBEL = (toy[name] for name in ("GRPO", "DPO", "REBEL"))
 GUIDED = Sampling(guidance=2.0, temperature=0.8)
-HINT = "TRL changed what policy_opt/trl_bridge.py leans on; adapt it, then this test and the bound in pyproject.toml."
+HINT = "TRL changed what trl_bridge.py or trl_trainers.py lean on; adapt it, this test and the bound in pyproject.toml."
 
 
 def gradient_norm(loss: Tensor, generator: Any) -> float:
@@ -48,7 +48,7 @@ def trainer_of(algorithm: str, tmp_path: Path, draw: Any = None, reference: Any 
     policy = Policy(generator.module, generator.statistics, PROMPTS, GUIDED)
     journal, place = Journal(tmp_path / "metrics.jsonl"), world(torch.device("cpu"))
     if algorithm == "grpo":
-        config = replace(GRPO, steps=1, max_grad_norm=100.0, **change)
+        config = replace(GRPO, **{"steps": 1, "max_grad_norm": 100.0, **change})
         return trl_bridge.grpo_trainer(
             config, policy, reference, draw, list(range(6)), 8, journal, tmp_path / "checkpoints", place
         )
@@ -167,6 +167,45 @@ def test_token_weights_gradient(tmp_path: Path, micro: int) -> None:
     assert row["grad_norm"] == pytest.approx(gradient_norm(loss, generator), rel=1e-4)
 
 
+@pytest.mark.parametrize(("micro", "loss"), [(0, "grpo"), (6, "grpo"), (0, "gspo")])
+def test_truncated_weights_gradient(tmp_path: Path, micro: int, loss: str) -> None:
+    """Each token, or with gspo each image, counts by its probability now over the sampler's, cut off at the cap."""
+    advantage = torch.linspace(-2, 2, 24).view(6, 4)
+    advantage = (advantage - advantage.mean(1, keepdim=True)).flatten()
+    rollout = Toy().sample(PROMPTS[:6], per_prompt=4, seed=5, sampling=GUIDED)
+    wrong = torch.randn(24, 8, generator=torch.Generator().manual_seed(1))
+    stated = replace(rollout, logprobs=rollout.logprobs + wrong)  # a sampler that is off
+    change = {"micro_batch": micro, "importance_cap": 1.5, "loss_type": loss}
+    trl_bridge.train(trainer_of("grpo", tmp_path, lambda handles, step: (stated, advantage), **change), None)
+    generator = Toy()
+    now = generator.logprobs(rollout)
+    weights = torch.zeros(24, 8)
+    for row in range(24):
+        for place in range(8):
+            ahead = now[row] - stated.logprobs[row]
+            ratio = (ahead.mean() if loss == "gspo" else ahead[place]).exp().item()
+            weights[row, place] = min(ratio, 1.5)
+    row = read(tmp_path / "metrics.jsonl")[0]
+    written = -(advantage[:, None] * weights * now).mean()
+    if loss == "gspo":  # one ratio for all tokens of an image
+        written = -(advantage * weights[:, 0] * now.mean(1)).mean()
+    assert row["grad_norm"] == pytest.approx(gradient_norm(written, generator), rel=1e-4)
+    assert row["importance_weight"] == pytest.approx(weights.mean().item(), rel=1e-4)
+    if loss == "grpo":
+        assert row["importance_capped"] == pytest.approx((weights == 1.5).float().mean().item(), abs=1e-6)
+
+
+def test_importance_weights_are_of_the_weights_that_drew(tmp_path: Path) -> None:
+    """In a second update from one draw the policy has moved, and the weights have not."""
+    rollout = Toy().sample(PROMPTS[:6], per_prompt=4, seed=5, sampling=GUIDED)
+    advantage = torch.tensor([1.0, -1.0, 0.5, -0.5]).repeat(6)
+    trainer = trainer_of(
+        "grpo", tmp_path, lambda handles, step: (rollout, advantage), importance_cap=2.0, num_iterations=2, steps=2
+    )
+    trl_bridge.train(trainer, None)
+    assert [row["importance_weight"] for row in read(tmp_path / "metrics.jsonl")] == pytest.approx([1, 1], abs=1e-5)
+
+
 @pytest.mark.parametrize("micro", [0, 6])
 @pytest.mark.parametrize("how", ["k1", "k2", "k3", "k3_plain"])
 def test_kl_gradient(tmp_path: Path, how: str, micro: int) -> None:
@@ -243,6 +282,27 @@ def test_silent(tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: 
     rebel(replace(REBEL, rounds=1), Toy(), rewards, PROMPTS, out=tmp_path / "rebel")
     assert capfd.readouterr() == ("", "")
     assert not list(tmp_path.rglob("README.md"))
+
+
+@pytest.mark.parametrize("rank", [0, 2])
+def test_gradient_checkpointing(tmp_path: Path, rank: int) -> None:
+    """Layers are computed again while learning alone, to the same gradients, and not after the run."""
+    prompts = ["a photo of a red circle", "a photo of a blue square"]
+    norms, runs = [], []
+    for again in (False, True):
+        generator = ShapesLlama.tiny()
+        layer = generator.module.model.layers[0]
+        layer.mlp.register_forward_pre_hook(lambda *_, seen=runs: seen.append(torch.is_grad_enabled()))
+        config = replace(GRPO, steps=1, prompts_per_step=2, lora_rank=rank, gradient_checkpointing=again, kl_every=0)
+        reward = [Weighted("c", load("colorfulness"))]
+        trained = grpo(config, generator, reward, prompts, out=tmp_path / str(again), sampling=GUIDED)
+        norms.append(read(trained.metrics)[0]["grad_norm"])
+        assert not any(part.gradient_checkpointing for part in generator.module.model.layers)
+        assert sum(runs) == (4 if again else 2)  # two branches, each of them twice
+        runs.clear()
+    assert norms[0] == pytest.approx(norms[1], rel=1e-4)
+    with pytest.raises(ValueError, match="needs layers that can be computed again, got Network"):
+        grpo(replace(GRPO, gradient_checkpointing=True), Toy(), [], PROMPTS, out=tmp_path / "toy")
 
 
 @pytest.mark.parametrize("rank", [0, 2])

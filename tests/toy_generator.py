@@ -10,6 +10,7 @@ import signal
 import sys
 import zlib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +90,8 @@ class Toy(Generator):
         return Rollout(rows, group, tokens, logprobs, recipe)
 
     def statistics(self, rollout: Rollout) -> TokenStatistics:
-        logp = self._logp(rollout.prompts, rollout.tokens, rollout.sampling)
+        unguided = {"guidance": 1.0} if rollout.sampling.mode == "cond_only" else {}
+        logp = self._logp(rollout.prompts, rollout.tokens, replace(rollout.sampling, **unguided))
         return TokenStatistics(logp.gather(2, rollout.tokens[..., None])[..., 0], -(logp.exp() * logp).sum(2))
 
     def code_embeddings(self) -> Tensor:

@@ -1,0 +1,184 @@
+"""Trainers of TRL's and of transformers' own with what an image generator needs in them; `trl_bridge` builds them."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+from rwk.policy_opt.modalities import EntropyControl
+from rwk.policy_opt.off_policy import truncated_weights
+from rwk.policy_opt.rft import rft_loss
+from rwk.policy_opt.settings import KlEstimator
+
+PairLoss = Callable[[Tensor, Tensor, dict[str, Tensor]], Tensor]
+"""From log-ratios [P] to the reference of the better and of the worse images, and the columns `margin` [P] and `p_won`
+[P] of `PreferencePairs`, to a loss []."""
+
+
+def kl_penalty(now: Tensor, old: Tensor | None, reference: Tensor, how: KlEstimator) -> Tensor:
+    """[B, L] estimates k1 or k2 of the divergence from the reference, whose gradient is, in the mean, that of it.
+
+    The gradient of k1 alone is 0 in the mean; times the ratio to the probability when drawn it is that of the
+    divergence. See Schulman (2020), http://joschu.net/blog/kl-approx.html.
+
+    Args:
+        now: [B, L] nats, with gradient.
+        old: [B, L] nats when the tokens were drawn; None where nothing has moved since.
+        reference: [B, L] nats.
+    """
+    if how == "k2":
+        return (now - reference).square() / 2
+    return (now - (now.detach() if old is None else old)).exp() * (now - reference)
+
+
+def trl() -> Any:
+    """The library, on first use, since it is slow to import."""
+    return importlib.import_module("trl")  # which exports its classes in a way that no type checker sees
+
+
+class _Silent:
+    """What keeps a trainer of TRL's to itself."""
+
+    def _send_telemetry(self) -> None:
+        pass
+
+    def create_model_card(self, *_: Any, **__: Any) -> None:
+        pass
+
+
+@functools.cache
+def grpo_class() -> Any:
+    """GRPO with advantages of tokens, truncated importance weights, the KL of `kl_penalty`, and steered entropy."""
+
+    class ImageGrpoTrainer(_Silent, trl().GRPOTrainer):  # type: ignore[misc]
+        kl_estimator: KlEstimator = "k3"
+        beta: float
+        cap = 0.0
+        per_token: Tensor | None = None
+        entropy_control: EntropyControl | None = None
+
+        def _generate_and_score_completions(self, inputs: Any) -> Any:
+            output = super()._generate_and_score_completions(inputs)
+            if self.per_token is not None:  # TRL's loss takes advantages of tokens, but no reward gives them
+                output["advantages"] = self.per_token.to(output["advantages"].device)
+            return output
+
+        def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Any:
+            """TRL's loss; where k1 or k2 is asked for, without its KL, which is k3, and with ours."""
+            inputs, answers = dict(inputs), []
+
+            def overheard(**asked: Any) -> Any:
+                answers.append(model(**asked))
+                if self.cap:  # TRL reads the advantages after this
+                    self._weigh(answers[0].log_probs, inputs)
+                return answers[0]
+
+            own_kl = self.beta and self.kl_estimator in ("k1", "k2")
+            beta, self.beta = self.beta, 0.0 if own_kl else self.beta
+            try:
+                loss = super()._compute_loss(overheard, inputs)
+            finally:
+                self.beta = beta
+            now = answers[0].log_probs
+            if self._step % (self.args.steps_per_generation * self.num_iterations) == 0:  # nothing has moved since
+                ahead = inputs["sampling_per_token_logps"] - now.detach()
+                biased = self.model.sampling.mode == "cond_only"
+                name, apart = ("guidance_gap", ahead) if biased else ("drift", ahead.abs())
+                self._metrics["train"][name].append(apart.mean().item())
+            if own_kl:
+                loss = loss + self._own_kl(now, inputs)
+            if self.entropy_control:
+                loss = loss + self.entropy_control.term(answers[0].entropy) / self.current_gradient_accumulation_steps
+            return loss
+
+        def _own_kl(self, now: Tensor, inputs: dict[str, Any]) -> Any:
+            """What our KL adds to the loss; all images are as long, so each loss is a mean."""
+            kl = kl_penalty(now, inputs.get("old_per_token_logps"), inputs["ref_per_token_logps"], self.kl_estimator)
+            self._metrics["train"]["kl"].append(self.accelerator.gather(kl.detach().mean()).mean().item())
+            return self.beta * kl.mean() / self.current_gradient_accumulation_steps
+
+        def _weigh(self, now: Tensor, inputs: dict[str, Any]) -> None:
+            """Multiplies the advantages of the tokens by their truncated importance weights."""
+            old = inputs.get("old_per_token_logps")
+            whole = self.importance_sampling_level == "sequence"
+            drawn = inputs["sampling_per_token_logps"]
+            weights = truncated_weights(now if old is None else old, drawn, self.cap, whole=whole)
+            advantages = inputs["advantages"]
+            inputs["advantages"] = (advantages[:, None] if advantages.ndim == 1 else advantages) * weights
+            self._metrics["train"]["weight"].append(weights.mean().item())
+            self._metrics["train"]["capped"].append((weights == self.cap).float().mean().item())
+
+    return ImageGrpoTrainer
+
+
+@functools.cache
+def dpo_class() -> Any:
+    """DPO on pairs that are ids already, with the log-probabilities of their reference."""
+
+    class ImageDpoTrainer(_Silent, trl().DPOTrainer):  # type: ignore[misc]
+        def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
+            return dataset  # in ids already
+
+        def _precompute_ref_logps(self, dataset: Any, *_: Any) -> Any:
+            return dataset  # has them
+
+    return ImageDpoTrainer
+
+
+@functools.cache
+def likelihood_class() -> Any:
+    """The mean log-probability of images; TRL's trainer for this asks a model for its logits."""
+    from transformers import Trainer
+
+    class LikelihoodTrainer(Trainer):
+        def compute_loss(self, model: Any, inputs: dict[str, Any], *_: Any, **__: Any) -> Any:
+            ids = inputs["input_ids"]
+            return rft_loss(model(input_ids=ids, labels=ids).log_probs)
+
+    return LikelihoodTrainer
+
+
+@functools.cache
+def pair_class() -> Any:
+    """DPO with a loss of our own, `own_loss`."""
+
+    class ImagePairTrainer(dpo_class()):  # type: ignore[misc]
+        own_loss: PairLoss
+
+        def _compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool) -> Any:
+            columns, answers = inputs.pop("columns"), []
+
+            def overheard(**asked: Any) -> Any:
+                answers.append(model(**asked))
+                return answers[-1]
+
+            super()._compute_loss(overheard, inputs, return_outputs)  # for what it logs; its loss is dropped
+            now = answers[0].log_probs.sum(dim=1).chunk(2)
+            won, lost = now[0] - inputs["ref_chosen_logps"], now[1] - inputs["ref_rejected_logps"]
+            return self.own_loss(won, lost, columns)
+
+    return ImagePairTrainer
+
+
+@functools.cache
+def tokenizer() -> Any:
+    """A tokenizer without text: TRL wants one for its padding ids, and to decode what it need not read."""
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from transformers import PreTrainedTokenizerFast
+
+    class NoText(PreTrainedTokenizerFast):
+        def batch_decode(self, sequences: Any, *_: Any, **__: Any) -> list[str]:
+            return [""] * len(sequences)
+
+        def save_pretrained(self, *_: Any, **__: Any) -> tuple[str, ...]:
+            return ()
+
+    table = Tokenizer(WordLevel({"<pad>": 0, "<eos>": 1}, unk_token="<pad>"))
+    return NoText(  # type: ignore[no-untyped-call]
+        tokenizer_object=table, pad_token="<pad>", eos_token="<eos>"
+    )

@@ -1,0 +1,136 @@
+"""Rewards that score while the next images are drawn: the same run to the bit, and a real overlap."""
+
+from __future__ import annotations
+
+import runpy
+import threading
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from rwk.policy_opt.advantage import Weighted
+from rwk.policy_opt.configs import Rft
+from rwk.policy_opt.dpo import dpo
+from rwk.policy_opt.generator import Rollout, Sampling
+from rwk.policy_opt.grpo import grpo
+from rwk.policy_opt.journal import read
+from rwk.policy_opt.rft import rft
+from rwk.policy_opt.scored_draws import scored
+from rwk.rewards.registry import load
+from rwk.rewards.server import Server
+
+toy = runpy.run_path(str(Path(__file__).with_name("toy_generator.py")))
+Toy, Brightness, PROMPTS, GRPO, DPO = (toy[name] for name in ("Toy", "Brightness", "PROMPTS", "GRPO", "DPO"))
+RFT = Rft(group_size=4, batch_size=8, prompts_per_draw=5, epochs=2, rounds=2, learning_rate=1e-2, seed=3)
+SERIAL = replace(GRPO, prompts_per_draw=2, kl_every=0)
+PATIENCE = 30.0
+
+
+def weights(generator: Any) -> torch.Tensor:
+    return torch.cat([value.detach().flatten() for value in generator.module.parameters()])
+
+
+class Watching(Toy):  # type: ignore[misc, valid-type]
+    """Counts its draws, and tells who waits for one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.draws = 0
+        self.turn = threading.Condition()
+
+    def sample(
+        self, prompts: Sequence[str], *, per_prompt: int = 1, seed: int, sampling: Sampling | None = None
+    ) -> Rollout:
+        with self.turn:
+            self.draws += 1
+            self.turn.notify_all()
+        return super().sample(prompts, per_prompt=per_prompt, seed=seed, sampling=sampling)
+
+
+class Patient(Brightness):  # type: ignore[misc, valid-type]
+    """Scores a draw once the next has begun, but for the last of a step of three."""
+
+    def __init__(self, generator: Watching) -> None:
+        super().__init__()
+        self.generator, self.calls = generator, 0
+        self.threads: set[str] = set()
+
+    def _score(self, images: list[Image.Image], prompts: list[str]) -> Any:
+        self.calls += 1
+        self.threads.add(threading.current_thread().name)
+        due = self.calls + (self.calls % 3 != 0)
+        with self.generator.turn:
+            assert self.generator.turn.wait_for(lambda: self.generator.draws >= due, timeout=PATIENCE)
+        return super()._score(images, prompts)
+
+
+def test_the_next_is_drawn_meanwhile(tmp_path: Path) -> None:
+    """A reward that waits for the next draw gets it, on a thread of its own, and the run is the serial one."""
+    serial = Toy()
+    grpo(SERIAL, serial, [Weighted("bright", Brightness())], PROMPTS, out=tmp_path / "serial")
+    generator = Watching()
+    reward = Patient(generator)
+    config = replace(SERIAL, score_meanwhile=True)
+    trained = grpo(config, generator, [Weighted("bright", reward)], PROMPTS, out=tmp_path / "meanwhile")
+    assert torch.equal(weights(generator), weights(serial))
+    assert (generator.draws, reward.calls) == (24, 24)
+    assert threading.main_thread().name not in reward.threads
+    seconds = {"seconds", "seconds_sample", "seconds_score"}
+    rows = [
+        [{name: value for name, value in row.items() if name not in seconds} for row in read(path / "metrics.jsonl")]
+        for path in (tmp_path / "serial", trained.metrics.parent)
+    ]
+    assert rows[0] == rows[1]
+
+
+@pytest.mark.parametrize(("run", "config"), [(dpo, DPO), (rft, RFT)], ids=["dpo", "rft"])
+def test_rounds_are_the_same(tmp_path: Path, run: Any, config: Any) -> None:
+    """A round draws in parts; what comes of it is the same whether they are scored meanwhile or not."""
+    found = []
+    for meanwhile in (False, True):
+        generator = Toy()
+        changed = replace(config, score_meanwhile=meanwhile)
+        run(changed, generator, [Weighted("bright", Brightness())], PROMPTS, out=tmp_path / str(meanwhile))
+        found.append(weights(generator))
+    assert torch.equal(*found)
+
+
+def test_served_rewards_score_meanwhile(tmp_path: Path) -> None:
+    """A reward by its address is asked for one draw while the next is made, and gives the scores of the reward."""
+    serial, found = Toy(), Watching()
+    with Server({"bright": Brightness(), "patient": Patient(found)}).running() as server:
+        for generator, name in ((serial, "bright"), (found, "patient")):
+            reward = Weighted(name, load(f"{server.url}/{name}"))
+            config = replace(SERIAL, steps=2, score_meanwhile=generator is found)
+            grpo(config, generator, [reward], PROMPTS, out=tmp_path / name)
+    assert torch.equal(weights(found), weights(serial))
+
+
+def test_a_failing_reward_ends_the_run() -> None:
+    """What a reward raises on its thread is raised where its scores are waited for."""
+
+    class Failing(Brightness):  # type: ignore[misc, valid-type]
+        def _score(self, images: list[Image.Image], prompts: list[str]) -> Any:
+            raise RuntimeError("no reward today")
+
+    generator = Toy()
+    rollout = generator.sample(PROMPTS[:1], seed=0)
+    draws = [(rollout, generator.decode(rollout.tokens))] * 2
+    with pytest.raises(RuntimeError, match="no reward today"):
+        list(scored(draws, [Weighted("failing", Failing())], meanwhile=True))
+
+
+def test_parts_are_drawn_like_the_whole(tmp_path: Path) -> None:
+    """The images of a step do not depend on how many prompts are drawn for at once."""
+    found = []
+    for size in (0, 4):
+        generator = Toy()
+        config = replace(SERIAL, prompts_per_draw=size, steps=2)
+        grpo(config, generator, [Weighted("bright", Brightness())], PROMPTS, out=tmp_path / str(size))
+        found.append(weights(generator))
+    torch.testing.assert_close(*found, rtol=0, atol=1e-5)
