@@ -18,11 +18,12 @@ from typing import Any, Literal, NamedTuple
 
 from rwk.policy_opt.configs import Dpo, Grpo, Rebel, Rft
 from rwk.policy_opt.experiment import Experiment, Recipe
+from rwk.policy_opt.ladder_config import Ladder
 from rwk.policy_opt.prompts import domains, gold_of
 
 Match = Literal["images", "none"]
 Config = Grpo | Dpo | Rebel | Rft
-ALGORITHMS: dict[str, type[Config]] = {"dpo": Dpo, "grpo": Grpo, "rebel": Rebel, "rft": Rft}
+ALGORITHMS: dict[str, type[Config]] = {"dpo": Dpo, "grpo": Grpo, "ladder": Ladder, "rebel": Rebel, "rft": Rft}
 
 
 @dataclass(frozen=True)

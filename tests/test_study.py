@@ -60,8 +60,8 @@ def test_variant_is_its_algorithm_with_a_change() -> None:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"algorithms": ("ppo",)}, "algorithms of dpo, grpo, rebel, rft, got .'ppo'."),
-        ({"variants": {"x": {"of": "ppo"}}}, "algorithms of dpo, grpo, rebel, rft, got .'ppo'."),
+        ({"algorithms": ("ppo",)}, "algorithms of dpo, grpo, ladder, rebel, rft, got .'ppo'."),
+        ({"variants": {"x": {"of": "ppo"}}}, "algorithms of dpo, grpo, ladder, rebel, rft, got .'ppo'."),
         ({"variants": {"dpo": {"of": "grpo"}}}, "a name of its own, got that of an algorithm or setting, dpo"),
         ({"variants": {"diversity": {"of": "grpo"}}}, "got that of an algorithm or setting, diversity"),
         ({"settings": {"steepness": 1}}, "steepness is no setting of dpo"),
