@@ -48,7 +48,8 @@ class Study:
     name: str = "world"
     algorithms: tuple[str, ...] = ("dpo", "grpo")
     variants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """Name -> `of`, the algorithm that it is one of, and what it changes; each is held against that algorithm."""
+    """Name -> `of`, the algorithm that it is one of, and what it changes; each is held against that algorithm, or that
+    named `against`."""
     rewards: tuple[str, ...] = ("shapes.verifier",)
     generators: tuple[str, ...] = ("shapes.llama",)
     seeds: int = 2
@@ -64,6 +65,7 @@ class Study:
 
     def __post_init__(self) -> None:
         of = [*self.algorithms, *(variant.get("of") for variant in self.variants.values())]
+        of += [variant["against"] for variant in self.variants.values() if "against" in variant]
         unknown = sorted({str(name) for name in of} - set(ALGORITHMS))
         if unknown or not self.algorithms:
             raise ValueError(f"a study needs algorithms of {', '.join(ALGORITHMS)}, got {unknown or 'none'}.")
@@ -237,6 +239,7 @@ def _cell(study: Study, algorithm: str, reward: str, generator: str, seed: int, 
     """A cell with the settings of the study, and over them those of a point."""
     variant = dict(study.variants.get(algorithm, {}))
     kind = variant.pop("of", algorithm)
+    variant.pop("against", None)
     named = {*ALGORITHMS, *study.variants}
     given: dict[str, Any] = {}
     for source in (study.settings, variant, point):

@@ -114,7 +114,7 @@ def gains(records: Records, domains: Sequence[str]) -> list[dict[str, Any]]:
 
 def contrasts(study: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Which algorithms are held against which: each against each, and a variant against that which it is one of."""
-    variants = [(name, variant["of"]) for name, variant in study["variants"].items()]
+    variants = [(name, variant.get("against", variant["of"])) for name, variant in study["variants"].items()]
     return [*itertools.combinations(sorted(study["algorithms"]), 2), *variants]
 
 

@@ -86,7 +86,8 @@ def test_what_is_held_against_what() -> None:
         held |= {"config": {"seed": seed}, "experiment": {}, "points": {}, "meter": {"seconds": 1.0}}
         return {**held, "prompts": {"in domain": prompts}, "gold": gold}
 
-    study = {"algorithms": ["grpo", "dpo"], "variants": {"rloo": {"of": "grpo"}}, "axes": [], "margin": 0.01}
+    variants = {"rloo": {"of": "ladder", "against": "grpo"}}
+    study = {"algorithms": ["grpo", "dpo"], "variants": variants, "axes": [], "margin": 0.01}
     means = {"grpo": 0.5, "dpo": 0.25, "rloo": 0.625}
     found = analyse(study, [record(name, seed, mean) for name, mean in means.items() for seed in range(3)])
     gained = {row["algorithm"]: (round(row["mean"], 9), row["verdict"]) for row in found["gains"]}
