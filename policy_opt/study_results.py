@@ -217,11 +217,12 @@ def verdicts(study: Mapping[str, Any], algorithms: Records, scaling: Records, or
         ("out of domain", -1, "2. GRPO is better out of domain"),
     ):
         for row in algorithms:
-            if (row["first"], row["second"], row["domain"], row["reward"]) != ("dpo", "grpo", domain, None):
+            if (row["first"], row["second"], row["domain"]) != ("dpo", "grpo", domain):
                 continue
+            of = f"{said}, from {row['reward'] or 'all rewards'}"
             verdict = row["verdict"] if sign > 0 else row["reverse verdict"]
             why = f"DPO less GRPO {_points(row)}, p after Holm {row['p after Holm']:.3g}"
-            found.append({"finding": said, "verdict": words[verdict], "why": why})
+            found.append({"finding": of, "verdict": words[verdict], "why": why})
     for row in orders:
         said = f"3. Best of n orders the rewards as {row['algorithm']} does, {row['domain']}"
         sure = row["tau"] is not None and row["p"] <= 0.05
