@@ -7,6 +7,7 @@ Various Trajectories" (NeurIPS 2023), whose ensemble is of separate networks; it
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -62,19 +63,22 @@ def draw_mixed(
 
 
 def by_recipe(statistics: Statistics) -> Statistics:
-    """The statistics of a rollout whose rows may be of several recipes, each row under its own."""
+    """The statistics of a rollout whose rows may be of several recipes, each row under its own.
 
-    def mixed(rollout: Rollout) -> TokenStatistics:
-        if not rollout.recipes:
-            return statistics(rollout)
-        order: list[int] = []
-        parts = []
-        for recipe in dict.fromkeys(rollout.recipes):
-            rows = [row for row, own in enumerate(rollout.recipes) if own == recipe]
-            parts.append(statistics(replace(rollout[torch.tensor(rows)], sampling=recipe, recipes=())))
-            order += rows
-        back = torch.tensor(order).argsort()
-        logprobs, entropy = (torch.cat(list(column)) for column in zip(*parts, strict=True))
-        return TokenStatistics(logprobs[back.to(logprobs.device)], entropy[back.to(entropy.device)])
+    A deep copy is of the copied generator, as that of `statistics` is.
+    """
+    return functools.partial(_mixed, statistics)
 
-    return mixed
+
+def _mixed(statistics: Statistics, rollout: Rollout) -> TokenStatistics:
+    if not rollout.recipes:
+        return statistics(rollout)
+    order: list[int] = []
+    parts = []
+    for recipe in dict.fromkeys(rollout.recipes):
+        rows = [row for row, own in enumerate(rollout.recipes) if own == recipe]
+        parts.append(statistics(replace(rollout[torch.tensor(rows)], sampling=recipe, recipes=())))
+        order += rows
+    back = torch.tensor(order).argsort()
+    logprobs, entropy = (torch.cat(list(column)) for column in zip(*parts, strict=True))
+    return TokenStatistics(logprobs[back.to(logprobs.device)], entropy[back.to(entropy.device)])
