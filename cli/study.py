@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,24 +11,21 @@ import click
 
 from rwk.cli.console import note, plain, progress, show, table
 from rwk.cli.options import Common, options
+from rwk.policy_opt.settings import setting
 from rwk.policy_opt.study import WORLD, Cell, Match, Study, cells, read_study
-
-
-def _field(default: Any, text: str, **more: Any) -> Any:
-    return field(default=default, metadata={"help": text, **more})
 
 
 @dataclass(frozen=True)
 class Call:
     """Which study, and what of it."""
 
-    file: Path | None = _field(None, "", argument=True)
-    out: Path = _field(Path("runs/study"), "Folder of the study, which any number of processes may share.")
-    part: str = _field("1/1", "Run every n-th cell from the k-th on: k/n.", metavar="K/N")
-    match: Match | None = _field(None, "What every cell has the same of. [default: the study's]")
-    seeds: int | None = _field(None, "Seeds of each condition, from 0 on. [default: the study's]")
-    dry_run: bool = _field(False, "List the cells and what they will cost, and run none.", switch=True)
-    redraw: bool = _field(False, "Draw the page again from study.json, and run none.", switch=True)
+    file: Path | None = setting(None, "", argument=True)
+    out: Path = setting(Path("runs/study"), "Folder of the study, which any number of processes may share.")
+    part: str = setting("1/1", "Run every n-th cell from the k-th on: k/n.", metavar="K/N")
+    match: Match | None = setting(None, "What every cell has the same of. [default: the study's]")
+    seeds: int | None = setting(None, "Seeds of each condition, from 0 on. [default: the study's]")
+    dry_run: bool = setting(False, "List the cells and what they will cost, and run none.", switch=True)
+    redraw: bool = setting(False, "Draw the page again from study.json, and run none.", switch=True)
 
     def chosen(self, found: list[Cell]) -> list[Cell]:
         """The cells of this part; raises ValueError for a part that is none."""

@@ -20,102 +20,102 @@ from rwk.policy_opt.settings import (
     Resampling,
     Scale,
     TokenWeights,
+    check,
+    choice,
+    setting,
 )
-from rwk.policy_opt.settings import check as _check
-from rwk.policy_opt.settings import choice as _choice
-from rwk.policy_opt.settings import setting as _field
 
 
 @dataclass(frozen=True)
 class Grpo(Optimisation):
     """Group relative policy optimisation: draw, score, and raise what beat its own group."""
 
-    steps: int = _field(150, "Updates of the weights.")
-    prompts_per_step: int = _field(16, "Prompts, over all processes, that are drawn for at once.")
-    prompts_per_draw: int = _field(0, PER_DRAW)
-    num_iterations: int = _field(1, "Updates made from one draw.")
-    beta: float = _field(0.0, "Weight of the pull towards the reference.")
-    kl_estimator: KlEstimator = _field(
+    steps: int = setting(150, "Updates of the weights.")
+    prompts_per_step: int = setting(16, "Prompts, over all processes, that are drawn for at once.")
+    prompts_per_draw: int = setting(0, PER_DRAW)
+    num_iterations: int = setting(1, "Updates made from one draw.")
+    beta: float = setting(0.0, "Weight of the pull towards the reference.")
+    kl_estimator: KlEstimator = setting(
         "k3",
         "What beta weighs, of d = log-ratio to the reference: k1, d; k2, d^2 / 2; k3, exp(-d) - 1 + d. k1 and k3 are "
         "multiplied by the ratio, so that all three pull along the gradient of the divergence; k3_plain is not, as in "
         "DeepSeek's and most code.",
     )
-    reference_every: int = _field(0, "Updates after which the reference of beta follows the policy; 0 is never.")
-    reference_mix: float = _field(1.0, "Share of the policy that goes into the reference then; 1 replaces it.")
-    ema: float = _field(
+    reference_every: int = setting(0, "Updates after which the reference of beta follows the policy; 0 is never.")
+    reference_mix: float = setting(1.0, "Share of the policy that goes into the reference then; 1 replaces it.")
+    ema: float = setting(
         0.0, "Decay of a running mean of the weights, which the run ends with and is judged by; 0 is off."
     )
-    loss_type: GrpoLoss = _field("grpo", "Form of the loss, by TRL's name; gspo weighs by the ratio of whole images.")
-    epsilon: float = _field(0.2, "The ratio of new to old probability counts down to 1 - epsilon.")
-    epsilon_high: float | None = _field(None, "The ratio counts up to 1 + epsilon_high; none takes epsilon.")
-    baseline: Baseline = _field(
+    loss_type: GrpoLoss = setting("grpo", "Form of the loss, by TRL's name; gspo weighs by the ratio of whole images.")
+    epsilon: float = setting(0.2, "The ratio of new to old probability counts down to 1 - epsilon.")
+    epsilon_high: float | None = setting(None, "The ratio counts up to 1 + epsilon_high; none takes epsilon.")
+    baseline: Baseline = setting(
         "group",
         "What a reward is held against: the mean of its group, or of the others in it; others with scale_rewards none "
         "is RLOO.",
     )
-    scale_rewards: Scale = _field(
+    scale_rewards: Scale = setting(
         "group", "What advantages are divided by: the deviation of the group, the batch, or none."
     )
-    min_std: float = _field(
+    min_std: float = setting(
         1e-4, "A deviation below this, in reward units, counts as this, so that noise is not blown up."
     )
-    advantage: Comparison = _field(
+    advantage: Comparison = setting(
         "score",
         "What is held against the group: the score, or win_rate, the mean probability by `rwk calibrate` that people "
         "prefer an image to another of its group.",
     )
-    gate: float = _field(
+    gate: float = setting(
         0.0,
         "Scale the advantages of a group by min(1, deviation / (gate * T)), T the reward's temperature by `rwk "
         "calibrate`, so that groups that differ by noise count less; at 0.25 a margin of the floor is 56 to 44; 0 is "
         "off.",
     )
-    token_weights: TokenWeights = _field(
+    token_weights: TokenWeights = setting(
         "none",
         "Which tokens of an image count more: gcpo, those that others hang on; stage, those that good and bad images "
         "do not share; panw, those that are drawn with few others, as coarse scales are.",
     )
-    importance_cap: float = _field(
+    importance_cap: float = setting(
         0.0,
         "Weigh each token by its probability when it is learnt over that when it was drawn, counted up to this; makes "
         "up for half precision, and for guidance that is not learnt; 2 is usual; 0 is off.",
     )
-    entropy_bonus: float = _field(0.0, "Weight of the entropy that is added to the objective.")
-    resampling: Resampling = _field(
+    entropy_bonus: float = setting(0.0, "Weight of the entropy that is added to the objective.")
+    resampling: Resampling = setting(
         "none",
         "Which prompts a new pass leaves out, by the last group of each: none; history, those whose images all reached "
         "the top of the reward; dynamic, those whose images were all alike.",
     )
-    then: tuple[str, ...] = _field(
+    then: tuple[str, ...] = setting(
         (),
         "Name or folder of a reward to learn from after then_after updates, in place of those before; may be given "
         "several times, and name one of those again to keep it.",
     )
-    then_after: int = _field(0, "Updates after which the rewards of then take over.")
-    permute: bool = _field(
+    then_after: int = setting(0, "Updates after which the rewards of then take over.")
+    permute: bool = setting(
         False,
         "Draw half of each group for another order of the things in the prompt, where it means the same.",
         switch=True,
     )
-    text_weight: float | None = _field(
+    text_weight: float | None = setting(
         None,
         "Share that a text which the generator writes first has in the loss, where text and image are each a mean over "
         "their own tokens; none is one mean over all.",
     )
-    entropy_targets: tuple[float, ...] = _field(
+    entropy_targets: tuple[float, ...] = setting(
         (),
         "Nats to which the mean entropy of a token is steered, by a bonus that may turn to its opposite: of the image, "
         "or of the text and the image in turn where the generator writes a text first.",
     )
-    entropy_rate: float = _field(5e-5, "How fast that bonus changes.")
-    entropy_limit: float = _field(5e-3, "Largest weight of that bonus.")
-    sub_policies: tuple[str, ...] = _field(
+    entropy_rate: float = setting(5e-5, "How fast that bonus changes.")
+    entropy_limit: float = setting(5e-3, "Largest weight of that bonus.")
+    sub_policies: tuple[str, ...] = setting(
         (),
         "Recipe of a sub-policy, such as temperature=0.7 or guidance=2,top_p=0.9; given several times, they draw equal "
         "shares of each group, and each image is trained under its own.",
     )
-    diversity: float = _field(
+    diversity: float = setting(
         0.0,
         "Weight of how unlike the others of its group an image looks, in deviations of the reward; added to the "
         "standardised reward, to keep a group varied.",
@@ -128,7 +128,7 @@ class Grpo(Optimisation):
                 f"then and a then_after of at least 1 go together, got {list(self.then)} and {self.then_after}."
             )
         for name in ("steps", "prompts_per_step", "num_iterations"):
-            _check(getattr(self, name) >= 1, name, "be at least 1", getattr(self, name))
+            check(getattr(self, name) >= 1, name, "be at least 1", getattr(self, name))
         for name in (
             "prompts_per_draw",
             "beta",
@@ -139,19 +139,19 @@ class Grpo(Optimisation):
             "diversity",
             "importance_cap",
         ):
-            _check(getattr(self, name) >= 0, name, "be at least 0", getattr(self, name))
-        _check(self.epsilon > 0, "epsilon", "be above 0", self.epsilon)
+            check(getattr(self, name) >= 0, name, "be at least 0", getattr(self, name))
+        check(self.epsilon > 0, "epsilon", "be above 0", self.epsilon)
         if self.epsilon_high is not None:
-            _check(self.epsilon_high > 0, "epsilon_high", "be above 0", self.epsilon_high)
-        _choice("loss_type", self.loss_type, GrpoLoss)
-        _choice("baseline", self.baseline, Baseline)
-        _choice("advantage", self.advantage, Comparison)
-        _choice("scale_rewards", self.scale_rewards, Scale)
-        _choice("resampling", self.resampling, Resampling)
-        _choice("kl_estimator", self.kl_estimator, KlEstimator)
-        _choice("token_weights", self.token_weights, TokenWeights)
-        _check(0 < self.reference_mix <= 1, "reference_mix", "lie above 0 and up to 1", self.reference_mix)
-        _check(0 <= self.ema < 1, "ema", "lie in 0..1", self.ema)
+            check(self.epsilon_high > 0, "epsilon_high", "be above 0", self.epsilon_high)
+        choice("loss_type", self.loss_type, GrpoLoss)
+        choice("baseline", self.baseline, Baseline)
+        choice("advantage", self.advantage, Comparison)
+        choice("scale_rewards", self.scale_rewards, Scale)
+        choice("resampling", self.resampling, Resampling)
+        choice("kl_estimator", self.kl_estimator, KlEstimator)
+        choice("token_weights", self.token_weights, TokenWeights)
+        check(0 < self.reference_mix <= 1, "reference_mix", "lie above 0 and up to 1", self.reference_mix)
+        check(0 <= self.ema < 1, "ema", "lie in 0..1", self.ema)
         if self.token_weights != "none" and self.loss_type == "gspo":
             raise ValueError("token_weights must be none with loss_type gspo, whose ratio is one for all tokens.")
         if self.reference_every and (not self.beta or self.lora_rank):
@@ -167,10 +167,10 @@ class Grpo(Optimisation):
                 f"{self.token_weights}; leave one out."
             )
         for name in ("entropy_rate", "entropy_limit"):
-            _check(getattr(self, name) > 0, name, "be above 0", getattr(self, name))
+            check(getattr(self, name) > 0, name, "be above 0", getattr(self, name))
         if self.text_weight is not None:
-            _check(0 <= self.text_weight <= 1, "text_weight", "lie in 0..1", self.text_weight)
-            _check(self.loss_type != "gspo", "text_weight", "go with a ratio for each token", "loss_type gspo")
+            check(0 <= self.text_weight <= 1, "text_weight", "lie in 0..1", self.text_weight)
+            check(self.loss_type != "gspo", "text_weight", "go with a ratio for each token", "loss_type gspo")
         shares = len(self.sub_policies) * (2 if self.permute else 1)
         if self.sub_policies and (len(self.sub_policies) < 2 or self.group_size % shares):
             raise ValueError(
@@ -214,31 +214,31 @@ class Grpo(Optimisation):
 class Rounds(Optimisation):
     """What the algorithms have in common that draw, score, choose, learn from what was chosen, and begin again."""
 
-    rounds: int = _field(16, "Times that the current policy draws anew.")
-    prompts_per_round: int = _field(128, "Prompts drawn for in a round, a new choice each; 0 takes all.")
-    prompts_per_draw: int = _field(64, PER_DRAW)
-    min_margin: float = _field(
+    rounds: int = setting(16, "Times that the current policy draws anew.")
+    prompts_per_round: int = setting(128, "Prompts drawn for in a round, a new choice each; 0 takes all.")
+    prompts_per_draw: int = setting(64, PER_DRAW)
+    min_margin: float = setting(
         0.0,
         "A pair is kept when its rewards differ by more than this; an image of rft, when it beats the worst of its "
         "group so.",
     )
-    min_confidence: float = _field(
+    min_confidence: float = setting(
         0.0,
         "A pair is kept when people prefer its better image with at least this probability by `rwk calibrate`; 0 is "
         "off.",
     )
-    epochs: int = _field(1, "Passes over what was chosen in a round.")
-    batch_size: int = _field(32, "Pairs, or images of rft, per update, over all processes.")
-    kl_every: int = _field(1, KL_EVERY)
-    watch_every: int = _field(1, WATCH_EVERY)
+    epochs: int = setting(1, "Passes over what was chosen in a round.")
+    batch_size: int = setting(32, "Pairs, or images of rft, per update, over all processes.")
+    kl_every: int = setting(1, KL_EVERY)
+    watch_every: int = setting(1, WATCH_EVERY)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("rounds", "prompts_per_draw", "epochs", "batch_size"):
-            _check(getattr(self, name) >= 1, name, "be at least 1", getattr(self, name))
+            check(getattr(self, name) >= 1, name, "be at least 1", getattr(self, name))
         for name in ("prompts_per_round", "min_margin"):
-            _check(getattr(self, name) >= 0, name, "be at least 0", getattr(self, name))
-        _check(0 <= self.min_confidence < 1, "min_confidence", "lie in 0..1", self.min_confidence)
+            check(getattr(self, name) >= 0, name, "be at least 0", getattr(self, name))
+        check(0 <= self.min_confidence < 1, "min_confidence", "lie in 0..1", self.min_confidence)
 
     @property
     def margins_count(self) -> bool:
@@ -249,51 +249,51 @@ class Rounds(Optimisation):
 class Pairwise(Rounds):
     """What the algorithms have in common that learn from pairs."""
 
-    pairs: PairRule = _field(
+    pairs: PairRule = setting(
         "best_worst", "Which images of a group are paired: best_worst, top_bottom of pair_k on each side, or all."
     )
-    pair_k: int = _field(2, "Images on each side of top_bottom; each of the best is paired with each of the worst.")
-    reference: Reference = _field(
+    pair_k: int = setting(2, "Images on each side of top_bottom; each of the best is paired with each of the worst.")
+    reference: Reference = setting(
         "round", "What log-ratios are to: the policy that drew in the round, or, fixed, the one the run began with."
     )
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _choice("pairs", self.pairs, PairRule)
-        _choice("reference", self.reference, Reference)
+        choice("pairs", self.pairs, PairRule)
+        choice("reference", self.reference, Reference)
         if self.pairs == "top_bottom":
-            _check(1 <= self.pair_k <= self.group_size // 2, "pair_k", "lie in 1..group_size / 2", self.pair_k)
+            check(1 <= self.pair_k <= self.group_size // 2, "pair_k", "lie in 1..group_size / 2", self.pair_k)
 
 
 @dataclass(frozen=True)
 class Dpo(Pairwise):
     """Direct preference optimisation: draw, score, pair, and learn to prefer the better of each pair."""
 
-    beta: float = _field(0.1, "How dearly a step away from the reference must be paid; larger stays closer.")
-    loss_type: DpoLoss = _field("sigmoid", "Form of the loss, by TRL's name.")
-    label_smoothing: float = _field(0.0, "Share of labels that loss robust takes to be wrong.")
-    soft_labels: bool = _field(
+    beta: float = setting(0.1, "How dearly a step away from the reference must be paid; larger stays closer.")
+    loss_type: DpoLoss = setting("sigmoid", "Form of the loss, by TRL's name.")
+    label_smoothing: float = setting(0.0, "Share of labels that loss robust takes to be wrong.")
+    soft_labels: bool = setting(
         False,
         "Label a pair with the probability by `rwk calibrate` that people prefer its better image, instead of 1; of "
         "loss sigmoid.",
     )
-    sft_weight: float = _field(0.0, "Weight of the likelihood of the winners that is added to the loss.")
-    margin_offset: float = _field(
+    sft_weight: float = setting(0.0, "Weight of the likelihood of the winners that is added to the loss.")
+    margin_offset: float = setting(
         0.0,
         "Log-odds by which the policy is to prefer the better image beforehand, for each unit of the reward's margin: "
         "DPO with an offset; of loss sigmoid.",
     )
-    margin_weight: bool = _field(
+    margin_weight: bool = setting(
         False, "Weigh each pair by its margin over the mean margin of the round; of loss sigmoid."
     )
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check(self.beta > 0, "beta", "be above 0", self.beta, "at 0 the preferences have no weight")
-        _check(self.sft_weight >= 0, "sft_weight", "be at least 0", self.sft_weight)
-        _check(0 <= self.label_smoothing < 0.5, "label_smoothing", "lie in 0..0.5", self.label_smoothing)
-        _choice("loss_type", self.loss_type, DpoLoss)
-        _check(self.margin_offset >= 0, "margin_offset", "be at least 0", self.margin_offset)
+        check(self.beta > 0, "beta", "be above 0", self.beta, "at 0 the preferences have no weight")
+        check(self.sft_weight >= 0, "sft_weight", "be at least 0", self.sft_weight)
+        check(0 <= self.label_smoothing < 0.5, "label_smoothing", "lie in 0..0.5", self.label_smoothing)
+        choice("loss_type", self.loss_type, DpoLoss)
+        check(self.margin_offset >= 0, "margin_offset", "be at least 0", self.margin_offset)
         own = [name for name in ("soft_labels", "margin_offset", "margin_weight") if getattr(self, name)]
         if own and (self.loss_type != "sigmoid" or self.sft_weight):
             raise ValueError(
@@ -312,21 +312,21 @@ class Dpo(Pairwise):
 class Rebel(Pairwise):
     """Regression to relative rewards: draw, score, pair, and learn by how much the better of each pair is better."""
 
-    eta: float = _field(
+    eta: float = setting(
         20.0, "Nats by which a round is to make an image likelier for each unit of reward; smaller stays closer."
     )
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check(self.eta > 0, "eta", "be above 0", self.eta, "at 0 the rewards have no weight")
+        check(self.eta > 0, "eta", "be above 0", self.eta, "at 0 the rewards have no weight")
 
 
 @dataclass(frozen=True)
 class Rft(Rounds):
     """Rejection-sampling fine-tuning: draw, score, and learn to draw the best of each group."""
 
-    keep: int = _field(1, "Best images of a group that are learnt.")
+    keep: int = setting(1, "Best images of a group that are learnt.")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check(1 <= self.keep < self.group_size, "keep", "lie in 1..group_size - 1", self.keep, "the worst is no model")
+        check(1 <= self.keep < self.group_size, "keep", "lie in 1..group_size - 1", self.keep, "the worst is no model")

@@ -3,41 +3,38 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from rwk.policy_opt.presets import PRESETS
+from rwk.policy_opt.settings import setting
 
 Find = Literal["best", "parm", "reflect"]
 Algorithm = Literal["dpo", "grpo", "ladder", "rebel", "rft"]
-
-
-def _field(default: Any, text: str, **more: Any) -> Any:
-    return field(default=default, metadata={"help": text, **more})
 
 
 @dataclass(frozen=True)
 class Run:
     """Which algorithm, and where its run is kept."""
 
-    algo: Algorithm | None = _field(None, "Algorithm; may be left out with a preset of one.")
-    preset: str | None = _field(
+    algo: Algorithm | None = setting(None, "Algorithm; may be left out with a preset of one.")
+    preset: str | None = setting(
         None,
         "Settings of a published system, for what is not given: " + ", ".join(PRESETS) + ".",
         choices=tuple(PRESETS),
     )
-    scaled: bool = _field(
+    scaled: bool = setting(
         False,
         "Take of a preset what does not depend on the size of its model; always so in the built-in world.",
         switch=True,
     )
-    dry_run: bool = _field(
+    dry_run: bool = setting(
         False, "Print what the run would hold in memory, draw and train, as computed, and stop.", switch=True
     )
-    out: Path | None = _field(None, "Folder of the run. [default: the next free one below runs/]")
-    name: str | None = _field(None, "Keep the tuned generator under this name. [default: that of the algorithm]")
-    resume: bool = _field(False, "Go on with the run in the folder, or with the newest below runs/.", switch=True)
+    out: Path | None = setting(None, "Folder of the run. [default: the next free one below runs/]")
+    name: str | None = setting(None, "Keep the tuned generator under this name. [default: that of the algorithm]")
+    resume: bool = setting(False, "Go on with the run in the folder, or with the newest below runs/.", switch=True)
 
     def __post_init__(self) -> None:
         if self.algo is None and self.preset is None:
@@ -69,10 +66,10 @@ class Run:
 class Recipe:
     """The distribution that is drawn from; None leaves a setting to the generator."""
 
-    guidance: float | None = _field(None, "Classifier-free guidance weight; 1 is none. [default: the generator's own]")
-    temperature: float | None = _field(None, "Sampling temperature. [default: the generator's own]")
-    top_k: int | None = _field(None, "Draw from the k most likely tokens; 0 from all. [default: the generator's own]")
-    top_p: float | None = _field(
+    guidance: float | None = setting(None, "Classifier-free guidance weight; 1 is none. [default: the generator's own]")
+    temperature: float | None = setting(None, "Sampling temperature. [default: the generator's own]")
+    top_k: int | None = setting(None, "Draw from the k most likely tokens; 0 from all. [default: the generator's own]")
+    top_p: float | None = setting(
         None, "Draw from the tokens that hold this probability. [default: the generator's own]"
     )
 
@@ -81,7 +78,7 @@ class Recipe:
 class LearntRecipe(Recipe):
     """The distribution that is drawn from, and what of it is learnt."""
 
-    mode: Literal["off", "matched", "matched_detach_uncond", "cond_only"] | None = _field(
+    mode: Literal["off", "matched", "matched_detach_uncond", "cond_only"] | None = setting(
         None,
         "What guidance does to what is learnt: matched, the guided distribution that is drawn from; "
         "matched_detach_uncond, that with the gradient through the conditional branch alone, at half the cost; "
@@ -95,21 +92,21 @@ class LearntRecipe(Recipe):
 class Experiment:
     """A generator, the rewards it is to learn from, and the prompts it learns and is judged on."""
 
-    generator: str = _field("shapes.llama", "Name or folder of the generator.")
-    rewards: tuple[str, ...] = _field(
+    generator: str = setting("shapes.llama", "Name or folder of the generator.")
+    rewards: tuple[str, ...] = setting(
         ("shapes.verifier",), "Name or folder of a reward to learn from; several are combined.", option="--reward"
     )
-    prompts: str = _field("shapes.long", "Prompt family, or file of prompts.")
-    prompt_count: int = _field(2000, "Different prompts to learn from.")
-    eval_prompts: int = _field(60, "Prompts of each domain that the generator is judged on before and after.")
-    eval_images: int = _field(4, "Images of each of them.")
-    watch: str = _field(
+    prompts: str = setting("shapes.long", "Prompt family, or file of prompts.")
+    prompt_count: int = setting(2000, "Different prompts to learn from.")
+    eval_prompts: int = setting(60, "Prompts of each domain that the generator is judged on before and after.")
+    eval_images: int = setting(4, "Images of each of them.")
+    watch: str = setting(
         "",
         "Name or folder of a reward, the truth or one of another make, to look at meanwhile on prompts that are "
         "neither learnt from nor judged on: its course beside the reward's, and an alarm where it falls while the "
         "reward rises. [default: none]",
     )
-    watch_prompts: int = _field(32, "Prompts of each look; as many images of each as in judging.")
+    watch_prompts: int = setting(32, "Prompts of each look; as many images of each as in judging.")
 
     def __post_init__(self) -> None:
         for name in ("prompt_count", "eval_prompts", "eval_images", "watch_prompts"):
@@ -123,35 +120,35 @@ class Experiment:
 class Drawing:
     """What `rwk sample` draws."""
 
-    generator: str = _field("shapes.llama", "Name or folder of the generator.")
-    prompt: tuple[str, ...] = _field((), "A prompt; may be given several times.")
-    prompts: str | None = _field(None, "Prompt family, or file of prompts. [default: the family shapes.long]")
-    count: int | None = _field(None, "How many of its prompts. [default: 16 of a family, all of a file]")
-    per_prompt: int | None = _field(None, "Images of each prompt. [default: 4, or the best 1 with --best-of]")
-    best_of: int | None = _field(None, "Draw so many images of each prompt, and keep the best by a reward.")
-    by: str | None = _field(None, "Name or folder of the reward that chooses.")
-    search: Find = _field(
+    generator: str = setting("shapes.llama", "Name or folder of the generator.")
+    prompt: tuple[str, ...] = setting((), "A prompt; may be given several times.")
+    prompts: str | None = setting(None, "Prompt family, or file of prompts. [default: the family shapes.long]")
+    count: int | None = setting(None, "How many of its prompts. [default: 16 of a family, all of a file]")
+    per_prompt: int | None = setting(None, "Images of each prompt. [default: 4, or the best 1 with --best-of]")
+    best_of: int | None = setting(None, "Draw so many images of each prompt, and keep the best by a reward.")
+    by: str | None = setting(None, "Name or folder of the reward that chooses.")
+    search: Find = setting(
         "best",
         "How the best are found: best draws them all; parm stops those without potential and begins others in their "
         "place; reflect draws again where a critic finds something wrong, with what it says.",
     )
-    judge: str | None = _field(
+    judge: str | None = setting(
         None,
         "Of parm, who sees potential in half an image: shapes.potential, or a reward, by its score of it. Of reflect, "
         "the critic: shapes.critic, judge.critic, or judge.critic@PATH for other weights.",
     )
-    checkpoint: tuple[int, ...] = _field(
+    checkpoint: tuple[int, ...] = setting(
         (), "Tokens after which parm judges; may be given several times. [default: half an image]"
     )
-    least: float | None = _field(
+    least: float | None = setting(
         None, "Potential below which parm stops an image. [default: that of 4 in 10 of a pilot drawing]"
     )
-    rounds: int = _field(2, "Rounds of reflect, which share the images that --best-of allows.")
-    refine_by: str | None = _field(
+    rounds: int = setting(2, "Rounds of reflect, which share the images that --best-of allows.")
+    refine_by: str | None = setting(
         None, "Name or folder of a reward with a gradient, by which every kept image is refined in its codes."
     )
-    trust: float = _field(1.0, "Squared distance of codes that refining may go for each unit of its reward.")
-    out: str = _field("samples", "Folder for the images and manifest.jsonl.")
+    trust: float = setting(1.0, "Squared distance of codes that refining may go for each unit of its reward.")
+    out: str = setting("samples", "Folder for the images and manifest.jsonl.")
 
     def __post_init__(self) -> None:
         if self.prompt and self.prompts:
@@ -185,33 +182,33 @@ class Drawing:
 class Evaluation:
     """What `rwk evaluate` measures of a generator."""
 
-    generator: str = _field("shapes.llama", "Name or folder of the generator.")
-    benchmarks: tuple[str, ...] = _field(
+    generator: str = setting("shapes.llama", "Name or folder of the generator.")
+    benchmarks: tuple[str, ...] = setting(
         (),
         "shapes.long, shapes.short, either with .held_out behind it; geneval, or geneval:FILE for its metadata; "
         "compbench:FOLDER of T2I-CompBench's prompts; dpg:FILE of DPG-Bench's questions; or a file of prompts for the "
         "rewards to judge; may be given several times. [default: all four of shapes]",
         option="--benchmark",
     )
-    rewards: tuple[str, ...] = _field(
+    rewards: tuple[str, ...] = setting(
         (),
         "Name or folder of a reward whose mean score is measured too; may be given several times.",
         option="--reward",
     )
-    gold: tuple[str, ...] = _field(
+    gold: tuple[str, ...] = setting(
         (),
         "NAME@PATH of a reward that a benchmark judges by, with the weights to take; may be given several times. "
         "[default: the published weights]",
     )
-    judge: str = _field("judge.question", "Name of the reward that answers DPG-Bench's questions.")
-    prompts: int | None = _field(
+    judge: str = setting("judge.question", "Name of the reward that answers DPG-Bench's questions.")
+    prompts: int | None = setting(
         None,
         "Prompts of each benchmark, or of each category of geneval and compbench. "
         "[default: 60 of shapes, 80 of geneval's categories, all of a file]",
     )
-    images: int = _field(4, "Images of each prompt and seed.")
-    seeds: int = _field(3, "How many seeds, from --seed on.")
-    out: Path | None = _field(None, "Folder for the results. [default: the next free one below runs/]")
+    images: int = setting(4, "Images of each prompt and seed.")
+    seeds: int = setting(3, "How many seeds, from --seed on.")
+    out: Path | None = setting(None, "Folder for the results. [default: the next free one below runs/]")
 
     def __post_init__(self) -> None:
         for name in ("prompts", "images", "seeds"):
