@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from rwk.adapters.llamagen_vq import Attention
 from rwk.adapters.published import Origin, fill, read
 from rwk.adapters.torchscript import read_torchscript
 
@@ -109,7 +110,7 @@ class Decoder(nn.Module):
         self.mid = nn.ModuleDict(
             {
                 "block_1": Block(coarsest, coarsest),
-                "attn_1": nn.Sequential(Attention(coarsest), OverTime(coarsest)),
+                "attn_1": nn.Sequential(Attention(coarsest, groups=1), OverTime(coarsest, groups=1)),
                 "block_2": Block(coarsest, coarsest),
             }
         )
@@ -160,24 +161,6 @@ class Block(nn.Module):
     def forward(self, hidden: Tensor) -> Tensor:
         inner = self.conv1(F.silu(self.norm1(hidden)))
         made: Tensor = self.nin_shortcut(hidden) + self.conv2(F.silu(self.norm2(inner)))
-        return made
-
-
-class Attention(nn.Module):
-    """Of every place to every place, with one head."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.norm = norm(width)
-        self.q, self.k, self.v, self.proj_out = (nn.Conv2d(width, width, 1) for _ in range(4))
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        made: Tensor = hidden + self.proj_out(self.seen(self.norm(hidden)))
-        return made
-
-    def seen(self, normed: Tensor) -> Tensor:
-        q, k, v = (part(normed).flatten(2).mT for part in (self.q, self.k, self.v))  # [B, L, C]
-        made: Tensor = F.scaled_dot_product_attention(q, k, v).mT.unflatten(2, normed.shape[2:])
         return made
 
 

@@ -14,8 +14,8 @@ from torchvision.transforms.functional import to_pil_image
 
 from rwk.adapters.llamagen_gpt import Gpt, GptConfig
 from rwk.adapters.llamagen_vq import Vq, VqConfig
-from rwk.adapters.published import Origin, beside, find, read
-from rwk.adapters.saved_networks import Tensors, filled, read_networks, write_networks
+from rwk.adapters.published import Origin, read
+from rwk.adapters.saved_networks import Tensors, filled, find_both, read_networks, write_networks
 from rwk.policy_opt.generator import GeneratorSpec, Sampling
 from rwk.policy_opt.rollout import CausalGenerator
 
@@ -53,12 +53,7 @@ class LlamaGen(CausalGenerator):
             ValueError: for files that are not these checkpoints.
             RunFailed: where a file cannot be had.
         """
-        name, gpt, vq = self.spec.name, self.origin, self.vq_origin
-        by_hand = f"copy {gpt.file} and {vq.file} into one folder and name it as {{name}}@PATH"
-        paths = (
-            find(name, gpt, weights, revision, by_hand=by_hand),
-            find(name, vq, beside(weights, vq.file), revision, by_hand=by_hand),
-        )
+        paths = find_both(self.spec.name, self.origin, self.vq_origin, weights, revision)
         self._take(self.sizes, self.vq_sizes, [published(path) for path in paths], device, dtype)
 
     def _take(self, gpt: GptConfig, vq: VqConfig, tensors: list[Tensors], device: str, dtype: str) -> Self:

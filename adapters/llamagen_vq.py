@@ -159,17 +159,24 @@ class Block(nn.Module):
 class Attention(nn.Module):
     """Of every place to every place, with one head."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, *, groups: int = 32) -> None:
+        """
+        Args:
+            groups: of channels, which are normalised together.
+        """
         super().__init__()
-        self.norm = norm(width)
+        self.norm = nn.GroupNorm(groups, width, eps=1e-6)
         self.q, self.k, self.v, self.proj_out = (nn.Conv2d(width, width, 1) for _ in range(4))
 
     def forward(self, hidden: Tensor) -> Tensor:
-        normed = self.norm(hidden)
+        made: Tensor = hidden + self.proj_out(self.seen(self.norm(hidden)))
+        return made
+
+    def seen(self, normed: Tensor) -> Tensor:
+        """What every place takes from the others."""
         q, k, v = (part(normed).flatten(2).mT for part in (self.q, self.k, self.v))  # [B, L, C]
-        seen = F.scaled_dot_product_attention(q, k, v).mT.unflatten(2, hidden.shape[2:])
-        made: Tensor = self.proj_out(seen)
-        return hidden + made
+        made: Tensor = F.scaled_dot_product_attention(q, k, v).mT.unflatten(2, normed.shape[2:])
+        return made
 
 
 class Down(nn.Module):

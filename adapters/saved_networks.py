@@ -12,10 +12,29 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from rwk.adapters.published import fill
+from rwk.adapters.published import Origin, beside, fill, find
 from rwk.policy_opt.generator import GeneratorSpec
 
 Tensors = Mapping[str, Tensor]
+
+
+def find_both(
+    name: str, network: Origin, tokenizer: Origin, weights: str | Path | None, revision: str | None
+) -> tuple[Path, Path]:
+    """Where the files of a network and of its tokenizer of images lie; the second beside the first, or on the hub.
+
+    Args:
+        name: of the generator.
+        weights: the file of the network, or a folder that holds it; by default it comes from the hub.
+
+    Raises:
+        RunFailed: where one cannot be had.
+    """
+    by_hand = f"copy {network.file} and {tokenizer.file} into one folder and name it as {{name}}@PATH"
+    return (
+        find(name, network, weights, revision, by_hand=by_hand),
+        find(name, tokenizer, beside(weights, tokenizer.file), revision, by_hand=by_hand),
+    )
 
 
 def filled(name: str, build: Callable[[], nn.Module], tensors: Tensors, device: str, dtype: str) -> Any:

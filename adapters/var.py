@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torchvision.transforms.functional import to_pil_image
 
 from rwk.adapters.llamagen_c2i import class_of
-from rwk.adapters.published import Origin, beside, find, read
-from rwk.adapters.saved_networks import Tensors, filled, read_networks, write_networks
+from rwk.adapters.published import Origin, read
+from rwk.adapters.saved_networks import Tensors, filled, find_both, read_networks, write_networks
 from rwk.adapters.var_transformer import Cache, VarConfig, VarTransformer
 from rwk.adapters.var_vq import VarVq, VarVqConfig
 from rwk.policy_opt.generator import GeneratorSpec, Sampling
@@ -71,12 +71,7 @@ class Var16(StepwiseGenerator):
             ValueError: for files that are not these checkpoints.
             RunFailed: where a file cannot be had.
         """
-        name, gpt, vq = self.spec.name, self.origin, self.vq_origin
-        by_hand = f"copy {gpt.file} and {vq.file} into one folder and name it as {{name}}@PATH"
-        paths = (
-            find(name, gpt, weights, revision, by_hand=by_hand),
-            find(name, vq, beside(weights, vq.file), revision, by_hand=by_hand),
-        )
+        paths = find_both(self.spec.name, self.origin, self.vq_origin, weights, revision)
         self._take(self.sizes, self.vq_sizes, [published(path) for path in paths], device, dtype)
 
     def _take(self, gpt: VarConfig, vq: VarVqConfig, tensors: list[Tensors], device: str, dtype: str) -> Self:

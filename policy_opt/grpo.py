@@ -199,9 +199,10 @@ class _Draw:
             seconds_sample=drawing,
             seconds_score=time.perf_counter() - began - drawing,
         )
-        if self.sampling.mode == "cond_only" and not self.recipes:  # else it is measured while learning
+        if self.sampling.mode == "cond_only":  # else it is measured while learning
             one = rollout[: config.group_size]
-            self.journal.note(drift=gather(drift(self.generator, one, one.logprobs)).mean().item())
+            apart = drift(by_recipe(self.generator.statistics), one, one.logprobs)
+            self.journal.note(drift=gather(apart).mean().item())
         if self.reference and config.kl_every and step % config.kl_every == 0:
             kl = kl_per_image(by_recipe(self.generator.statistics), by_recipe(self.reference), rollout)
             self.journal.note(kl=gather(kl).mean().item())

@@ -16,19 +16,22 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from rwk.policy_opt.generator import Generator, Rollout
+from rwk.policy_opt.generator import Rollout
+from rwk.policy_opt.policy import Statistics
 
 
-def drift(generator: Generator, rollout: Rollout, trained: Tensor) -> Tensor:
+def drift(statistics: Statistics, rollout: Rollout, trained: Tensor) -> Tensor:
     """[B] nats a token: mean distance of teacher forcing from the sampler, guided as the sampler is.
 
     Args:
-        generator: as it was when it drew the rollout.
+        statistics: of the generator as it was when it drew the rollout.
         trained: [B, L] log-probabilities under `rollout.sampling`, which are taken where they are guided.
     """
     if rollout.sampling.mode == "cond_only":
         with torch.no_grad():
-            trained = generator.logprobs(replace(rollout, sampling=replace(rollout.sampling, mode="matched")))
+            recipes = tuple(replace(recipe, mode="matched") for recipe in rollout.recipes)
+            matched = replace(rollout, sampling=replace(rollout.sampling, mode="matched"), recipes=recipes)
+            trained = statistics(matched).logprobs
     return (trained - rollout.logprobs).abs().mean(1)
 
 

@@ -240,7 +240,7 @@ class _Artist:
             logprobs = self.generator.logprobs(rollout[rows]) if len(rows) else rollout.logprobs[:0]
             reference = self.fixed(rollout[rows]).logprobs if self.fixed and len(rows) else logprobs
         won, lost = reference.sum(1).cpu()[place].chunk(2)
-        apart = drift(self.generator, rollout[rows], logprobs) if len(rows) else logprobs.sum(1)
+        apart = drift(self.generator.statistics, rollout[rows], logprobs) if len(rows) else logprobs.sum(1)
         gap = (rollout.logprobs[rows] - logprobs).mean(1)
         apart, gap = (column.cpu()[place].view(2, -1).mean(0) for column in (apart, gap))
         drawn = handles.repeat_interleave(config.group_size)

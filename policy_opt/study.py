@@ -150,9 +150,10 @@ class Cell(NamedTuple):
         """What it will cost, computed from the settings."""
         images = self.iterations * self.config_images()
         gold = gold_of(self.experiment.prompts)
-        scored = len({*self.experiment.rewards, *([gold] if gold else [])})
-        judged = self.iterations * 2 * len(_sizes(self.experiment).test) * self.experiment.eval_prompts
         config = self.config
+        later = config.then if isinstance(config, Grpo) else ()
+        scored = len({*self.experiment.rewards, *later, *([gold] if gold else [])})
+        judged = self.iterations * 2 * len(_sizes(self.experiment).test) * self.experiment.eval_prompts
         if isinstance(config, Grpo):
             trained = config.rows * config.steps
             seconds = images * SECONDS["grpo"]

@@ -100,6 +100,13 @@ def test_what_is_held_against_what() -> None:
     ]
 
 
+def test_rewards_of_a_later_stage_are_counted() -> None:
+    """Every reward of a run scores all its images, whenever it is learnt from."""
+    later = {"of": "grpo", "then": ["sharpness"], "then_after": 2}
+    one, two = cells(Study(algorithms=("grpo",), variants={"two": later}, seeds=1))
+    assert two.plan().forwards == 2 * one.plan().forwards == 2 * two.plan().images
+
+
 def test_matching_is_exact_or_refused() -> None:
     """Updates and rounds that draw just as many images; fewer prompts than a round takes make smaller rounds."""
     assert matched(Grpo(num_iterations=2, save_every=0), 1024, 2000).steps == 16  # type: ignore[union-attr]

@@ -89,6 +89,15 @@ def test_a_run_trains_what_was_drawn(tmp_path: Path, change: dict[str, Any]) -> 
     assert drawn[-1] > drawn[0] + 0.1
 
 
+def test_drift_of_recipes_that_are_trained_unguided_is_rounding(tmp_path: Path) -> None:
+    """In mode cond_only each row is held against its own recipe, guided as it was drawn."""
+    config = replace(GRPO, steps=2, group_size=8, sub_policies=("temperature=0.7", "guidance=2"))
+    grpo(config, Toy(), BRIGHT, PROMPTS, out=tmp_path, sampling=Sampling(guidance=3.0, mode="cond_only"))
+    rows = read(tmp_path / "metrics.jsonl")
+    assert max(row["drift"] for row in rows) < 1e-5
+    assert max(row["guidance_gap"] for row in rows) > 1e-3
+
+
 def test_refuses_what_cannot_be_shared() -> None:
     """Recipes share a group equally, and go without weights of tokens."""
     two = ("temperature=0.7", "temperature=1.2")
