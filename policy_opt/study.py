@@ -101,9 +101,19 @@ ruin a generator. An iteration is a round of DPO, and a stretch of GRPO between 
 
 def read_study(path: Path) -> Study:
     """The study in a TOML or JSON file, of the fields of `Study`; raises ValueError for what is none of them."""
-    text = path.read_text(encoding="utf-8")
+    if path.is_dir():
+        raise ValueError(f"a study must be a TOML or JSON file, got the folder {path}; name the file.")
     try:
+        text = path.read_text(encoding="utf-8")
         found = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+    except (json.JSONDecodeError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} must be {'JSON' if path.suffix == '.json' else 'TOML'}, got {error}.") from error
+    known = [item.name for item in fields(Study)]
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} must hold an object of fields, got {found!r:.60}; see rwk.policy_opt.study.Study.")
+    if unknown := sorted(set(found) - set(known)):
+        raise ValueError(f"{path} must have fields of {', '.join(known)}, got {unknown[0]}; correct or remove it.")
+    try:
         found["axes"] = tuple(
             Axis(**{**axis, "rewards": tuple(axis.get("rewards", ()))}) for axis in found.get("axes", ())
         )

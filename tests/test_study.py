@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from rwk.policy_opt.configs import Dpo, Grpo
-from rwk.policy_opt.study import WORLD, Axis, Study, cells, matched
+from rwk.policy_opt.study import WORLD, Axis, Study, cells, matched, read_study
 from rwk.policy_opt.study_run import finished_cell, locked, run_cells
 
 SMALL = Study(
@@ -72,6 +72,27 @@ def test_study_that_is_none_is_refused(changes: dict[str, Any], said: str) -> No
     """Before anything is run, in one sentence."""
     with pytest.raises(ValueError, match=said):
         cells(Study(**changes))
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("cut.toml", 'algorithms = ["grpo"', "cut.toml must be TOML, got Unclosed array"),
+        ("cut.json", '{"seeds": ', "cut.json must be JSON, got Expecting value"),
+        (
+            "odd.json",
+            '{"seed": 3}',
+            "odd.json must have fields of name, algorithms, .*, got seed; correct or remove it",
+        ),
+        ("", "", "must be a TOML or JSON file, got the folder"),
+    ],
+)
+def test_file_that_holds_no_study_is_named(tmp_path: Path, name: str, text: str, said: str) -> None:
+    """With what is wrong in it."""
+    if name:
+        (tmp_path / name).write_text(text)
+    with pytest.raises(ValueError, match=said):
+        read_study(tmp_path / name)
 
 
 def test_what_is_held_against_what() -> None:
