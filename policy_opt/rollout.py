@@ -19,6 +19,7 @@ from rwk.policy_opt.batched import BatchedGenerator
 from rwk.policy_opt.distribution import distribution, draw, placed_uniforms, row_uniforms
 from rwk.policy_opt.generator import Rollout, Sampling, TokenStatistics
 from rwk.policy_opt.module_state import without_dropout
+from rwk.policy_opt.packed import outputs, packed
 from rwk.policy_opt.prefix import Prefix, right_behind, right_padded, slot
 
 
@@ -69,7 +70,7 @@ class CausalGenerator(BatchedGenerator):
         head, rows = self.causal_lm.get_output_embeddings(), slice(self.first_code, self.first_code + self.spec.codes)
         if type(head) is not nn.Linear:  # LoRA on the head, say: its rows are not in .weight alone
             return head(hidden)[..., rows]  # type: ignore[no-any-return]
-        return nn.functional.linear(hidden, head.weight[rows], None if head.bias is None else head.bias[rows])
+        return outputs(head, hidden, rows)
 
     def backbone(
         self, embeds: Tensor, *, positions: Tensor | None = None, mask: Tensor | None = None, cache: Any = None
@@ -98,7 +99,7 @@ class CausalGenerator(BatchedGenerator):
         recipe = sampling or self.spec.sampling
         rows, group = self._rows(prompts, per_prompt)
         noise = row_uniforms(rows, self.spec.tokens, seed).to(self.device)
-        with torch.no_grad(), without_dropout(self.module):
+        with torch.no_grad(), without_dropout(self.module), packed(self.module, rows=len(rows), calls=self.spec.tokens):
             branches = self._branches(list(dict.fromkeys(rows)), recipe.guidance)
             read = {ids: number for number, ids in enumerate(dict.fromkeys(chain(*branches)))}
             prefix = self._prefill(list(read), torch.empty([len(read), 0], dtype=torch.long, device=self.device))
@@ -124,7 +125,7 @@ class CausalGenerator(BatchedGenerator):
         recipe, tokens = sampling or self.spec.sampling, tokens.to(self.device)
         noise = placed_uniforms(prompts, places, self.spec.tokens, seed)[:, begun:end].to(self.device)
         drawn = []
-        with torch.no_grad(), without_dropout(self.module):
+        with torch.no_grad(), without_dropout(self.module), packed(self.module, rows=len(prompts), calls=end - begun):
             for part in self._parts(len(prompts), recipe.guidance):
                 codes = [tuple(row) for row in tokens[part].tolist()]
                 branches = self._branches(prompts[part], recipe.guidance)
