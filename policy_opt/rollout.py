@@ -21,6 +21,7 @@ from rwk.policy_opt.generator import Rollout, Sampling, TokenStatistics
 from rwk.policy_opt.module_state import without_dropout
 from rwk.policy_opt.packed import outputs, packed
 from rwk.policy_opt.prefix import Prefix, right_behind, right_padded, slot
+from rwk.policy_opt.shared_prefix import attending, shared_cache, shares
 
 
 class CausalGenerator(BatchedGenerator):
@@ -83,13 +84,14 @@ class CausalGenerator(BatchedGenerator):
             cache: transformers' `Cache`, or None.
         """
         decoder = self.causal_lm.get_decoder()
-        output = decoder(
-            inputs_embeds=embeds,
-            position_ids=positions,
-            attention_mask=mask,
-            past_key_values=cache,
-            use_cache=cache is not None,
-        )
+        with attending(decoder, cache):
+            output = decoder(
+                inputs_embeds=embeds,
+                position_ids=positions,
+                attention_mask=mask,
+                past_key_values=cache,
+                use_cache=cache is not None,
+            )
         return output.last_hidden_state  # type: ignore[no-any-return]
 
     def sample(
@@ -187,7 +189,9 @@ class CausalGenerator(BatchedGenerator):
         """
         (count, steps), width, filled = noise.shape, max(prefix.lengths), 0
         copies, room = len(source) // count, slot(prefix.codes + steps, self.line) - slot(prefix.codes, self.line)
-        cache, mask = prefix.expand(source, room), prefix.mask(source, room)
+        shared = shares(self.causal_lm, prefix, source)
+        cache = shared_cache(prefix, source, room) if shared else prefix.expand(source, room)
+        mask = None if shared else prefix.mask(source, room)
         positions = torch.tensor([[prefix.positions[row]] for row in source], device=self.device)
         hidden = prefix.hidden[torch.tensor(source, device=self.device)]  # [copies * B, D]
         tokens = torch.empty([count, steps], dtype=torch.long, device=self.device)
