@@ -1,13 +1,14 @@
-"""Attention of rows that go on from the same prefix: its keys and values are read once for all of them, not for each.
+"""Attention of rows that go on from the same prefix: its keys and values are read once for all, not for each row.
 
-The scores of a row are those of its prefix, for which the queries of all its rows are multiplied at once, and those of
-what it has drawn itself, side by side under one softmax. So the result is that of a cache in which every row has a copy
-of its prefix, up to rounding. Hydragen (Juravsky et al., arXiv:2402.05099) does so with two softmaxes.
+What a row sees is the mean of what it sees of its prefix, for which the queries of all its rows are multiplied at once,
+and of what it has drawn itself, each with the weight that a softmax over both gives it. So the result is that of a cache
+in which every row has a copy of its prefix, up to rounding: Hydragen (Juravsky et al., arXiv:2402.05099).
 """
 
 from __future__ import annotations
 
 import functools
+import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -31,18 +32,19 @@ class _Bunch:
 
     prefixes: Tensor
     """[u] long."""
+    width: int
+    """P, of the longest of them."""
     rows: Tensor | slice
     """[u * g] of the rows, by prefix."""
     shut: Tensor | None
-    """[u, 1, 1, P] true at padding."""
+    """[u, 1, 1, P] to add to the scores: shuts padding."""
 
-    def gathered(self, rows: Tensor, width: int) -> Tensor:
-        """[u, heads, g * n, width] of [rows, heads, n, width]."""
-        heads, count = rows.shape[1:3]
-        return rows[self.rows].view(len(self.prefixes), -1, heads, count, width).transpose(1, 2).flatten(2, 3)
+    def gathered(self, rows: Tensor) -> Tensor:
+        """[u, heads, g * n, ...] of [rows, heads, n, ...]."""
+        return rows[self.rows].unflatten(0, (len(self.prefixes), -1)).transpose(1, 2).flatten(2, 3)
 
     def scattered(self, bunch: Tensor, count: int) -> Tensor:
-        """[u * g, heads, n, width] of [u, heads, g * n, width]."""
+        """[u * g, heads, n, ...] of [u, heads, g * n, ...]."""
         return bunch.unflatten(2, (-1, count)).transpose(1, 2).flatten(0, 1)
 
 
@@ -86,18 +88,20 @@ def attending(decoder: Any, cache: Any) -> Iterator[None]:
 
 
 def _bunches(prefix: Prefix, source: Sequence[int]) -> list[_Bunch]:
-    device, width, many = prefix.hidden.device, max(prefix.lengths), Counter(source)
-    made = []
+    device, many, made = prefix.hidden.device, Counter(source), []
     for count in dict.fromkeys(many.values()):
         prefixes = [place for place in many if many[place] == count]
         rows = [row for place in prefixes for row, its in enumerate(source) if its == place]
         whole = rows == list(range(rows[0], rows[0] + len(rows)))
-        lengths = torch.tensor([prefix.lengths[place] for place in prefixes], device=device)[:, None, None, None]
+        lengths = torch.tensor([prefix.lengths[place] for place in prefixes], device=device)
+        padding = torch.arange(int(lengths.max()), device=device) >= lengths[:, None, None, None]  # [u, 1, 1, P]
+        shut = torch.zeros(padding.shape, dtype=prefix.hidden.dtype, device=device).masked_fill(padding, -math.inf)
         made.append(
             _Bunch(
                 torch.tensor(prefixes, device=device),
+                padding.shape[3],
                 slice(rows[0], rows[0] + len(rows)) if whole else torch.tensor(rows, device=device),
-                torch.arange(width, device=device) >= lengths if lengths.min() < width else None,
+                shut if padding.any() else None,
             )
         )
     return made
@@ -107,8 +111,14 @@ def _attend(
     module: Any, query: Tensor, layer: Any, _: Any, mask: None, *, scaling: float | None = None, **__: Any
 ) -> tuple[Tensor, None]:
     """[rows, 1, heads, size] of queries [rows, heads, 1, size]; the layer of the cache stands where keys would."""
-    scaling = query.shape[3] ** -0.5 if scaling is None else scaling
-    return layer.attended(query * scaling).transpose(1, 2), None
+    return layer.attended(query, query.shape[3] ** -0.5 if scaling is None else scaling).transpose(1, 2), None
+
+
+def _softmax(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, scale: float) -> tuple[Tensor, Tensor]:
+    """[b, heads, s, size] and [b, heads, s, 1]: what queries see of keys, and the log of the sum of their weights."""
+    attention = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default  # that of torch's own function
+    made, weight = attention(query, keys, values, attn_mask=mask, scale=scale)
+    return made, weight[..., None]
 
 
 @functools.cache
@@ -122,7 +132,9 @@ def _shared_layer() -> Any:
         def __init__(self, keys: Tensor, values: Tensor, bunches: list[_Bunch], rows: int, steps: int) -> None:
             super().__init__()
             _, heads, self.width, size = keys.shape
-            self.bunches = [(bunch, keys[bunch.prefixes], values[bunch.prefixes]) for bunch in bunches]
+            self.bunches = [
+                (bunch, *(tensor[bunch.prefixes, :, : bunch.width] for tensor in (keys, values))) for bunch in bunches
+            ]
             self.room = [keys.new_empty([rows, heads, steps, size]), values.new_empty([rows, heads, steps, size])]
             self.filled = 0
             self.is_initialized = True
@@ -136,23 +148,16 @@ def _shared_layer() -> Any:
         def get_seq_length(self) -> int:
             return self.width + self.filled
 
-        def attended(self, query: Tensor) -> Tensor:
-            """[rows, heads, 1, size] of scaled queries; heads that share keys are queries of one head."""
-            own, values = (room[:, :, : self.filled] for room in self.room)
-            query = query.reshape(len(query), own.shape[1], -1, own.shape[3])  # [rows, key heads, n, size]
-            rows, heads, count, size = query.shape
-            scores = query.new_empty([rows, heads, count, self.width + self.filled])
-            scores[..., self.width :] = query @ own.transpose(2, 3)
-            for bunch, keys, _ in self.bunches:
-                part = bunch.gathered(query, size) @ keys.transpose(2, 3)  # [u, key heads, g * n, P]
-                if bunch.shut is not None:
-                    part = part.masked_fill_(bunch.shut, torch.finfo(part.dtype).min)
-                scores[bunch.rows, :, :, : self.width] = bunch.scattered(part, count)
-            weights = scores.softmax(-1, dtype=torch.float32).to(query.dtype)
-            made = weights[..., self.width :] @ values
-            for bunch, _, values in self.bunches:
-                part = bunch.gathered(weights[..., : self.width], self.width) @ values
-                made[bunch.rows] += bunch.scattered(part, count)
-            return made.reshape(rows, heads * count, 1, size)
+        def attended(self, query: Tensor, scale: float) -> Tensor:
+            """[rows, heads, 1, size] of queries; heads that share keys are queries of one head."""
+            own = [room[:, :, : self.filled] for room in self.room]
+            split = query.reshape(len(query), own[0].shape[1], -1, query.shape[3])  # [rows, key heads, n, size]
+            made, weight = _softmax(split, *own, None, scale)
+            before, its_weight = torch.empty_like(made), torch.empty_like(weight)
+            for bunch, keys, values in self.bunches:
+                bunch_made, bunch_weight = _softmax(bunch.gathered(split), keys, values, bunch.shut, scale)
+                before[bunch.rows] = bunch.scattered(bunch_made, split.shape[2])
+                its_weight[bunch.rows] = bunch.scattered(bunch_weight, split.shape[2])
+            return made.lerp(before, (its_weight - weight).sigmoid().to(made.dtype)).reshape(query.shape)
 
     return SharedLayer
