@@ -223,7 +223,8 @@ def janus(options: argparse.Namespace) -> None:
             return generator.sample(prompts, per_prompt=options.group, seed=0, sampling=recipe).tokens
 
         greedy = ours(top_k=1)
-        for name, way in (("generate", janus_generate), ("the authors' loop", janus_loop)):
+        for name in options.against:
+            way = {"generate": janus_generate, "loop": janus_loop}[name]
             same = (way(generator, rows, guidance, greedy=True) == greedy).float().mean().item()
             if same < 1 and options.dtype == "float32":
                 raise SystemExit(f"greedy tokens of {name} are those of rwk in {same:.1%} of places; they must be all.")
@@ -273,6 +274,8 @@ def main() -> None:
         parser.add_argument(f"--{option}", type=int, help=defaults)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32")
+    ways = ["generate", "loop"]
+    parser.add_argument("--against", choices=ways, nargs="+", default=ways, help="of Janus: the authors' loop, say")
     parser.add_argument("--ceilings", action="store_true", help="of Janus also against what the machine can do")
     parser.add_argument("--clock", choices=[*CLOCKS], default="wall", help="cpu counts processor time, with one thread")
     options = parser.parse_args()

@@ -30,9 +30,10 @@ def packed(module: nn.Module, *, rows: int, calls: int) -> Iterator[None]:
         rows: that a layer reads at once.
         calls: of every layer.
     """
-    layers = [part for part in module.modules() if rows * calls >= LEAST_ROWS and _packable(part)]
+    linear = [part for part in module.modules() if isinstance(part, nn.Linear)] if rows * calls >= LEAST_ROWS else []
+    layers = [part for part in linear if _packable(part)]
     for layer in layers:
-        layer.forward = _Packed(layer, rows)
+        layer.forward = _Packed(layer, rows)  # type: ignore[method-assign, assignment]
     try:
         yield
     finally:
@@ -65,7 +66,7 @@ class _Packed:
         return torch.ops.mkldnn._linear_pointwise.default(hidden, *self.kept[key], "none", [], "")  # type: ignore[no-any-return]
 
 
-def _packable(part: nn.Module) -> bool:
+def _packable(part: nn.Linear) -> bool:
     if type(part) is not nn.Linear or "forward" in vars(part) or type(part.weight) is not nn.Parameter:
         return False
     if not torch.backends.mkldnn.is_available() or not torch.backends.mkldnn.enabled:

@@ -1,8 +1,8 @@
 """Attention of rows that go on from the same prefix: its keys and values are read once for all, not for each row.
 
 What a row sees is the mean of what it sees of its prefix, for which the queries of all its rows are multiplied at once,
-and of what it has drawn itself, each with the weight that a softmax over both gives it. So the result is that of a cache
-in which every row has a copy of its prefix, up to rounding: Hydragen (Juravsky et al., arXiv:2402.05099).
+and of what it has drawn itself, each with the weight that a softmax over both gives it. So the result is that of a
+cache in which every row has a copy of its prefix, up to rounding: Hydragen (Juravsky et al., arXiv:2402.05099).
 """
 
 from __future__ import annotations
@@ -41,11 +41,13 @@ class _Bunch:
 
     def gathered(self, rows: Tensor) -> Tensor:
         """[u, heads, g * n, ...] of [rows, heads, n, ...]."""
-        return rows[self.rows].unflatten(0, (len(self.prefixes), -1)).transpose(1, 2).flatten(2, 3)
+        by_prefix: Tensor = rows[self.rows].unflatten(0, (len(self.prefixes), -1))
+        return by_prefix.transpose(1, 2).flatten(2, 3)
 
     def scattered(self, bunch: Tensor, count: int) -> Tensor:
         """[u * g, heads, n, ...] of [u, heads, g * n, ...]."""
-        return bunch.unflatten(2, (-1, count)).transpose(1, 2).flatten(0, 1)
+        by_row: Tensor = bunch.unflatten(2, (-1, count))
+        return by_row.transpose(1, 2).flatten(0, 1)
 
 
 def shares(causal_lm: Any, prefix: Prefix, source: Sequence[int]) -> bool:
@@ -132,9 +134,8 @@ def _shared_layer() -> Any:
         def __init__(self, keys: Tensor, values: Tensor, bunches: list[_Bunch], rows: int, steps: int) -> None:
             super().__init__()
             _, heads, self.width, size = keys.shape
-            self.bunches = [
-                (bunch, *(tensor[bunch.prefixes, :, : bunch.width] for tensor in (keys, values))) for bunch in bunches
-            ]
+            cut = [(bunch.prefixes, slice(None), slice(bunch.width)) for bunch in bunches]
+            self.bunches = [(bunch, keys[part], values[part]) for bunch, part in zip(bunches, cut, strict=True)]
             self.room = [keys.new_empty([rows, heads, steps, size]), values.new_empty([rows, heads, steps, size])]
             self.filled = 0
             self.is_initialized = True
@@ -150,9 +151,9 @@ def _shared_layer() -> Any:
 
         def attended(self, query: Tensor, scale: float) -> Tensor:
             """[rows, heads, 1, size] of queries; heads that share keys are queries of one head."""
-            own = [room[:, :, : self.filled] for room in self.room]
-            split = query.reshape(len(query), own[0].shape[1], -1, query.shape[3])  # [rows, key heads, n, size]
-            made, weight = _softmax(split, *own, None, scale)
+            keys, values = (room[:, :, : self.filled] for room in self.room)
+            split = query.reshape(len(query), keys.shape[1], -1, query.shape[3])  # [rows, key heads, n, size]
+            made, weight = _softmax(split, keys, values, None, scale)
             before, its_weight = torch.empty_like(made), torch.empty_like(weight)
             for bunch, keys, values in self.bunches:
                 bunch_made, bunch_weight = _softmax(bunch.gathered(split), keys, values, bunch.shut, scale)
