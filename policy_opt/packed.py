@@ -17,6 +17,8 @@ LEAST_ROWS = 512
 """Rows that a layer reads, all calls together, for which laying it out pays."""
 LEAST_WEIGHTS = 1 << 17
 """Of a layer; with a smaller one torch is as fast, or faster."""
+MOST_BYTES = 1 << 33
+"""Of the layers that would be laid out, which takes as much memory again."""
 
 
 @contextmanager
@@ -24,14 +26,16 @@ def packed(module: nn.Module, *, rows: int, calls: int) -> Iterator[None]:
     """Faster linear layers on a CPU until the end, for code without gradient that changes no weight.
 
     Each is laid out when it is first called, in memory of its own. What it makes differs by rounding alone. Layers of
-    other devices and types, small, sharded and changed ones stay as they are; so do all, where there are few rows.
+    other devices and types, small, sharded and changed ones stay as they are; so do all, where they are too large
+    together or are to read few rows.
 
     Args:
         rows: that a layer reads at once.
         calls: of every layer.
     """
-    linear = [part for part in module.modules() if isinstance(part, nn.Linear)] if rows * calls >= LEAST_ROWS else []
-    layers = [part for part in linear if _packable(part)]
+    layers = [part for part in module.modules() if isinstance(part, nn.Linear) and _packable(part)]
+    if rows * calls < LEAST_ROWS or sum(layer.weight.nbytes for layer in layers) > MOST_BYTES:
+        layers = []
     for layer in layers:
         layer.forward = _Packed(layer, rows)  # type: ignore[method-assign, assignment]
     try:

@@ -72,8 +72,8 @@ def test_undone_after_an_error() -> None:
     assert laid_out(layers) == [False, False]
 
 
-def test_left_alone() -> None:
-    """Few rows, small layers, doubles, and layers that are more than their weights."""
+def test_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few rows, small layers, doubles, layers that are more than their weights, and too large a network."""
     odd = nn.Sequential(
         nn.Linear(16, 16), network(torch.float64), nn.modules.linear.NonDynamicallyQuantizableLinear(512, 512)
     )
@@ -81,6 +81,9 @@ def test_left_alone() -> None:
         assert not any(laid_out(odd))
     layers = network()
     with packed(layers, rows=16, calls=2):
+        assert not any(laid_out(layers))
+    monkeypatch.setattr(module_packed, "MOST_BYTES", sum(weight.nbytes for weight in layers.parameters()) - 4096)
+    with packed(layers, rows=16, calls=100):
         assert not any(laid_out(layers))
 
 
