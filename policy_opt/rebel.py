@@ -37,17 +37,19 @@ def rebel(
     return learn_in_rounds(config, rebel_trainer, generator, rewards, prompts, **run)
 
 
-def rebel_loss(won: Tensor, lost: Tensor, margin: Tensor, *, eta: float) -> Tensor:
-    """[] mean squared error of the rewards' differences, as the policy implies them.
+def rebel_loss(won: Tensor, lost: Tensor, margin: Tensor, weight: Tensor, *, eta: float) -> Tensor:
+    """[] mean squared error of the rewards' differences of weighted pairs, as the policy implies them.
 
     Args:
         won: [P] nats: log-probability of the better image of a pair less that under the policy that drew it.
         lost: [P] nats: the same of the worse image.
         margin: [P] by how much the reward of the better image is larger.
+        weight: [P].
         eta: nats for each unit of reward.
 
     >>> import torch
-    >>> rebel_loss(torch.tensor([3.0]), torch.tensor([-1.0]), torch.tensor([0.5]), eta=2.0)
+    >>> one = torch.ones(1)
+    >>> rebel_loss(3 * one, -one, 0.5 * one, one, eta=2.0)
     tensor(2.2500)
     """
-    return ((won - lost) / eta - margin).square().mean()
+    return (weight * ((won - lost) / eta - margin).square()).mean()

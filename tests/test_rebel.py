@@ -52,7 +52,7 @@ def test_loss() -> None:
     expected = 0.0
     for i in range(3):
         expected += ((won[i] - lost[i]) / 4.0 - margin[i]) ** 2 / 3
-    loss = rebel_loss(torch.tensor(won), torch.tensor(lost), torch.tensor(margin), eta=4.0)
+    loss = rebel_loss(torch.tensor(won), torch.tensor(lost), torch.tensor(margin), torch.ones(3), eta=4.0)
     assert loss.item() == pytest.approx(expected)
 
 
@@ -67,7 +67,7 @@ def test_its_minimum_reweighs_by_the_reward() -> None:
     def closure() -> torch.Tensor:
         optimiser.zero_grad()
         ratio = logits.log_softmax(0) - drew
-        loss = rebel_loss(ratio[first], ratio[second], reward[first] - reward[second], eta=2.0)
+        loss = rebel_loss(ratio[first], ratio[second], reward[first] - reward[second], torch.ones(len(first)), eta=2.0)
         loss.backward()  # type: ignore[no-untyped-call]
         return loss
 
