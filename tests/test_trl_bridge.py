@@ -109,7 +109,7 @@ def test_private_attributes(tmp_path: Path, algorithm: str) -> None:
     trainer = trainer_of(algorithm, tmp_path, pairs if algorithm == "dpo" else lambda handles, step: None)
     names = {
         "grpo": ["_step", "_metrics", "beta", "ref_model", "num_iterations"],
-        "dpo": ["precompute_ref_logps", "use_weighting"],
+        "dpo": ["use_weighting"],
     }
     for name in names[algorithm]:
         assert hasattr(trainer, name), f"{name}: {HINT}"
@@ -249,7 +249,7 @@ def test_pair_gradient(tmp_path: Path, algorithm: str, micro: int) -> None:
     """The first update follows the mean over prompts of the mean over the pairs of each, accumulated or not.
 
     Of a pair it is - log sigmoid, with hard or soft labels, or the squared error, of the ratios. All pairs of five
-    images are learnt, but for those of equals, which the prompts have 1, 10 and 4 of.
+    images are learnt, but for those of equals: 4, 10 and 7 of a prompt.
     """
     reward = torch.tensor([1.0, 1, 1, 1, 0, 5, 2, 4, 1, 3, 2, 0, 1, 1, 1])
     rollout = Toy().sample(PROMPTS[:3], per_prompt=5, seed=5, sampling=GUIDED)
