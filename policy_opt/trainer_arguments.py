@@ -27,7 +27,7 @@ def trainer_arguments(config: Optimisation, folder: Path, place: World, *, rows:
         "per_device_train_batch_size": micro,
         "gradient_accumulation_steps": own // micro,
         "learning_rate": config.learning_rate,
-        "lr_scheduler_type": "constant_with_warmup" if config.schedule == "constant" else config.schedule,
+        **_schedule(config),
         "warmup_steps": config.warmup,
         "weight_decay": config.weight_decay,
         "max_grad_norm": config.max_grad_norm,
@@ -46,3 +46,13 @@ def trainer_arguments(config: Optimisation, folder: Path, place: World, *, rows:
         "ddp_find_unused_parameters": True,
         "remove_unused_columns": False,
     }
+
+
+def _schedule(config: Optimisation) -> dict[str, Any]:
+    """The schedule by the names of transformers."""
+    if config.schedule_end:
+        return {
+            "lr_scheduler_type": "cosine_with_min_lr",
+            "lr_scheduler_kwargs": {"min_lr_rate": config.schedule_end},
+        }
+    return {"lr_scheduler_type": "constant_with_warmup" if config.schedule == "constant" else config.schedule}
