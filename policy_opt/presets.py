@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 SIZES = (
-    *("learning_rate", "schedule", "schedule_end", "warmup", "steps", "prompts_per_step", "save_every"),
+    *("learning_rate", "schedule", "warmup", "steps", "prompts_per_step", "save_every"),
     "entropy_targets",  # nats, of a codebook of that size
 )
 """Settings that are left out where a preset is scaled down."""
@@ -105,7 +105,7 @@ PRESETS: dict[str, Preset] = {
         {
             "grpo": _OLD_TRL
             | {"group_size": 4, "beta": 0.04, "epsilon": 0.2, "learning_rate": 1e-6}
-            | {"schedule": "cosine", "schedule_end": 0.1, "warmup": 158}
+            | {"schedule": "cosine_to_tenth", "warmup": 158}
             | {"steps": 1572, "prompts_per_step": 7, "save_every": 100}
         },
         "updates are one pass through 11 thousand prompts, and a tenth of them the warm-up, by its paper, as its "

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
-Schedule = Literal["constant", "linear", "cosine"]
+Schedule = Literal["constant", "linear", "cosine", "cosine_to_tenth"]
 GrpoLoss = Literal["grpo", "gspo", "dapo", "dr_grpo", "bnpo", "cispo", "sapo"]
 Scale = Literal["group", "batch", "none"]
 Baseline = Literal["group", "others"]
@@ -37,8 +37,9 @@ class Optimisation:
     """What all algorithms have in common."""
 
     learning_rate: float = setting(2e-4, "Peak learning rate of AdamW.")
-    schedule: Schedule = setting("constant", "How the learning rate falls after the warm-up.")
-    schedule_end: float = setting(0.0, "Share of the peak that the schedule cosine ends at.")
+    schedule: Schedule = setting(
+        "constant", "How the learning rate falls after the warm-up: not, to 0, or by a cosine to a tenth."
+    )
     warmup: int = setting(0, "Updates over which the learning rate rises from 0.")
     weight_decay: float = setting(0.0, "Weight decay of AdamW.")
     max_grad_norm: float = setting(1.0, "Gradients longer than this are shortened to it.")
@@ -101,9 +102,6 @@ class Optimisation:
             "seed",
         ):
             check(getattr(self, name) >= 0, name, "be at least 0", getattr(self, name))
-        check(0 <= self.schedule_end <= 1, "schedule_end", "lie in 0..1", self.schedule_end)
-        if self.schedule_end:
-            check(self.schedule == "cosine", "schedule_end", "go with the schedule cosine", self.schedule)
         check(self.watch_every >= 1, "watch_every", "be at least 1", self.watch_every)
         check(0 <= self.collapse < 1, "collapse", "lie in 0..1", self.collapse)
         check(self.group_size >= 2, "group_size", "be at least 2", self.group_size, "one image has nothing to beat")
