@@ -55,8 +55,8 @@ def llamagen_t2i_shape(side: int) -> Shape:
     sizes = {"hidden": hidden, "layers": 36, "inner": 3584, "vocabulary": codes, "codes": codes}
     shape = llama_shape(**sizes, tokens=side**2, head="shared")
     projection, no_text = 2048 * hidden + hidden**2, 120 * 2048
-    ends = 2048 + hidden + 2 * hidden + hidden + codes
-    return replace(shape, parameters=shape.parameters + projection + no_text, linear=shape.linear + ends)
+    beside = 2048 + hidden + 2 * hidden + hidden + codes - 36 * 2 * hidden  # queries, keys and values are one layer
+    return replace(shape, parameters=shape.parameters + projection + no_text, linear=shape.linear + beside)
 
 
 EMU3 = llama_shape(

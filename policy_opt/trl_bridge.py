@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rwk.policy_opt.calibrated import soft_label_loss
 from rwk.policy_opt.configs import Dpo, Grpo, Rebel, Rft, Rounds
@@ -183,9 +183,13 @@ def _pair_trainer(
     """A trainer for pairs with a loss of our own, or else TRL's; `loss` is what TRL is told of it."""
     from datasets import Dataset
 
+    learner = learner_of(policy)
+    # Where it shards, TRL loads a reference from the hub although none is asked; so it is given an empty one.
+    empty = None if learner is policy else Policy(nn.Identity(), policy.statistics, [], policy.sampling)
     with quiet():
         trainer = dpo_class()(
-            model=learner_of(policy),
+            model=learner,
+            ref_model=empty,
             args=trl().DPOConfig(
                 **trainer_arguments(config, folder, place, rows=config.batch_size),
                 **loss,
@@ -199,7 +203,7 @@ def _pair_trainer(
             train_dataset=Dataset.from_dict({"prompt": list(range(len(pairs.handles)))}),
             processing_class=tokenizer(),
         )
-    trainer.own_loss = own
+    trainer.own_loss, trainer.ref_model = own, None
     return trainer
 
 

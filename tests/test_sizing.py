@@ -64,10 +64,10 @@ def test_work_by_hand() -> None:
     assert grpo.tokens_trained == 10 * 1280
     assert grpo.training_operations == SHAPE.active * (6 * 12800 + 2 * 6400)  # old log-probabilities are taken again
     rounds = {"rounds": 2, "prompts_per_round": 0, "group_size": 4}
-    for config, images in ((Dpo(**rounds), 400), (Rebel(**rounds, pairs="all"), 2400), (Rft(**rounds, keep=2), 400)):
+    for config, images in ((Dpo(**rounds), 400), (Rebel(**rounds, pairs="all"), 800), (Rft(**rounds, keep=2), 400)):
         found = plan(config, SHAPE, prompts=100, rewards=1, guided=False)
         assert (found.images_drawn, found.tokens_trained) == (800, images * 10)
-    assert plan(Dpo(**rounds, pairs="top_bottom"), SHAPE, prompts=9, rewards=1, guided=False).tokens_trained == 1440
+    assert plan(Dpo(**rounds, pairs="top_bottom"), SHAPE, prompts=9, rewards=1, guided=False).tokens_trained == 720
     slow = Card(operations=1.0, bandwidth=1e12, share=0.5)
     assert grpo.hours(slow) == pytest.approx((grpo.sampling_operations + 2 * grpo.training_operations) / 3600)
 
