@@ -4,8 +4,10 @@ For two images i and j of one prompt, with rewards R, and log-probabilities l no
 
     loss = ([(l_i - r_i) - (l_j - r_j)] / eta - [R_i - R_j])^2                                         `rebel_loss`
 
-Where it is 0 for every pair, the policy is the one that drew, reweighted by exp(eta R): a step of mirror descent. DPO
-learns from which image is better, this from by how much as well, so `eta` depends on the unit of the reward.
+An update takes its mean over prompts of the mean over the pairs of each, which over all pairs of n images is twice the
+variance of d_i = (l_i - r_i) / eta - R_i, with n - 1 below. Where it is 0 for every pair, the policy is the one that
+drew, reweighted by exp(eta R): a step of mirror descent. DPO learns from which image is better, this from by how much
+as well, so `eta` depends on the unit of the reward.
 
 Gao et al. (2024), arXiv:2404.16767; their code minimises eta^2 times this.
 """

@@ -51,6 +51,15 @@ def test_loss() -> None:
     assert loss.item() == pytest.approx(expected)
 
 
+def test_over_all_pairs_it_is_a_variance() -> None:
+    """Of n images it is twice the variance of what the policy implies less the reward."""
+    implied, reward = torch.randn(2, 6, generator=torch.Generator().manual_seed(1), dtype=torch.double)
+    first, second = torch.tensor(list(itertools.combinations(range(6), 2))).T
+    ratio = 3.0 * implied
+    loss = rebel_loss(ratio[first], ratio[second], reward[first] - reward[second], torch.ones(15), eta=3.0)
+    assert loss.item() == pytest.approx(2 * (implied - reward).var().item())
+
+
 def test_its_minimum_reweighs_by_the_reward() -> None:
     """Over all pairs of five images the best policy is p exp(eta R) / Z, with p the policy that drew."""
     drew = torch.tensor([0.1, 0.2, 0.3, 0.25, 0.15], dtype=torch.double).log()
