@@ -64,7 +64,9 @@ class Optimisation:
         switch=True,
     )
     micro_batch: int = setting(
-        0, "Images, or pairs, that go through the model at once in one process; 0 takes all of an update."
+        0,
+        "Images, or prompts with all their pairs, that go through the model at once in one process; 0 takes all of an "
+        "update.",
     )
     gradient_checkpointing: bool = setting(
         False,
