@@ -18,7 +18,7 @@ from PIL import Image, ImageChops
 
 from rwk.policy_opt.batched import BatchedGenerator
 from rwk.policy_opt.expect import HARD, PLAIN, draw, logprobs, require, require_close, require_unchanged
-from rwk.policy_opt.generator import GENERATORS, Generator
+from rwk.policy_opt.generator import GENERATORS, Generator, as_images
 from rwk.policy_opt.module_state import changes, in_mode, module_state
 from rwk.policy_opt.probability_checks import (
     check_any_tokens_have_logprobs,
@@ -180,6 +180,10 @@ def check_decode(generator: Generator) -> None:
     kept = tokens.clone()
     images = generator.decode(tokens)
     size = generator.spec.image_size
+    levels = generator.levels(tokens)
+    stated = (list(levels.shape), levels.dtype) == ([len(tokens), 3, size, size], torch.uint8)
+    require(stated, f"levels are {levels.dtype} of shape {list(levels.shape)}")
+    require(as_images(levels) == images, "levels are not those of the images that decode gives")
     seen = [(image.mode, image.size) for image in images]
     require(seen == [("RGB", (size, size))] * len(tokens), f"{len(tokens)} rows decode to {seen}")
     require(torch.equal(tokens, kept), "decode changed the tokens that it was given")

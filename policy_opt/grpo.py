@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
 from rwk.policy_opt.advantage import Weighted as Weighted
@@ -39,7 +38,7 @@ from rwk.policy_opt.policy import Policy, Statistics, World, kl_per_image, train
 from rwk.policy_opt.scored_draws import scored
 from rwk.policy_opt.sub_policies import by_recipe, draw_mixed, recipes_of
 from rwk.policy_opt.token_weights import check_token_weights, token_weights
-from rwk.policy_opt.variety import likeness, pictures, with_variety
+from rwk.policy_opt.variety import fields, likeness, with_variety
 from rwk.policy_opt.watch import Watch, Watched
 
 
@@ -168,9 +167,8 @@ class _Draw:
         size = config.prompts_per_draw or len(handles)
         parts = [handles[start : start + size] for start in range(0, len(handles), size)]
         drawn = (self._drawn(part, step) for part in parts)
-        draws = list(scored(drawn, rewards, meanwhile=config.score_meanwhile))
+        draws = list(scored(drawn, rewards, meanwhile=config.score_meanwhile, from_pixels=config.from_pixels))
         rollout = Rollout.joined([part.rollout for part in draws])
-        images = [image for part in draws for image in part.images]
         waited = sum(part.waited for part in draws)
         drawing = time.perf_counter() - began - waited
 
@@ -180,7 +178,7 @@ class _Draw:
         reward = combine(scores, weights, group, how=config.aggregation, min_std=floors, lower_k=config.lower_k)
         compared = win_rate(reward, group, unit=unit) if config.advantage == "win_rate" else reward
         if config.diversity:
-            alike = likeness(gather(pictures(images)), config.group_size)
+            alike = likeness(gather(torch.cat([fields(part.levels) for part in draws])), config.group_size)
             self.journal.note(likeness=alike.mean().item())
             compared = with_variety(reward, alike, group, weight=config.diversity, min_std=config.min_std)
         whole = config.diversity > 0 or standardised(weights, config.aggregation)
@@ -215,8 +213,8 @@ class _Draw:
             own = (own if own.ndim == 2 else own[:, None]) * share
         return rollout, own
 
-    def _drawn(self, handles: list[int], step: int) -> tuple[Rollout, list[Image.Image]]:
-        """A group for each of these prompts, and its images."""
+    def _drawn(self, handles: list[int], step: int) -> tuple[Rollout, Tensor]:
+        """A group for each of these prompts, and its images as 8-bit levels."""
         draw = draw_permuted if self.config.permute else type(self.generator).sample
         prompts, seed = [self.table[handle] for handle in handles], derived_seed(self.config.seed, step)
         size = self.config.group_size
@@ -224,7 +222,7 @@ class _Draw:
             rollout = draw_mixed(draw, self.generator, prompts, per_prompt=size, seed=seed, recipes=self.recipes)
         else:
             rollout = draw(self.generator, prompts, per_prompt=size, seed=seed, sampling=self.sampling)
-        return rollout, self.generator.decode(rollout.tokens)
+        return rollout, self.generator.levels(rollout.tokens)
 
 
 def prompt_schedule(config: Grpo, prompts: int) -> list[int]:

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any, Required, TypedDict
 
 import torch
-from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -199,7 +198,9 @@ class _Artist:
         files = [folder / f"{index:05d}.safetensors" for index in range(len(parts))]
         own = [index for index in range(self.place.rank, len(parts), self.place.size) if not files[index].exists()]
         drawn = (self._drawn(parts[index], derived_seed(self.config.seed, number, index)) for index in own)
-        for index, part in zip(own, scored(drawn, self.rewards, meanwhile=self.config.score_meanwhile), strict=True):
+        meanwhile, from_pixels = self.config.score_meanwhile, self.config.from_pixels
+        parts_scored = scored(drawn, self.rewards, meanwhile=meanwhile, from_pixels=from_pixels)
+        for index, part in zip(own, parts_scored, strict=True):
             draws = self._paired(parts[index], part.rollout, part.scores)
             save_whole({name: value.contiguous() for name, value in vars(draws).items()}, files[index])
         self.place.wait()
@@ -214,15 +215,15 @@ class _Artist:
             )
         return draws
 
-    def _drawn(self, handles: Tensor, seed: int) -> tuple[Rollout, list[Image.Image]]:
-        """A group for each of some prompts, and its images."""
+    def _drawn(self, handles: Tensor, seed: int) -> tuple[Rollout, Tensor]:
+        """A group for each of some prompts, and its images as 8-bit levels."""
         rollout = self.generator.sample(
             [self.table[handle] for handle in handles.tolist()],
             per_prompt=self.config.group_size,
             seed=seed,
             sampling=self.sampling,
         )
-        return rollout, self.generator.decode(rollout.tokens)
+        return rollout, self.generator.levels(rollout.tokens)
 
     def _paired(self, handles: Tensor, rollout: Rollout, scores: Tensor) -> Draws:
         """Scored images with their pairs, and the reference's log-probabilities of what is in a pair."""
