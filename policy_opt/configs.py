@@ -228,7 +228,11 @@ class Rounds(Optimisation):
         "off.",
     )
     epochs: int = setting(1, "Passes over what was chosen in a round.")
-    batch_size: int = setting(32, "Pairs, or images of rft, per update, over all processes.")
+    batch_size: int = setting(
+        32,
+        "Prompts, over all processes, that make one update with all their pairs, or images of rft; each prompt counts "
+        "the same, however many those are.",
+    )
     kl_every: int = setting(1, KL_EVERY)
     watch_every: int = setting(1, WATCH_EVERY)
 
@@ -243,6 +247,11 @@ class Rounds(Optimisation):
     @property
     def margins_count(self) -> bool:
         return self.min_confidence > 0
+
+    @property
+    def learnt(self) -> int:
+        """Images of a group that are learnt, at most."""
+        raise TypeError(f"no images to learn are known of {type(self).__name__}.")
 
 
 @dataclass(frozen=True)
@@ -263,6 +272,10 @@ class Pairwise(Rounds):
         choice("reference", self.reference, Reference)
         if self.pairs == "top_bottom":
             check(1 <= self.pair_k <= self.group_size // 2, "pair_k", "lie in 1..group_size / 2", self.pair_k)
+
+    @property
+    def learnt(self) -> int:
+        return {"best_worst": 2, "top_bottom": 2 * self.pair_k, "all": self.group_size}[self.pairs]
 
 
 @dataclass(frozen=True)
@@ -330,3 +343,7 @@ class Rft(Rounds):
     def __post_init__(self) -> None:
         super().__post_init__()
         check(1 <= self.keep < self.group_size, "keep", "lie in 1..group_size - 1", self.keep, "the worst is no model")
+
+    @property
+    def learnt(self) -> int:
+        return self.keep

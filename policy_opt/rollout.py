@@ -13,11 +13,12 @@ from itertools import chain
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from rwk.policy_opt.batched import BatchedGenerator
 from rwk.policy_opt.distribution import distribution, draw, placed_uniforms, row_uniforms
 from rwk.policy_opt.generator import Rollout, Sampling, TokenStatistics
+from rwk.policy_opt.head_rows import head_rows
 from rwk.policy_opt.module_state import without_dropout
 from rwk.policy_opt.prefix import Prefix, right_behind, right_padded, slot
 
@@ -66,10 +67,8 @@ class CausalGenerator(BatchedGenerator):
 
     def image_logits(self, hidden: Tensor) -> Tensor:
         """[..., K] logits of the image codes alone, of hidden states [..., D]."""
-        head, rows = self.causal_lm.get_output_embeddings(), slice(self.first_code, self.first_code + self.spec.codes)
-        if type(head) is not nn.Linear:  # LoRA on the head, say: its rows are not in .weight alone
-            return head(hidden)[..., rows]  # type: ignore[no-any-return]
-        return nn.functional.linear(hidden, head.weight[rows], None if head.bias is None else head.bias[rows])
+        rows = slice(self.first_code, self.first_code + self.spec.codes)
+        return head_rows(self.causal_lm.get_output_embeddings(), hidden, rows)
 
     def backbone(
         self, embeds: Tensor, *, positions: Tensor | None = None, mask: Tensor | None = None, cache: Any = None

@@ -92,7 +92,7 @@ def learn_in_rounds(
     recipe = sampling or generator.spec.sampling
     floors = floors_of(rewards, config.std_floor, min_std=MIN_STD)
     fixed = isinstance(config, Pairwise) and config.reference == "fixed"
-    updates = images = pairs = referred = 0
+    updates = images = learnt = referred = 0
     with trainable(generator, config, keep=config.kl_every > 0 or fixed) as began:
         artist = _Artist(config, generator, rewards, unit, floors, table, recipe, place, began if fixed else None)
         policy = Policy(generator.module, generator.statistics, table, recipe)
@@ -111,15 +111,17 @@ def learn_in_rounds(
                 due = (number + 1) % config.watch_every == 0
                 _train(config, trainer_of, policy, drawn, soft, journal, watch, folder, place, due=due, before=updates)
             policy.load_state_dict(load_file(folder / "policy.safetensors"), strict=False)
-            updates, images, pairs = updates + drawn.updates(config), images + len(drawn.tokens), pairs + len(drawn.won)
-            referred += len(torch.cat([drawn.won, drawn.lost]).unique())
+            updates, images = updates + drawn.updates(config), images + len(drawn.tokens)
+            paired = torch.cat([drawn.won, drawn.lost]).unique()
+            learnt += len(drawn.won.unique() if isinstance(config, Rft) else paired)
+            referred += len(paired)
             if began and config.kl_every and number % config.kl_every == 0:
                 referred += min(KL_IMAGES, len(drawn.tokens))
             if watch.ended == updates:
                 break
         watch.conclude()
     tuned = publish(generator, out / "generator", place)
-    tokens = config.epochs * pairs * (1 if isinstance(config, Rft) else 2) * generator.spec.tokens
+    tokens = config.epochs * learnt * generator.spec.tokens
     seconds = time.perf_counter() - journal.started
     return Trained(
         tuned,
@@ -162,9 +164,7 @@ def _train(
     checkpoint = last_checkpoint(folder / "checkpoints")
     journal.forget_after(before + step_of(checkpoint))
     watch.begin(before + step_of(checkpoint))
-    # The last update is filled up with the first pairs, so that it has the same number in each of several processes.
-    taken = torch.arange(-(-len(drawn.won) // config.batch_size) * config.batch_size) % len(drawn.won)
-    pairs = drawn.preferences(taken, soft)
+    pairs = drawn.preferences(config, soft)
     trainer = trainer_of(config, policy, pairs, journal, folder / "checkpoints", place, before=before)
     trl.train(trainer, checkpoint, ends=watch.every(drawn.updates(config), before=before) if due else None)
     if place.rank == 0:

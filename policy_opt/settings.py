@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
-Schedule = Literal["constant", "linear", "cosine"]
+Schedule = Literal["constant", "linear", "cosine", "cosine_to_tenth"]
 GrpoLoss = Literal["grpo", "gspo", "dapo", "dr_grpo", "bnpo", "cispo", "sapo"]
 Scale = Literal["group", "batch", "none"]
 Baseline = Literal["group", "others"]
@@ -37,7 +37,9 @@ class Optimisation:
     """What all algorithms have in common."""
 
     learning_rate: float = setting(2e-4, "Peak learning rate of AdamW.")
-    schedule: Schedule = setting("constant", "How the learning rate falls after the warm-up.")
+    schedule: Schedule = setting(
+        "constant", "How the learning rate falls after the warm-up: not, to 0, or by a cosine to a tenth."
+    )
     warmup: int = setting(0, "Updates over which the learning rate rises from 0.")
     weight_decay: float = setting(0.0, "Weight decay of AdamW.")
     max_grad_norm: float = setting(1.0, "Gradients longer than this are shortened to it.")

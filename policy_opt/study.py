@@ -169,7 +169,7 @@ class Cell(NamedTuple):
             seconds = images * SECONDS["grpo"]
         else:
             groups = per_unit(config, _prompts(self.experiment)) // config.group_size
-            trained = groups * (config.keep if isinstance(config, Rft) else 2) * config.epochs * config.rounds
+            trained = groups * config.learnt * config.epochs * config.rounds
             seconds = images * SECONDS["dpo"]
         judged *= self.experiment.eval_images
         return Plan(images, images * scored, self.iterations * trained, judged, seconds + judged * SECONDS["judged"])

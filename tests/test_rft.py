@@ -43,8 +43,10 @@ def test_kept() -> None:
 def test_gradient(tmp_path: Path, micro: int) -> None:
     """The first update follows the mean of - log p over tokens and images, however it is accumulated."""
     won = Toy().sample(PROMPTS[:3], seed=5, sampling=GUIDED)
-    none = torch.zeros(3)
-    pairs = PreferencePairs(torch.arange(3), won.tokens, torch.zeros_like(won.tokens), none, none, none + 1, none + 1)
+    none, won_tokens = torch.zeros(3, 1), won.tokens[:, None]
+    pairs = PreferencePairs(
+        torch.arange(3), won_tokens, torch.zeros_like(won_tokens), none, none, none + 1, none + 1, none + 1
+    )
     generator = Toy()
     policy = Policy(generator.module, generator.statistics, PROMPTS, GUIDED)
     config = replace(RFT, batch_size=3, epochs=1, max_grad_norm=1e4, micro_batch=micro)
