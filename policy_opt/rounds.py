@@ -27,7 +27,17 @@ from rwk.policy_opt.configs import Dpo, Pairwise, Rft, Rounds
 from rwk.policy_opt.draws import Draws, joined, save_whole
 from rwk.policy_opt.generator import Generator, Rollout, Sampling
 from rwk.policy_opt.guards import diversity
-from rwk.policy_opt.journal import Journal, Progress, Trained, derived_seed, last_checkpoint, publish, start, step_of
+from rwk.policy_opt.journal import (
+    Journal,
+    Progress,
+    Trained,
+    derived_seed,
+    ends_after,
+    last_checkpoint,
+    publish,
+    start,
+    step_of,
+)
 from rwk.policy_opt.off_policy import drift
 from rwk.policy_opt.pairs import mined
 from rwk.policy_opt.policy import Policy, Statistics, World, trainable, world
@@ -51,6 +61,7 @@ class RunOptions(TypedDict, total=False):
     resume: bool
     progress: Progress | None
     watched: Watched | None
+    seconds: float | None
 
 
 def learn_in_rounds(
@@ -65,6 +76,7 @@ def learn_in_rounds(
     resume: bool = False,
     progress: Progress | None = None,
     watched: Watched | None = None,
+    seconds: float | None = None,
 ) -> Trained:
     """Tunes the generator, in place and as `out/generator`, and writes `out/metrics.jsonl`.
 
@@ -79,6 +91,7 @@ def learn_in_rounds(
         resume: go on with what is in `out`, from the generator that the run began with.
         progress: is called after each update.
         watched: a reward to look at every `watch_every` rounds.
+        seconds: of processor time after which the run ends, at the next update.
 
     Raises:
         ValueError: for numbers that do not fit together.
@@ -93,26 +106,39 @@ def learn_in_rounds(
     recipe = sampling or generator.spec.sampling
     floors = floors_of(rewards, config.std_floor, min_std=MIN_STD)
     fixed = isinstance(config, Pairwise) and config.reference == "fixed"
-    updates = images = pairs = referred = 0
+    limit = ends_after(journal, seconds, place)
+    updates = images = learnt = referred = 0
     with trainable(generator, config, keep=config.kl_every > 0 or fixed) as began:
         artist = _Artist(config, generator, rewards, unit, floors, table, recipe, place, began if fixed else None)
         policy = Policy(generator.module, generator.statistics, table, recipe)
         watch = Watch(watched, config, generator, rewards, recipe, out, policy, journal, place, began)
         watch.begin(sys.maxsize)
         for number in range(config.rounds):
+            if seconds is not None and journal.spent(updates) >= seconds:
+                break
             folder = out / f"round-{number + 1}"
             drawn = artist.draw(folder / "draws", number)
             journal.total = updates + (config.rounds - number) * drawn.updates(config)
             if not (folder / "policy.safetensors").exists():
                 if not _resumable(folder):
+                    journal.charge(folder / "draws" / "processor_seconds")
                     journal.note(round=number + 1, **artist.summary(drawn))
                     if began and config.kl_every and number % config.kl_every == 0:
                         journal.note(kl=artist.distance(drawn, began))
                 soft = unit if isinstance(config, Dpo) and config.soft_labels else None
-                due = (number + 1) % config.watch_every == 0
-                _train(config, trainer_of, policy, drawn, soft, journal, watch, folder, place, due=due, before=updates)
+                looks = (
+                    watch.every(drawn.updates(config), before=updates)
+                    if (number + 1) % config.watch_every == 0
+                    else None
+                )
+                ends = [looks, limit]
+                _train(
+                    config, trainer_of, policy, drawn, soft, journal, watch, folder, place, ends=ends, before=updates
+                )
             policy.load_state_dict(load_file(folder / "policy.safetensors"), strict=False)
-            updates, images, pairs = updates + drawn.updates(config), images + len(drawn.tokens), pairs + len(drawn.won)
+            made = min(drawn.updates(config), journal.last - updates)  # fewer where the seconds ended within the round
+            learnt += min(config.epochs * len(drawn.won), made * config.batch_size)
+            updates, images = updates + made, images + len(drawn.tokens)
             referred += len(torch.cat([drawn.won, drawn.lost]).unique())
             if began and config.kl_every and number % config.kl_every == 0:
                 referred += min(KL_IMAGES, len(drawn.tokens))
@@ -120,8 +146,8 @@ def learn_in_rounds(
                 break
         watch.conclude()
     tuned = publish(generator, out / "generator", place)
-    tokens = config.epochs * pairs * (1 if isinstance(config, Rft) else 2) * generator.spec.tokens
-    seconds = time.perf_counter() - journal.started
+    tokens = learnt * (1 if isinstance(config, Rft) else 2) * generator.spec.tokens
+    took = time.perf_counter() - journal.started
     return Trained(
         tuned,
         journal.path,
@@ -129,7 +155,7 @@ def learn_in_rounds(
         images,
         images * len(rewards),
         tokens,
-        seconds,
+        took,
         place.size,
         watch.images,
         watch.ended is not None,
@@ -148,14 +174,14 @@ def _train(
     folder: Path,
     place: World,
     *,
-    due: bool,
+    ends: Sequence[Callable[[int], bool] | None],
     before: int,
 ) -> None:
     """Trains on the pairs of one round, from its last checkpoint on, and keeps the policy that comes of it.
 
     Args:
         soft: margin that makes log-odds of 1, where labels are soft.
-        due: whether the watch looks at the end of the round.
+        ends: as for `trl_bridge.train`.
         before: updates of the rounds before.
     """
     from rwk.policy_opt import trl_bridge as trl
@@ -167,7 +193,7 @@ def _train(
     taken = torch.arange(-(-len(drawn.won) // config.batch_size) * config.batch_size) % len(drawn.won)
     pairs = drawn.preferences(taken, soft)
     trainer = trainer_of(config, policy, pairs, journal, folder / "checkpoints", place, before=before)
-    trl.train(trainer, checkpoint, ends=watch.every(drawn.updates(config), before=before) if due else None)
+    trl.train(trainer, checkpoint, ends=ends)
     if place.rank == 0:
         save_whole(dict(policy.state_dict()), folder / "policy.safetensors")
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
