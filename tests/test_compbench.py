@@ -52,6 +52,55 @@ def test_numbers_are_scored_as_by_the_authors_code(record_property: Any) -> None
     AGREE(record_property, CompbenchNumeracy.spec.name, RECORDED, torch.tensor(values), official, atol=1e-6)
 
 
+def test_depths_are_scored_as_by_the_authors_code(record_property: Any) -> None:
+    """Of things that overlap much, little or not, either in front, the score is T2I-CompBench++'s own.
+
+    That was shown the map with rows for columns, as it looks columns up among the rows.
+    """
+    values = []
+    for (prompt, things), rows in CASE["depth"]():
+        wanted = read_depth(prompt)
+        assert wanted.place is not None
+        first, second, place = wanted.place
+        surest = [next(((t.score, t.box) for t in things if t.name == name), None) for name in (first, second)]
+        values.append(spatial_3d(surest, place, pixels_of(rows)))
+    official = torch.tensor(RECORDED["depth"])
+    assert len(set(official.tolist())) > 100
+    AGREE(record_property, CompbenchSpatial3d.spec.name, RECORDED, torch.tensor(values), official, atol=1e-6)
+
+
+def pixels_of(rows: list[list[float]]) -> torch.Tensor:
+    """[360, 480] nearness of every pixel of a coarse map."""
+    coarse: int = CASE["COARSE"]
+    return torch.tensor(rows).repeat_interleave(coarse, 0).repeat_interleave(coarse, 1)
+
+
+@pytest.mark.parametrize(
+    ("place", "box", "score"),
+    [
+        ("in front of", (0, 0, 10, 10), 0.25 * 1.6 + 0.5),
+        ("behind", (0, 0, 10, 10), 0.25 * 1.6),  # it is nearer
+        ("hidden by", (20, 0, 30, 10), 0.25 * 1.6),  # it is farther, but they share nothing
+        ("in front of", (0, 5, 10, 15), 0.25 * 1.6 + 0.5 * (1 / 3) / 0.5),
+        ("in front of", (0, 0, 10, 20), 0.25 * 1.6 + 0.5),  # half of the union
+        ("in front of", (3.2, 3, 3.9, 8), 0.25 * 1.6),  # no whole pixel
+        ("in front of", (-4, -4, 10, 10), 0.25 * 1.6 + 0.5),  # over the edge
+    ],
+)
+def test_depth_needs_the_right_order_and_a_shared_area(place: str, box: tuple[float, ...], score: float) -> None:
+    """The nearer thing is the one with the larger mean; what the boxes share counts up to half of their union."""
+    nearness = torch.zeros(40, 40)
+    nearness[:, :10] = 1  # the left is near
+    nearness[10:] -= 0.5  # and the bottom is far
+    second = (1.0, 0.0, 11.0, 10.0) if box == (0, 0, 10, 10) else (0.0, 0.0, 12.0, 10.0)
+    if box == (0, 0, 10, 20):
+        nearness, second = -nearness, (0.0, 0.0, 10.0, 10.0)
+    if box == (0, 5, 10, 15):
+        nearness, second = -nearness, (0.0, 0.0, 10.0, 10.0)
+    found = spatial_3d([(0.9, box), (0.7, second)], place, nearness)
+    assert found == pytest.approx(score, abs=2e-3 if box[0] < 0 else 1e-6)
+
+
 @pytest.mark.parametrize(
     ("prompt", "place"),
     [
