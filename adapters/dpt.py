@@ -47,21 +47,22 @@ class Dpt:
     @classmethod
     def tiny(cls) -> Self:
         """A small random network in the published layout."""
-        from transformers import BitConfig, DPTConfig, DPTForDepthEstimation
+        from transformers import DPTConfig, DPTForDepthEstimation
 
-        backbone = BitConfig(
-            embedding_size=8,
-            hidden_sizes=[16, 32, 32],
-            depths=[1, 1, 1],
-            num_groups=4,
-            layer_type="bottleneck",
-            global_padding="same",
-            embedding_dynamic_padding=True,
-            out_features=["stage1", "stage2", "stage3"],
-        )
+        backbone = {
+            "model_type": "bit",
+            "embedding_size": 8,
+            "hidden_sizes": [16, 32, 32],
+            "depths": [1, 1, 1],
+            "num_groups": 4,
+            "layer_type": "bottleneck",
+            "global_padding": "same",
+            "embedding_dynamic_padding": True,
+            "out_features": ["stage1", "stage2", "stage3"],
+        }
         config = DPTConfig(
             is_hybrid=True,
-            backbone_config=backbone.to_dict(),
+            backbone_config=backbone,
             backbone_featmap_shape=[1, 32, 3, 3],
             image_size=48,
             hidden_size=16,
