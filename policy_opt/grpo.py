@@ -29,7 +29,17 @@ from rwk.policy_opt.curriculum import Curriculum
 from rwk.policy_opt.followers import average_of, moving_reference
 from rwk.policy_opt.generator import Generator, Rollout, Sampling
 from rwk.policy_opt.guards import diversity
-from rwk.policy_opt.journal import Journal, Progress, Trained, derived_seed, last_checkpoint, publish, start, step_of
+from rwk.policy_opt.journal import (
+    Journal,
+    Progress,
+    Trained,
+    derived_seed,
+    ends_after,
+    last_checkpoint,
+    publish,
+    start,
+    step_of,
+)
 from rwk.policy_opt.ledger import Ledger, prompts_of_pass
 from rwk.policy_opt.modalities import entropy_control, modality_weights
 from rwk.policy_opt.off_policy import drift
@@ -53,6 +63,7 @@ def grpo(
     resume: bool = False,
     progress: Progress | None = None,
     watched: Watched | None = None,
+    seconds: float | None = None,
 ) -> Trained:
     """Tunes the generator, in place and as `out/generator`, and writes `out/metrics.jsonl` and `out/ledger.jsonl`.
 
@@ -67,6 +78,7 @@ def grpo(
         resume: go on after the last checkpoint in `out`, from the generator that the run began with.
         progress: is called after each update.
         watched: a reward to look at every `watch_every` updates.
+        seconds: of processor time after which the run ends, at the next update.
 
     Raises:
         ValueError: for numbers that do not fit together.
@@ -106,14 +118,15 @@ def grpo(
             trainer.add_callback(follower.callback(policy, place))
         watch.begin(step_of(checkpoint))
         if watch.ended is None:
-            trl.train(trainer, checkpoint, ends=watch.every(config.watch_every))
+            limit = ends_after(journal, seconds, place)
+            trl.train(trainer, checkpoint, ends=[watch.every(config.watch_every), limit])
         watch.conclude()
         if average and watch.ended is None:
             average.give(policy)
-    steps = watch.ended or config.steps
+    steps = watch.ended or (config.steps if seconds is None else journal.last)
     tuned = publish(generator, out / "generator", place)
     images, tokens = config.rows * -(-steps // config.num_iterations), config.rows * steps * length
-    seconds = time.perf_counter() - journal.started
+    took = time.perf_counter() - journal.started
     return Trained(
         tuned,
         journal.path,
@@ -121,7 +134,7 @@ def grpo(
         images,
         images * len(rewards),
         tokens,
-        seconds,
+        took,
         place.size,
         watch.images,
         watch.ended is not None,

@@ -21,7 +21,7 @@ def head_rows(head: nn.Module, hidden: Tensor, rows: slice) -> Tensor:
     """
     if type(head) is nn.Linear:
         return linear(hidden, head.weight[rows], None if head.bias is None else head.bias[rows])
-    return _adapted(head, hidden, rows) if _is_lora(head) else head(hidden)[..., rows]  # type: ignore[no-any-return]
+    return _adapted(head, hidden, rows) if _is_lora(head) else head(hidden)[..., rows]
 
 
 def _is_lora(head: Any) -> bool:
