@@ -47,11 +47,6 @@ def run(out: Path, name: str, kill_at: int = 0) -> None:
     learn(config, ShapesLlama.tiny(), reward, PROMPTS, out=out, sampling=sampling, resume=resume, progress=progress)
 
 
-def begun(ended: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The weights that a run begins with, of those that it ends with."""
-    return {name: value for name, value in ShapesLlama.tiny().module.state_dict().items() if name in ended}
-
-
 if __name__ == "__main__":
     torch.set_num_threads(1)
     world(torch.device("cpu"))

@@ -18,11 +18,12 @@ from rwk.policy_opt.generator import GENERATORS, Generator
 
 NAMES = GENERATORS.names()
 VARIANTS = {
-    **dict.fromkeys(["janus.pro_7b"], "janus.pro_1b"),
+    "janus.pro_7b": "janus.pro_1b",
     **{f"llamagen.c2i_{size}": "llamagen.c2i_b_256" for size in ("b_384", "l_256", "l_384", "xl_384")},
     **{f"llamagen.c2i_{size}": "llamagen.c2i_b_256" for size in ("xxl_384", "3b_384")},
     "llamagen.t2i_xl_512": "llamagen.t2i_xl_256",
-    **{f"showo.{kind}": "showo.256" for kind in ("512", "512_base", "clip_256", "clip_512")},
+    "showo.clip_256": "showo.256",
+    **{f"showo.{kind}": "showo.512" for kind in ("512_base", "clip_512")},
     **{f"simplear.{kind}": "simplear.sft_0_5b" for kind in ("rl_0_5b", "rl_1_5b", "sft_1_5b")},
     **{f"var.{kind}": "var.d16" for kind in ("d20", "d24", "d30")},
 }
