@@ -143,12 +143,12 @@ class GroundingDino(Reward):
             wanted = self.wanted(prompt)
             notes[i] = self.refusal(wanted.nouns)
             if not notes[i]:
-                values[i] = self.worth(self.found(image, wanted.nouns), wanted, image.size)
+                values[i] = self.worth(self.found(image, wanted.nouns), wanted, image)
         return Scores(values, notes)
 
-    def worth(self, found: Mapping[str, Boxes], wanted: Wanted, size: tuple[int, int]) -> float:
-        """The score of what was found in a picture of that width and height."""
-        return score(found, wanted, size=size, rules=self.rules)
+    def worth(self, found: Mapping[str, Boxes], wanted: Wanted, image: Image.Image) -> float:
+        """The score of what was found in a picture."""
+        return score(found, wanted, size=image.size, rules=self.rules)
 
     def refusal(self, nouns: Sequence[str]) -> str:
         """Why such nouns get no score, or ""."""

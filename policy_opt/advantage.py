@@ -10,8 +10,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from rwk.policy_opt.generator import as_images
 from rwk.policy_opt.settings import Aggregation, Baseline, Scale
-from rwk.rewards.base import Reward
+from rwk.rewards.base import PixelReward, Reward
+
+AT_ONCE = 32
+"""Images that a reward is given at once as pixels, which bounds memory."""
 
 
 class Weighted(NamedTuple):
@@ -51,9 +55,33 @@ def floors_of(rewards: Sequence[Weighted], floors: Sequence[float], *, min_std: 
     return [max(next(rest), min_std) if floors and counts else min_std for counts in counted]
 
 
-def score_all(rewards: Sequence[Weighted], images: list[Image.Image], prompts: list[str]) -> Tensor:
-    """[B, R] float32: the score of every image by every reward, NaN where there is none."""
-    return torch.stack([part.reward.score(images, prompts).values for part in rewards], dim=1)
+def score_all(rewards: Sequence[Weighted], levels: Tensor, prompts: list[str], *, from_pixels: bool = False) -> Tensor:
+    """[B, R] float32: the score of every image by every reward, NaN where there is none.
+
+    Args:
+        levels: [B, 3, H, W] uint8.
+        from_pixels: a reward that has `score_pixels` is asked by that, without a way over images in main memory.
+    """
+    images: list[Image.Image] = []
+    columns = []
+    for part in rewards:
+        if from_pixels and isinstance(part.reward, PixelReward):
+            columns.append(_scored_pixels(part.reward, levels, prompts))
+        else:
+            images = images or as_images(levels)
+            columns.append(part.reward.score(images, prompts).values)
+    return torch.stack(columns, dim=1)
+
+
+def _scored_pixels(reward: PixelReward, levels: Tensor, prompts: list[str]) -> Tensor:
+    """[B] float32 scores by `score_pixels`, some images at once."""
+    values = []
+    with torch.no_grad():
+        for start in range(0, len(levels), AT_ONCE):
+            pixels = levels[start : start + AT_ONCE].to(reward.device, torch.float32) / 255
+            asked = prompts[start : start + AT_ONCE] if reward.spec.needs_prompt else []
+            values.append(reward.score_pixels(pixels, asked).float().cpu())
+    return torch.cat(values)
 
 
 def summary(rewards: Sequence[Weighted], scores: Tensor, reward: Tensor, group: Tensor) -> dict[str, Any]:

@@ -77,6 +77,7 @@ def optimize(
     device: str = "cpu",
     preset: str | None = None,
     progress: Progress | None = None,
+    seconds: float | None = None,
 ) -> Comparison:
     """Lets a generator learn from rewards, and says what came of it.
 
@@ -92,12 +93,15 @@ def optimize(
         device: where networks run.
         preset: what the settings were taken from, for config.json.
         progress: is called after every update.
+        seconds: of processor time after which learning ends, at the next update; a ladder knows none.
 
     Raises:
         ValueError: for what does not fit together, as the settings and the run to resume, or a reward that is to be
             used in log-odds and its calibration.
         RunFailed: where nothing is learnt.
     """
+    if seconds is not None and isinstance(algorithm, Ladder):
+        raise ValueError(f"a ladder ends after its climbs, got {seconds} seconds to end after; leave them out.")
     generator = generators.load(experiment.generator, device=device)
     sampling = sampling_of(generator, recipe)
     later = algorithm.then if isinstance(algorithm, Grpo) else ()
@@ -143,6 +147,7 @@ def optimize(
         resume=resume,
         progress=progress,
         watched=watched,
+        **({} if seconds is None else {"seconds": seconds}),
     )
     after = judge(generator, prompts, rewards, gold, experiment, sampling)
 

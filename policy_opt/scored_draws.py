@@ -15,7 +15,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
-from PIL import Image
 from torch import Tensor
 
 from rwk.policy_opt.advantage import Weighted, score_all
@@ -26,7 +25,8 @@ class Scored(NamedTuple):
     """A draw and what the rewards say of it."""
 
     rollout: Rollout
-    images: list[Image.Image]
+    levels: Tensor
+    """[B, 3, H, W] uint8, its images."""
     scores: Tensor
     """[B, R] as in `score_all`."""
     waited: float
@@ -34,25 +34,31 @@ class Scored(NamedTuple):
 
 
 def scored(
-    drawn: Iterable[tuple[Rollout, list[Image.Image]]], rewards: Sequence[Weighted], *, meanwhile: bool
+    drawn: Iterable[tuple[Rollout, Tensor]],
+    rewards: Sequence[Weighted],
+    *,
+    meanwhile: bool,
+    from_pixels: bool = False,
 ) -> Iterator[Scored]:
     """Each draw with its scores, in order.
 
     Args:
-        drawn: draws when it is asked for the next.
+        drawn: draws when it is asked for the next, and gives its images as 8-bit levels [B, 3, H, W].
         meanwhile: ask it for the next while the one before is scored.
+        from_pixels: as in `score_all`.
     """
     behind = 1 if meanwhile else 0
     with ThreadPoolExecutor(1, "rewards") as pool:
-        held: deque[tuple[Rollout, list[Image.Image], Future[Tensor]]] = deque()
-        for rollout, images in drawn:
-            held.append((rollout, images, pool.submit(score_all, rewards, images, rollout.prompts)))
+        held: deque[tuple[Rollout, Tensor, Future[Tensor]]] = deque()
+        for rollout, levels in drawn:
+            coming = pool.submit(score_all, rewards, levels, rollout.prompts, from_pixels=from_pixels)
+            held.append((rollout, levels, coming))
             while len(held) > behind:
                 yield _waited(*held.popleft())
         while held:
             yield _waited(*held.popleft())
 
 
-def _waited(rollout: Rollout, images: list[Image.Image], coming: Future[Tensor]) -> Scored:
+def _waited(rollout: Rollout, levels: Tensor, coming: Future[Tensor]) -> Scored:
     began = time.perf_counter()
-    return Scored(rollout, images, coming.result(), time.perf_counter() - began)
+    return Scored(rollout, levels, coming.result(), time.perf_counter() - began)

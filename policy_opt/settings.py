@@ -63,6 +63,12 @@ class Optimisation:
         "in a step or a round; what is learnt stays the same.",
         switch=True,
     )
+    from_pixels: bool = setting(
+        False,
+        "Hand images to differentiable rewards as tensors, where the generator made them, in place of pictures in main "
+        "memory; `rwk info` says how far such a score may stand from the official one.",
+        switch=True,
+    )
     micro_batch: int = setting(
         0,
         "Images, or prompts with all their pairs, that go through the model at once in one process; 0 takes all of an "

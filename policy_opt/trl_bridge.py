@@ -233,14 +233,14 @@ def _ids(handles: Tensor, tokens: Tensor) -> Tensor:
     return torch.cat([handles[:, None, None].expand(*tokens.shape[:2], 1), tokens], dim=2)
 
 
-def train(trainer: Any, checkpoint: Path | None, *, ends: Callable[[int], bool] | None = None) -> None:
+def train(trainer: Any, checkpoint: Path | None, *, ends: Sequence[Callable[[int], bool] | None] = ()) -> None:
     """Runs a trainer to its end, from a checkpoint where there is one.
 
     Args:
-        ends: is called after each update with the trainer's updates so far, and ends the run where it is true.
+        ends: each is called after each update with the trainer's updates so far, and ends the run where it is true.
     """
-    if ends:
-        trainer.add_callback(stopper(ends))
+    for one in filter(None, ends):
+        trainer.add_callback(stopper(one))
     module = trainer.model.trained
     training = module.training
     try:

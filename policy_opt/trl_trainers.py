@@ -41,6 +41,13 @@ def trl() -> Any:
     return importlib.import_module("trl")  # which exports its classes in a way that no type checker sees
 
 
+def make_ready() -> None:
+    """Imports all that a trainer takes, which is seconds of work, before anybody measures what learning costs."""
+    importlib.import_module("datasets")
+    for made in (grpo_class, dpo_class, likelihood_class, tokenizer):
+        made()
+
+
 class _Silent:
     """What keeps a trainer of TRL's to itself."""
 

@@ -174,6 +174,7 @@ REWARDS: Registry[Reward] = Registry(
         "colorfulness": "rwk.adapters.pixels:Colorfulness",
         "compbench.numeracy": "rwk.adapters.compbench:CompbenchNumeracy",
         "compbench.spatial": "rwk.adapters.compbench:CompbenchSpatial",
+        "compbench.spatial_3d": "rwk.adapters.compbench:CompbenchSpatial3d",
         "compressibility.jpeg": "rwk.adapters.jpeg:Compressibility",
         "contrast": "rwk.adapters.pixels:Contrast",
         "cyclereward.combo": "rwk.adapters.cyclereward:CycleCombo",

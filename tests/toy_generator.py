@@ -100,8 +100,8 @@ class Toy(Generator):
         angle = torch.arange(CODES) / CODES * 3
         return torch.stack([angle.cos(), angle.sin()], dim=1)
 
-    def decode(self, tokens: Tensor) -> list[Image.Image]:
-        return [Image.fromarray(row[None].astype(np.uint8) * 17) for row in tokens.numpy()]
+    def _levels(self, tokens: Tensor) -> Tensor:
+        return (17 * tokens).to(torch.uint8)[:, None, None].expand(-1, 3, -1, -1)
 
     def _logp(self, prompts: list[str], tokens: Tensor, recipe: Sampling) -> Tensor:
         """[B, L, K] log-probabilities, guided as the recipe says, without dropout."""
