@@ -122,7 +122,11 @@ def dpo_trainer(
         weight = weight * margin / mean_margin if config.margin_weight else weight
         return margin_loss(won, lost, margin, weight, beta=config.beta, offset=config.margin_offset)
 
-    own = by_margin if config.margin_offset or config.margin_weight else None
+    def hinge(won: Tensor, lost: Tensor, columns: dict[str, Tensor]) -> Tensor:
+        return (columns["weight"] * (1 - config.beta * (won - lost)).relu()).mean()
+
+    own = hinge if config.loss_type == "hinge" else None  # TRL's cannot be weighted: it multiplies in place
+    own = by_margin if config.margin_offset or config.margin_weight else own
     trainer = _pair_trainer(
         soft if config.soft_labels else own,
         config,

@@ -96,7 +96,7 @@ def test_begins_at_its_reference(tmp_path: Path) -> None:
     """At the first update of a round all ratios are 0, under guidance too, so the loss is the mean square margin."""
     tuned(replace(REBEL, batch_size=24, epochs=1), tmp_path, sampling=Sampling(guidance=3.0, temperature=0.7))
     for number, row in enumerate(read(tmp_path / "metrics.jsonl"), start=1):
-        draws = [load_file(file) for file in (tmp_path / f"round-{number}" / "draws").iterdir()]
+        draws = [load_file(file) for file in (tmp_path / f"round-{number}" / "draws").glob("*.safetensors")]
         margins = torch.cat([draw["reward"][draw["won"]] - draw["reward"][draw["lost"]] for draw in draws])
         assert (row["round"], row["pairs"]) == (number, 24)
         assert row["loss"] == pytest.approx(margins.square().mean().item(), rel=1e-4)
@@ -108,7 +108,7 @@ def test_comes_to_the_rewards(tmp_path: Path) -> None:
     for eta in (5.0, 20.0):
         tuned(replace(REBEL, rounds=1, epochs=30, eta=eta, batch_size=24), tmp_path / str(eta))
         rows = read(tmp_path / str(eta) / "metrics.jsonl")
-        draws = [load_file(file) for file in (tmp_path / str(eta) / "round-1" / "draws").iterdir()]
+        draws = [load_file(file) for file in (tmp_path / str(eta) / "round-1" / "draws").glob("*.safetensors")]
         margin = torch.cat([draw["reward"][draw["won"]] - draw["reward"][draw["lost"]] for draw in draws]).mean()
         assert rows[-1]["implicit_margin"] == pytest.approx(margin.item(), rel=0.1)
         assert rows[-1]["loss"] < rows[0]["loss"] / 10

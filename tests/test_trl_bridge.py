@@ -59,6 +59,7 @@ def trainer_of(algorithm: str, tmp_path: Path, draw: Any = None, reference: Any 
         "soft": replace(DPO, soft_labels=True),
         "margin": replace(DPO, margin_offset=0.7, margin_weight=True),
         "ipo": replace(DPO, loss_type="ipo"),
+        "hinge": replace(DPO, loss_type="hinge"),
         "sft": replace(DPO, sft_weight=0.5),
         "rebel": REBEL,
     }[algorithm]
@@ -244,7 +245,7 @@ def test_kl_gradient(tmp_path: Path, how: str, micro: int) -> None:
 
 
 @pytest.mark.parametrize("micro", [0, 1])
-@pytest.mark.parametrize("algorithm", ["dpo", "soft", "margin", "ipo", "sft", "rebel"])
+@pytest.mark.parametrize("algorithm", ["dpo", "soft", "margin", "ipo", "hinge", "sft", "rebel"])
 def test_pair_gradient(tmp_path: Path, algorithm: str, micro: int) -> None:
     """The first update follows the mean over prompts of the mean over the pairs of each, accumulated or not.
 
@@ -255,7 +256,7 @@ def test_pair_gradient(tmp_path: Path, algorithm: str, micro: int) -> None:
     rollout = Toy().sample(PROMPTS[:3], per_prompt=5, seed=5, sampling=GUIDED)
     mined = all_pairs(reward, rollout.group)
     assert torch.bincount(rollout.group[mined.won]).tolist() == [4, 10, 7]
-    reference = -20 - torch.rand(15, generator=torch.Generator().manual_seed(2)) * 9
+    reference = -20 - torch.rand(15, generator=torch.Generator().manual_seed(2)) * 30
     zeros = torch.zeros(len(mined))
     drawn = Draws(
         rollout.group,
@@ -286,6 +287,9 @@ def test_pair_gradient(tmp_path: Path, algorithm: str, micro: int) -> None:
         each = margin / (share * margin).sum() * (1 + (0.7 * margin - z).exp()).log()
     elif algorithm == "ipo":
         each = (ratio / 8 - 1 / (2 * DPO.beta)) ** 2  # per token, of 8
+    elif algorithm == "hinge":
+        each = (1 - z).clamp(min=0)
+        assert 0 < (each == 0).sum() < len(each)
     elif algorithm == "rebel":
         each = (ratio / REBEL.eta - margin) ** 2
     else:
