@@ -110,6 +110,11 @@ class JanusPlan(JanusPro):
         Generator.continue_from(self, prompts, tokens, **options)
         raise AssertionError
 
+    def chosen(self, tokens: Tensor) -> Tensor:
+        """See `Generator.chosen`; padding is none."""
+        codes = torch.ones_like(tokens[:, self.spec.text :], dtype=torch.bool)
+        return torch.cat([~_behind(tokens[:, : self.spec.text], self.end), codes], 1)
+
     def texts(self, tokens: Tensor) -> list[str]:
         """See `Generator.texts`; control tokens are left out, spelled out ones too."""
         texts = []
@@ -183,7 +188,7 @@ class _Writer(JanusPro):
         self, prompts: Sequence[str], *, per_prompt: int = 1, seed: int, sampling: Sampling | None = None
     ) -> Rollout:
         drawn = super().sample(prompts, per_prompt=per_prompt, seed=seed, sampling=sampling)
-        behind = self._behind(drawn.tokens)
+        behind = _behind(drawn.tokens, self.end)
         return replace(
             drawn,
             tokens=drawn.tokens.masked_fill(behind, self.pad),
@@ -191,12 +196,13 @@ class _Writer(JanusPro):
         )
 
     def statistics(self, rollout: Rollout) -> TokenStatistics:
-        found, behind = super().statistics(rollout), self._behind(rollout.tokens)
+        found, behind = super().statistics(rollout), _behind(rollout.tokens, self.end)
         strange = behind & (rollout.tokens != self.pad)
         logprobs = found.logprobs.masked_fill(behind, 0.0).masked_fill(strange, SHUT)
         return TokenStatistics(logprobs, found.entropy.masked_fill(behind, 0.0))
 
-    def _behind(self, tokens: Tensor) -> Tensor:
-        """[B, T] whether a token stands behind an end."""
-        ends = (tokens == self.end).long()
-        return (ends.cumsum(1) - ends) > 0
+
+def _behind(words: Tensor, end: int) -> Tensor:
+    """[B, T] whether a token stands behind an end."""
+    ends = (words == end).long()
+    return (ends.cumsum(1) - ends) > 0

@@ -83,6 +83,10 @@ class ShapesPlan(ShapesLlama):
         logits: Tensor = self.causal_lm.get_output_embeddings()(hidden)
         return logits.masked_fill(~_open().to(self.device)[slots], SHUT)
 
+    def chosen(self, tokens: Tensor) -> Tensor:
+        """See `Generator.chosen`; the begin of an image is none."""
+        return (torch.arange(tokens.shape[1], device=tokens.device) != PLAN).expand(tokens.shape)
+
     def texts(self, tokens: Tensor) -> list[str]:
         """See `Generator.texts`; quadrants are set apart by commas."""
         rows = tokens[:, :PLAN].reshape(len(tokens), len(PLACES), -1).tolist()

@@ -189,6 +189,10 @@ class Generator(ABC):
         """[B] the text that was written before each image of tokens [B, L]; "" where the family writes none."""
         return [""] * len(tokens)
 
+    def chosen(self, tokens: Tensor) -> Tensor:
+        """[B, L] whether each of the tokens [B, L] was a choice: what could be no other has no part in a mean."""
+        return torch.ones_like(tokens, dtype=torch.bool)
+
     def code_embeddings(self) -> Tensor:
         """[K, d] where each code lies in the space that images are decoded from.
 
