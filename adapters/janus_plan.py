@@ -71,7 +71,7 @@ class JanusPlan(JanusPro):
     def tiny(cls) -> Self:
         """Up to six bytes before 16 codes; its end of a sentence is likely, so that texts are of many lengths."""
         tokenizer = byte_tokenizer(BOS, PAD, BOI, "<image_placeholder>", *JanusPro.roles, END)
-        network, end = random_network(words=len(tokenizer)), tokenizer.convert_tokens_to_ids(END)
+        network, end = random_network(words=len(tokenizer), tied=False), tokenizer.convert_tokens_to_ids(END)
         with torch.no_grad():
             network.lm_head.weight[end] *= 4
         return cls.of(network, tokenizer, text=6)

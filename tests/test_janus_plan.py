@@ -149,9 +149,10 @@ def test_it_learns_text_and_image(tmp_path: Path) -> None:
 
 
 def test_adapters_learn_both() -> None:
-    """With LoRA, which leaves the head of words as it is, words and codes both move, and the reference does not."""
+    """With LoRA, on the head of words too, words and codes move, and the reference does not."""
     generator, rollout = drawn(1)
     with trainable(generator, Grpo(lora_rank=2), keep=True) as reference:
+        assert any("lm_head" in name for name, value in generator.module.named_parameters() if value.requires_grad)
         torch.testing.assert_close(generator.logprobs(rollout), rollout.logprobs, rtol=0, atol=1e-5, check_stride=False)
         with torch.no_grad():
             for name, value in generator.module.named_parameters():
@@ -165,19 +166,26 @@ def test_adapters_learn_both() -> None:
 
 
 def test_published_folders_load_as_they_are(tmp_path: Path) -> None:
-    """A folder of Janus without rwk's marks writes texts of the full length; one that was saved keeps its own."""
+    """A folder without rwk's marks writes texts of the full length; one that was saved keeps its own.
+
+    Where config.json does not say whether the head of words has the weights of their embedding, it keeps its own.
+    """
     generator = JanusPlan.tiny()
     generator.save(tmp_path)
     again = GENERATORS.load(str(tmp_path))
     assert type(again) is JanusPlan
     assert again.spec == generator.spec
     path = tmp_path / "config.json"
-    config = {name: value for name, value in json.loads(path.read_text()).items() if not name.startswith("rwk_")}
+    config = {
+        name: value for name, value in json.loads(path.read_text()).items() if not name.startswith(("rwk_", "tie_"))
+    }
     path.write_text(json.dumps(config))
     fresh = GENERATORS.load(f"janus.pro_7b_plan@{tmp_path}", dtype="float32")
     assert type(fresh) is JanusPlan7B
     assert fresh.spec.text == 128
     assert fresh.spec.tokens == 128 + 16
+    assert torch.equal(fresh.module.lm_head.weight, generator.module.lm_head.weight)
+    assert not torch.equal(fresh.module.lm_head.weight, fresh.embed_ids(torch.arange(len(fresh.tokenizer))))
     with pytest.raises(ValueError, match=r"janus\.pro_7b_plan draws whole images only"):
         fresh.continue_from(["a cat"], torch.zeros(1, 3, dtype=torch.long), places=[0], seed=0)
     for call in (fresh.code_embeddings, lambda: fresh.decode_partial(torch.zeros(1, 5, dtype=torch.long))):
