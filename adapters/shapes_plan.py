@@ -10,17 +10,16 @@ T2I-R1 (arXiv:2505.00703) and ReasonGen-R1 (arXiv:2505.24875).
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
+from functools import cache
 
 import torch
 from PIL import Image
 from torch import Tensor
 
-from rwk.adapters.shapes_generator import BEGIN, LLAMA, NULL, SPEC, WORD_IDS, ShapesLlama
+from rwk.adapters.shapes_generator import BEGIN, LLAMA, NULL, SPEC, WEIGHTS, WORD_IDS, ShapesLlama
 from rwk.adapters.shapes_vq import CODES
 from rwk.adapters.shapes_world import COLORS, PLACES, SHAPES, SIZES, Scene, Thing
 from rwk.policy_opt.generator import Generator
-from rwk.rewards.errors import RunFailed
 
 NOTHING = ("a", "plain", "background")
 """What is said of an empty quadrant."""
@@ -37,6 +36,7 @@ _WORDS = {number: word for word, number in WORD_IDS.items()}
 class ShapesPlan(ShapesLlama):
     """`ShapesLlama`, whose tokens are those of the whole vocabulary: first the words of a plan, then the codes."""
 
+    shipped = WEIGHTS / "shapes_plan"
     spec = replace(
         SPEC,
         name="shapes.plan",
@@ -45,23 +45,6 @@ class ShapesPlan(ShapesLlama):
         source="rwk.adapters.shapes_plan_train",
         text=TEXT,
     )
-
-    def __init__(self, *, device: str = "cpu", weights: str | Path | None = None) -> None:
-        """
-        Args:
-            device: where the networks lie.
-            weights: a folder that `save` wrote; none is shipped.
-
-        Raises:
-            RunFailed: where none is named.
-            ValueError: where the folder does not hold this generator.
-        """
-        if weights is None:
-            raise RunFailed(
-                "shapes.plan comes without weights; make them with "
-                "`python -m rwk.adapters.shapes_plan_train --out DIR` and name it as shapes.plan@DIR."
-            )
-        super().__init__(device=device, weights=weights)
 
     @classmethod
     def begun_from(cls, generator: ShapesLlama) -> ShapesPlan:
@@ -120,6 +103,7 @@ def planned_scene(tokens: Tensor) -> Scene:
     return tuple(things)
 
 
+@cache
 def _open() -> Tensor:
     """[L, V] whether a token may stand at a slot."""
     allowed = torch.zeros([TEXT + SPEC.tokens, LLAMA["vocab_size"]], dtype=torch.bool)
