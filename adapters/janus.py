@@ -129,11 +129,15 @@ class Janus(JanusPro):
     roles = ("User", "Assistant")
 
 
-def random_network(*, layers: int = 2, width: int = 32, codes: int = 32, side: int = 4, words: int = 0) -> Any:
+def random_network(
+    *, layers: int = 2, width: int = 32, codes: int = 32, side: int = 4, words: int = 0, tied: bool = True
+) -> Any:
     """A random `JanusForConditionalGeneration` for `tiny_tokenizer` that draws side x side codes.
 
     Args:
         words: size of the vocabulary; by default that of the tokenizer.
+        tied: whether the head of words has the weights of their embedding, as transformers has it by default; the
+            published checkpoints have a head of its own.
     """
     from transformers import GenerationConfig, JanusConfig, JanusForConditionalGeneration, LlamaConfig
 
@@ -158,6 +162,7 @@ def random_network(*, layers: int = 2, width: int = 32, codes: int = 32, side: i
             **{"num_res_blocks": 1, "projection_dim": width, "image_token_embed_dim": width},
         },
         image_token_id=ids["<image_placeholder>"],
+        tie_word_embeddings=tied,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

@@ -20,7 +20,7 @@ from rwk.adapters.shapes_world import SIZE
 from rwk.policy_opt.generator import GeneratorSpec, Sampling
 from rwk.policy_opt.rollout import CausalGenerator
 
-SHIPPED = Path(__file__).parent / "weights" / "shapes_llama"
+WEIGHTS = Path(__file__).parent / "weights"
 PAD, NULL, BEGIN = CODES, CODES + 1, CODES + 2
 """Text ids after the codes: padding, the empty prompt, begin of image; the words follow."""
 WORD_IDS = {word: BEGIN + 1 + index for index, word in enumerate(WORDS)}
@@ -51,7 +51,7 @@ SPEC = GeneratorSpec(
 class ShapesLlama(CausalGenerator):
     """`transformers.LlamaForCausalLM` over 512 image codes and the words of the built-in world."""
 
-    shipped = SHIPPED
+    shipped = WEIGHTS / "shapes_llama"
     decoded_at_once = 64
     spec = SPEC
 
@@ -64,7 +64,7 @@ class ShapesLlama(CausalGenerator):
         Raises:
             ValueError: where the folder does not hold this generator.
         """
-        folder = Path(weights) if weights else SHIPPED
+        folder = Path(weights) if weights else self.shipped
         config = json.loads((folder / "config.json").read_text())
         self._build(config["llama"], config["vq_width"], config["sampling"])
         state = {name: tensor.float() for name, tensor in load_file(folder / "model.safetensors").items()}

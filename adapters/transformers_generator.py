@@ -74,6 +74,7 @@ class TransformersGenerator(CausalGenerator):
         self.spec = replace(
             self.spec,
             image_size=config.get("rwk_image_size", self.spec.image_size),
+            text=config.get("rwk_text", self.spec.text),
             sampling=Sampling(**config.get("rwk_sampling", asdict(self.spec.sampling))),
         )
         self._take(network, load_tokenizer(name, self.hub, where), device)
@@ -101,6 +102,7 @@ class TransformersGenerator(CausalGenerator):
         config = json.loads(path.read_text(encoding="utf-8"))
         spec = self.spec
         config |= {"rwk_generator": spec.name, "rwk_sampling": asdict(spec.sampling), "rwk_image_size": spec.image_size}
+        config |= {"rwk_text": spec.text} if spec.text else {}
         path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
     def ids_of(self, names: Iterable[str]) -> list[int]:

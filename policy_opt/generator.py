@@ -207,6 +207,10 @@ class Generator(ABC):
         """[B] the text that was written before each image of tokens [B, L]; "" where the family writes none."""
         return [""] * len(tokens)
 
+    def chosen(self, tokens: Tensor) -> Tensor:
+        """[B, L] whether each of the tokens [B, L] was a choice: what could be no other has no part in a mean."""
+        return torch.ones_like(tokens, dtype=torch.bool)
+
     def code_embeddings(self) -> Tensor:
         """[K, d] where each code lies in the space that images are decoded from.
 
@@ -267,7 +271,9 @@ GENERATORS: Registry[Generator] = Registry(
         "anole.7b_v01": "rwk.adapters.anole:Anole",
         "emu3.gen": "rwk.adapters.emu3:Emu3Gen",
         "janus.pro_1b": "rwk.adapters.janus:JanusPro",
+        "janus.pro_1b_plan": "rwk.adapters.janus_plan:JanusPlan",
         "janus.pro_7b": "rwk.adapters.janus:JanusPro7B",
+        "janus.pro_7b_plan": "rwk.adapters.janus_plan:JanusPlan7B",
         "janus.v1_3b": "rwk.adapters.janus:Janus",
         "llamagen.c2i_3b_384": "rwk.adapters.llamagen_c2i:ThreeB384",
         "llamagen.c2i_b_256": "rwk.adapters.llamagen_c2i:Base256",

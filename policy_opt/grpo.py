@@ -112,7 +112,7 @@ def grpo(
         schedule = prompt_schedule(config, len(table))
         length = generator.spec.tokens
         trainer = trl.grpo_trainer(config, policy, other, draw, schedule, length, journal, out / "checkpoints", place)
-        trainer.entropy_control = control = entropy_control(config, generator.spec, place)
+        trainer.entropy_control = control = entropy_control(config, generator, place)
         for follower in filter(None, (mover, average, control)):
             follower.restore(out / "checkpoints", step_of(checkpoint))
             trainer.add_callback(follower.callback(policy, place))
@@ -222,7 +222,8 @@ class _Draw:
         if config.token_weights != "none":
             own = own[:, None] * token_weights(config.token_weights, self.generator, self.reference, rollout, own).cpu()
         if config.text_weight is not None:
-            share = modality_weights(self.generator.spec, config.text_weight)
+            chosen = self.generator.chosen(rollout.tokens).cpu()
+            share = modality_weights(self.generator.spec, config.text_weight, chosen)
             own = (own if own.ndim == 2 else own[:, None]) * share
         return rollout, own
 

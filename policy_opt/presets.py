@@ -76,8 +76,8 @@ PRESETS: dict[str, Preset] = {
             | {"group_size": 8, "beta": 0.01, "learning_rate": 1e-6, "schedule": "linear"}
             | {"steps": 1600, "prompts_per_step": 16, "save_every": 400}
         },
-        "writes out a plan of the image first and learns it too; adds 1e-4 to a deviation, where here one below it "
-        "counts as it",
+        "writes out a plan of the image first and learns it too, which is janus.pro_7b_plan here; adds 1e-4 to a "
+        "deviation, where here one below it counts as it",
         recipe={"guidance": 5.0, "temperature": 1.0, "mode": "cond_only"},
         rewards=("hpsv2.v21", "git_vqa.t2i_r1", "grounding_dino.t2i_r1_published", "orm.t2i_r1"),
     ),

@@ -120,7 +120,7 @@ def learn_in_rounds(
             journal.total = updates + (config.rounds - number) * drawn.updates(config)
             if not (folder / "policy.safetensors").exists():
                 if not _resumable(folder):
-                    journal.charge(folder / "draws" / "processor_seconds")
+                    journal.charge(folder / "drawing_seconds")
                     journal.note(round=number + 1, **artist.summary(drawn))
                     if began and config.kl_every and number % config.kl_every == 0:
                         journal.note(kl=artist.distance(drawn, began))

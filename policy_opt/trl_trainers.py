@@ -100,7 +100,8 @@ def grpo_class() -> Any:
             if own_kl:
                 loss = loss + self._own_kl(now, inputs)
             if self.entropy_control:
-                loss = loss + self.entropy_control.term(answers[0].entropy) / self.current_gradient_accumulation_steps
+                term = self.entropy_control.term(answers[0].entropy, inputs["completion_ids"])
+                loss = loss + term / self.current_gradient_accumulation_steps
             return loss
 
         def _own_kl(self, now: Tensor, inputs: dict[str, Any]) -> Any:
