@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from rwk.policy_opt.configs import Dpo, Grpo
-from rwk.policy_opt.journal import read
+from rwk.policy_opt.journal import Journal, read
 from rwk.policy_opt.study import WORLD, Axis, Study, cells, read_study
 from rwk.policy_opt.study_budget import matched
 from rwk.policy_opt.study_run import finished_cell, locked, run_cells
@@ -210,6 +210,27 @@ def test_seconds_are_the_same_and_images_differ(tmp_path: Path, rwk: Any) -> Non
     page = (tmp_path / "page.html").read_text()
     assert "matched on seconds of processor time, 3 for each" in page
     assert all(f">{head}</th>" in page for head in ("images sampled", "processor seconds"))
+
+
+def test_drawing_before_a_kill_counts(tmp_path: Path) -> None:
+    """What a round's drawing took is charged again to the line after a kill, and a line that is dropped to nobody."""
+    lines, held = tmp_path / "metrics.jsonl", tmp_path / "drawing_seconds"
+    killed = Journal(lines)
+    sum(number**0.5 for number in range(400_000))
+    killed.charge(held)
+    drawing = float(held.read_text())
+    assert drawing > 0.005
+    again = Journal(lines)
+    again.charge(held)
+    assert again.spent() >= drawing
+    again.write(1, {})
+    again.write(2, {})
+    first, second = (row["processor_seconds"] for row in read(lines))
+    assert first >= drawing > second
+    resumed = Journal(lines)
+    assert (resumed.last, resumed.spent(1), resumed.spent(2)) == (2, first, first + second)
+    resumed.forget_after(1)
+    assert (resumed.last, resumed.spent(2)) == (1, first)
 
 
 def test_lock_of_the_living_holds_and_of_the_dead_is_taken(tmp_path: Path) -> None:
