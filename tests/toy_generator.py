@@ -28,6 +28,7 @@ from rwk.policy_opt.generator import Generator, GeneratorSpec, Rollout, Sampling
 from rwk.policy_opt.grpo import Weighted, grpo
 from rwk.policy_opt.prompts import Prompt
 from rwk.policy_opt.rebel import rebel
+from rwk.policy_opt.trl_trainers import dpo_class, grpo_class
 from rwk.policy_opt.watch import Watched
 from rwk.rewards.base import Reward, RewardSpec, Scores
 
@@ -195,7 +196,7 @@ def killed(out: Path, name: str, *places: str) -> list[Path]:
     """Folders of runs that were killed by SIGKILL: after an update, as 3, or in the middle of a draw, as draw-2."""
     command = [sys.executable, str(Path(__file__)), str(out), name, "--kill-at", *places]
     subprocess.run(
-        command, env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}, timeout=300, check=True
+        command, env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}, timeout=600, check=True
     )
     return [out / place for place in places]
 
@@ -208,6 +209,8 @@ def main(out: str, *options: str) -> None:
             more: dict[str, Any] = {"watched": WATCHED} if name == "grpo" else {}
             learn(name, Toy(), Path(out, name), **more)
         return
+    dpo_class()  # which imports what each child would import
+    grpo_class()
     for place in options[2:]:
         child = os.fork()
         if not child:
