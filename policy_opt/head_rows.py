@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from torch import Tensor, nn
-from torch.nn.functional import linear
+
+from rwk.policy_opt.packed import outputs
 
 
 def head_rows(head: nn.Module, hidden: Tensor, rows: slice) -> Tensor:
@@ -20,7 +21,7 @@ def head_rows(head: nn.Module, hidden: Tensor, rows: slice) -> Tensor:
     True
     """
     if type(head) is nn.Linear:
-        return linear(hidden, head.weight[rows], None if head.bias is None else head.bias[rows])
+        return outputs(head, hidden, rows)
     return _adapted(head, hidden, rows) if _is_lora(head) else head(hidden)[..., rows]
 
 
