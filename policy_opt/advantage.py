@@ -127,7 +127,7 @@ def summary(rewards: Sequence[Weighted], scores: Tensor, reward: Tensor, group: 
 
 
 def answers_an_image(rewards: Sequence[Weighted], size: int) -> int:
-    """How often the rewards are asked for each image of a group of that size; a pair judge is for each that it meets."""
+    """How often the rewards are asked for each image of a group of that size, a pair judge for each that it meets."""
     return sum(part.reward.answers(size) if isinstance(part.reward, WinRate) else 1 for part in rewards)
 
 

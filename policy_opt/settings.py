@@ -51,8 +51,7 @@ class Optimisation:
     )
     opponents: int = setting(
         0,
-        "Other images of its group that a pair judge is shown each image with, in both orders, chosen by the seed; 0 is "
-        "all.",
+        "Others of its group that a pair judge is shown each image with, in both orders, chosen by the seed; 0 is all.",
     )
     lower_k: float = setting(1.0, "Deviations over the rewards that the aggregation lower_bound takes off their mean.")
     std_floor: tuple[float, ...] = setting(
