@@ -94,7 +94,10 @@ class Experiment:
 
     generator: str = setting("shapes.llama", "Name or folder of the generator.")
     rewards: tuple[str, ...] = setting(
-        ("shapes.verifier",), "Name or folder of a reward to learn from; several are combined.", option="--reward"
+        ("shapes.verifier",),
+        "Name or folder of a reward to learn from, or name of a pair judge, whose reward is how often an image beats "
+        "others of its prompt, asked in both orders; several are combined.",
+        option="--reward",
     )
     prompts: str = setting("shapes.long", "Prompt family, or file of prompts.")
     prompt_count: int = setting(2000, "Different prompts to learn from.")

@@ -124,6 +124,13 @@ JUDGES: Registry[PairJudge] = Registry(
     "rwk.rewards.pair_judge:PairJudge",
     {
         "margin": "rwk.calibration.margin_judge:Margin",
+        "pair.better": "rwk.adapters.judge_pair:Better",
+        "pair.quality": "rwk.adapters.judge_pair:Quality",
+        "unifiedreward.pair": "rwk.adapters.judge_pair:UnifiedPair",
+        "unifiedreward.pair_alignment": "rwk.adapters.unified_pair:PairAlignment",
+        "unifiedreward.pair_coherence": "rwk.adapters.unified_pair:PairCoherence",
+        "unifiedreward.pair_style": "rwk.adapters.unified_pair:PairStyle",
+        "unifiedreward.pair_think": "rwk.adapters.unified_pair:PairThink",
     },
 )
 

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -30,7 +31,7 @@ from rwk.policy_opt.rebel import rebel
 from rwk.policy_opt.rft import rft
 from rwk.policy_opt.win_rates import WinRate, check_judges, meetings, verdicts
 from rwk.rewards.base import Scores
-from rwk.rewards.pair_judge import PairJudge, pair_spec
+from rwk.rewards.pair_judge import JUDGES, PairJudge, pair_spec
 from rwk.rewards.registry import load
 
 toy = runpy.run_path(str(Path(__file__).with_name("toy_generator.py")))
@@ -247,16 +248,15 @@ def test_a_resumed_run_is_the_run(tmp_path: Path) -> None:
 
 def calibrated_clip(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A calibration of shapes.clip in a home of its own."""
-    import numpy as np
-
     from rwk.calibration.calibrate import place_of
+    from rwk.calibration.pairs import PairTable
     from rwk.calibration.storage import Binding, save
     from rwk.calibration.temperature import Temperature
 
     monkeypatch.setenv("RWK_HOME", str(home))
-    margin = np.repeat([-1.0, 1.0], 50)
-    kept = Temperature().fit(margin, np.concatenate([np.repeat([0.0, 1.0], [40, 10]), np.repeat([1.0, 0.0], [40, 10])]))
-    save(kept, place_of("shapes.clip"), Binding.of(load("shapes.clip")))
+    label = np.tile([1.0, 1.0, 1.0, 1.0, 0.0], 20)  # of margins of 1, four in five agree: T = 1 / log 4
+    fitted = Temperature().fit(PairTable(np.ones(100), label))
+    save(place_of("shapes.clip"), fitted, Binding.of(load("shapes.clip")), data={}, force=True)
 
 
 def test_optimize_takes_a_judge_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -270,7 +270,7 @@ def test_optimize_takes_a_judge_by_name(tmp_path: Path, monkeypatch: pytest.Monk
         assert judged["margin@shapes.clip"]["mean"] == pytest.approx(0.5)
     for domain, after in found.after.items():
         before = found.before[domain]
-        judge = found_judge()
+        judge = JUDGES.load("margin@shapes.clip")
         expected = [
             [judge.compare([image] * 2, others, [prompt.text] * 2).values.mean().item() for image in images]
             for prompt, images, others in zip(after.prompts, after.images, before.images, strict=True)
@@ -279,12 +279,6 @@ def test_optimize_takes_a_judge_by_name(tmp_path: Path, monkeypatch: pytest.Monk
     row = read(tmp_path / "run" / "metrics.jsonl")[0]
     assert row["reward/margin@shapes.clip/order_bias"] == pytest.approx(0, abs=1e-6)
     assert row["reward/shapes.verifier/mean"] is not None
-
-
-def found_judge() -> PairJudge:
-    from rwk.rewards.pair_judge import JUDGES
-
-    return JUDGES.load("margin@shapes.clip")
 
 
 def test_the_first_place_cancels_in_the_world(tmp_path: Path) -> None:
