@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -211,13 +210,12 @@ def test_a_margin_of_what_has_no_score_says_why() -> None:
     assert [note.split(":")[0] for note in notes] == [f"the {side} image has no score" for side in ("second", "first")]
 
 
-def test_a_margin_needs_a_calibrated_reward(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_margin_needs_a_calibrated_reward() -> None:
     """Without a reward, a calibration or a temperature above 0 it says what to do."""
-    monkeypatch.setenv("RWK_HOME", str(tmp_path))
     with pytest.raises(ValueError, match="name it as margin@REWARD"):
         JUDGES.load("margin")
     with pytest.raises(ValueError, match="run `rwk calibrate contrast`"):
         JUDGES.load("margin@contrast")
     with pytest.raises(ValueError, match="temperature above 0, got 0"):
         JUDGES.load("margin@contrast", temperature=0)
-    assert JUDGES.load("margin@contrast", temperature=1).spec == replace(Margin.tiny().spec)
+    assert JUDGES.load("margin@contrast", temperature=1).spec == Margin.tiny().spec

@@ -246,22 +246,21 @@ def test_a_resumed_run_is_the_run(tmp_path: Path) -> None:
     assert not torch.equal(weights(half), weights(whole))
 
 
-def calibrated_clip(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A calibration of shapes.clip in a home of its own."""
+def calibrate_clip() -> None:
+    """Keeps a calibration of shapes.clip, as `rwk calibrate` does."""
     from rwk.calibration.calibrate import place_of
     from rwk.calibration.pairs import PairTable
     from rwk.calibration.storage import Binding, save
     from rwk.calibration.temperature import Temperature
 
-    monkeypatch.setenv("RWK_HOME", str(home))
     label = np.tile([1.0, 1.0, 1.0, 1.0, 0.0], 20)  # of margins of 1, four in five agree: T = 1 / log 4
     fitted = Temperature().fit(PairTable(np.ones(100), label))
     save(place_of("shapes.clip"), fitted, Binding.of(load("shapes.clip")), data={}, force=True)
 
 
-def test_optimize_takes_a_judge_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_optimize_takes_a_judge_by_name(tmp_path: Path) -> None:
     """In the world, from a name: tuned images meet those of the base, which meet each other, so that base is 0.5."""
-    calibrated_clip(tmp_path / "home", monkeypatch)
+    calibrate_clip()
     experiment = Experiment(rewards=("margin@shapes.clip",), prompt_count=8, eval_prompts=2, eval_images=2)
     config = Grpo(steps=2, prompts_per_step=2, group_size=4, opponents=2, kl_every=0, save_every=0)
     found = optimize(experiment, config, out=tmp_path / "run")
