@@ -105,7 +105,7 @@ def foreseen(
     mode = recipe.mode or own.sampling.mode
     guided = mode != "off" and (own.sampling.guidance if recipe.guidance is None else recipe.guidance) != 1
     judges = {*experiment.rewards, *filter(None, [gold_of(experiment.prompts)])}
-    shown = chosen.opponents or chosen.group_size - 1  # answers that a pair judge gives for each image
+    shown = experiment.opponents or chosen.group_size - 1  # answers that a pair judge gives for each image
     run = plan(
         chosen,
         shape,

@@ -65,7 +65,7 @@ def draw(
     """Draws `per_prompt` images for every prompt and scores them by every reward.
 
     Args:
-        others: [P][n] what a pair judge compares the images of each prompt with; by default with each other.
+        others: [P][n] all of which a pair judge compares the images of each prompt with; by default each other.
     """
     texts = [prompt.text for prompt in prompts]
     rollout = generator.sample(texts, per_prompt=per_prompt, seed=seed, sampling=sampling)
@@ -74,11 +74,11 @@ def draw(
     notes: dict[str, list[list[str]]] = {}
     for name, reward in rewards.items():
         if isinstance(reward, WinRate):
-            met = [image for row in others or [] for image in row]
+            whole, met = WinRate(reward.judge), [image for row in others or [] for image in row]
             judged = (
-                reward.against(images, met, rollout.prompts, per_prompt)
+                whole.against(images, met, rollout.prompts, per_prompt)
                 if met
-                else reward.within(images, rollout.prompts, rollout.group.cpu(), seed=seed)
+                else whole.within(images, rollout.prompts, rollout.group.cpu())
             )
             scores[name] = judged.rate.reshape(len(texts), per_prompt)
             notes[name] = grouped([""] * len(images), per_prompt)

@@ -99,6 +99,10 @@ class Experiment:
         "others of its prompt, asked in both orders; several are combined.",
         option="--reward",
     )
+    opponents: int = setting(
+        0,
+        "Others of its group that a pair judge is shown each image with, in both orders, chosen by the seed; 0 is all.",
+    )
     prompts: str = setting("shapes.long", "Prompt family, or file of prompts.")
     prompt_count: int = setting(2000, "Different prompts to learn from.")
     eval_prompts: int = setting(60, "Prompts of each domain that the generator is judged on before and after.")
@@ -115,6 +119,8 @@ class Experiment:
         for name in ("prompt_count", "eval_prompts", "eval_images", "watch_prompts"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        if self.opponents < 0:
+            raise ValueError(f"opponents must be at least 0, got {self.opponents}.")
         if not self.rewards:
             raise ValueError("an optimisation needs a reward, got none; name one with --reward.")
 

@@ -104,7 +104,7 @@ def optimize(
     later = algorithm.then if isinstance(algorithm, Grpo) else ()
     learnt = list(dict.fromkeys([*experiment.rewards, *later]))
     check_judges(learnt, experiment, algorithm)
-    rewards = {name: scorer(name, algorithm.opponents, device) for name in learnt}
+    rewards = {name: scorer(name, experiment.opponents, device) for name in learnt}
     weighted = [Weighted(name, reward, float(name in experiment.rewards)) for name, reward in rewards.items()]
     if algorithm.calibrated:
         weighted = [

@@ -49,10 +49,6 @@ class Optimisation:
         "takes their standardised mean less lower_k deviations. A single reward's temperature changes no advantage "
         "that is divided by the deviation of its group.",
     )
-    opponents: int = setting(
-        0,
-        "Others of its group that a pair judge is shown each image with, in both orders, chosen by the seed; 0 is all.",
-    )
     lower_k: float = setting(1.0, "Deviations over the rewards that the aggregation lower_bound takes off their mean.")
     std_floor: tuple[float, ...] = setting(
         (),
@@ -113,13 +109,6 @@ class Optimisation:
         check(self.watch_every >= 1, "watch_every", "be at least 1", self.watch_every)
         check(0 <= self.collapse < 1, "collapse", "lie in 0..1", self.collapse)
         check(self.group_size >= 2, "group_size", "be at least 2", self.group_size, "one image has nothing to beat")
-        check(0 <= self.opponents < self.group_size, "opponents", "lie in 0..group_size - 1", self.opponents)
-        check(
-            self.opponents * self.group_size % 2 == 0,
-            "opponents",
-            "be even where group_size is odd, so that every image meets as many",
-            self.opponents,
-        )
         check(min(self.std_floor, default=0) >= 0, "std_floor", "be at least 0", self.std_floor)
         choice("schedule", self.schedule, Schedule)
         choice("aggregation", self.aggregation, Aggregation)

@@ -59,7 +59,9 @@ class WinRate:
         """Answers that the judge gives for each image of a group of that size, both orders counted."""
         return self.opponents or size - 1
 
-    def within(self, images: Sequence[Image.Image], prompts: Sequence[str], group: Tensor, *, seed: int) -> Verdicts:
+    def within(
+        self, images: Sequence[Image.Image], prompts: Sequence[str], group: Tensor, *, seed: int = 0
+    ) -> Verdicts:
         """Each image against others of its group.
 
         Args:
@@ -77,13 +79,12 @@ class WinRate:
     def against(
         self, images: Sequence[Image.Image], others: Sequence[Image.Image], prompts: Sequence[str], size: int
     ) -> Verdicts:
-        """Each image against others that were made for the same prompt, such as by another generator.
+        """Each image against all others that were made for the same prompt, such as by another generator.
 
         Args:
             others: as many, `size` adjacent ones of a prompt, as the images are.
         """
-        met = self.opponents or size
-        pairs = [(i, i - i % size + (i + step) % size) for i in range(len(images)) for step in range(met)]
+        pairs = [(i, i - i % size + place) for i in range(len(images)) for place in range(size)]
         return self._judged(images, others, prompts, pairs)
 
     def _judged(
@@ -159,7 +160,7 @@ def scorer(name: str, opponents: int, device: str) -> Reward | WinRate:
 
 
 def check_judges(learnt: Sequence[str], experiment: Experiment, algorithm: Optimisation) -> None:
-    """Raises ValueError for what cannot go with a pair judge, whose scores compare images of one group alone.
+    """Raises ValueError for what cannot go with pair judges, whose scores compare images of one group alone.
 
     Args:
         learnt: names of what a run learns from.
@@ -169,6 +170,16 @@ def check_judges(learnt: Sequence[str], experiment: Experiment, algorithm: Optim
         raise ValueError(
             f"--watch needs scores that can be compared over a run, got the pair judge "
             f"{judges[0] if judges else experiment.watch}; watch a reward, and learn from one."
+        )
+    size, opponents = algorithm.group_size, experiment.opponents
+    if opponents and (opponents >= size or not judges):
+        raise ValueError(
+            f"opponents are of pair judges and fewer than group_size, got {opponents} of {size}; lower it."
+        )
+    if size * opponents % 2:
+        raise ValueError(
+            f"opponents must be even where group_size is odd, so that every image meets as many, got {opponents} and "
+            f"{size}."
         )
     if judges and algorithm.calibrated:
         raise ValueError(

@@ -64,7 +64,7 @@ def check_pair_judge(judge: PairJudge) -> None:
                 check(judge)
         except Exception as error:
             failed.append(f"{name}: {type(error).__name__}: {error}")
-    assert not failed, f"{judge.spec.name} breaks the contract of a pair judge:\n" + "\n".join(failed)
+    _require(not failed, f"{judge.spec.name} breaks the contract of a pair judge:\n" + "\n".join(failed))
 
 
 def pair_checks_for(judge: PairJudge) -> dict[str, PairCheck]:
@@ -76,10 +76,10 @@ def pair_checks_for(judge: PairJudge) -> dict[str, PairCheck]:
 
 def check_answers_a_probability(judge: PairJudge) -> None:
     """The spec's range is 0 to 1, and so is every answer."""
-    assert (judge.spec.low, judge.spec.high) == (0, 1), f"the range is {judge.spec.low} to {judge.spec.high}"
+    _require((judge.spec.low, judge.spec.high) == (0, 1), f"the range is {judge.spec.low} to {judge.spec.high}")
     images, prompts = ordinary(Beside(judge, "first"))
     for value in judge.compare(images, images[::-1], prompts).values.tolist():
-        assert value != value or 0 <= value <= 1, f"an answer is {value}"
+        _require(value != value or 0 <= value <= 1, f"an answer is {value}")
 
 
 def check_tiny_is_repeatable(judge: PairJudge) -> None:
@@ -89,10 +89,16 @@ def check_tiny_is_repeatable(judge: PairJudge) -> None:
         with restored():
             seed_everything(seed)
             made.append(type(judge).tiny())
-    assert type(made[0]) is type(judge), f"tiny() of {type(judge).__name__} built a {type(made[0]).__name__}"
+    _require(type(made[0]) is type(judge), f"tiny() of {type(judge).__name__} built a {type(made[0]).__name__}")
     images, prompts = ordinary(Beside(made[0], "first"))
     one, two = (each.compare(images, images[::-1], prompts).values for each in made)
-    assert torch.allclose(one, two, equal_nan=True), f"two that tiny() built answer {one.tolist()} and {two.tolist()}"
+    same = torch.allclose(one, two, equal_nan=True)
+    _require(same, f"two that tiny() built answer {one.tolist()} and {two.tolist()}")
+
+
+def _require(holds: bool, otherwise: str) -> None:
+    if not holds:
+        raise AssertionError(otherwise)
 
 
 def _beside(check: Check, place: Place) -> PairCheck:
