@@ -172,10 +172,10 @@ def check_judges(learnt: Sequence[str], experiment: Experiment, algorithm: Optim
             f"{judges[0] if judges else experiment.watch}; watch a reward, and learn from one."
         )
     size, opponents = algorithm.group_size, experiment.opponents
-    if opponents and (opponents >= size or not judges):
-        raise ValueError(
-            f"opponents are of pair judges and fewer than group_size, got {opponents} of {size}; lower it."
-        )
+    if opponents and not judges:
+        raise ValueError(f"opponents are of pair judges, got {opponents} for {', '.join(learnt)}; leave it out.")
+    if opponents >= size:
+        raise ValueError(f"opponents must be fewer than group_size, got {opponents} and {size}; lower it.")
     if size * opponents % 2:
         raise ValueError(
             f"opponents must be even where group_size is odd, so that every image meets as many, got {opponents} and "

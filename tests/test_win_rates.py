@@ -303,7 +303,7 @@ def test_the_first_place_cancels_in_the_world(tmp_path: Path) -> None:
         ({}, Rebel(min_confidence=0.6), "a win rate has no temperature"),
         ({}, Grpo(resampling="history"), "resampling history needs rewards with a top, got the pair judge margin@a"),
         ({}, Ladder(), "take --harder-by clauses"),
-        ({"opponents": 4}, Dpo(group_size=4), "opponents are of pair judges and fewer than group_size, got 4 of 4"),
+        ({"opponents": 4}, Dpo(group_size=4), "opponents must be fewer than group_size, got 4 and 4"),
         ({"opponents": 3}, Grpo(group_size=5), "opponents must be even where group_size is odd, .* got 3 and 5"),
     ],
 )
@@ -319,7 +319,7 @@ def test_what_is_without_a_judge_is_told() -> None:
     """A pair judge cannot be watched, and opponents are of pair judges."""
     with pytest.raises(ValueError, match="got the pair judge margin@contrast; watch a reward"):
         check_judges(["contrast"], Experiment(watch="margin@contrast"), Grpo())
-    with pytest.raises(ValueError, match="opponents are of pair judges"):
+    with pytest.raises(ValueError, match="opponents are of pair judges, got 2 for contrast; leave it out"):
         check_judges(["contrast"], Experiment(opponents=2), Grpo())
     with pytest.raises(ValueError, match="opponents must be at least 0, got -1"):
         Experiment(opponents=-1)
