@@ -213,6 +213,13 @@ class StretchedByTheBatch(ShapesLlama):
         return [image.point(lambda value: value * 200 // brightest) for image in images]
 
 
+class BluerLevels(ShapesLlama):
+    """Rewards of pixels see other images than those that are kept."""
+
+    def decode(self, tokens: Tensor) -> list[Image.Image]:
+        return [Image.merge("RGB", image.split()[::-1]) for image in super().decode(tokens)]
+
+
 class HalfSize(ShapesLlama):
     """Images are not of the stated size."""
 
@@ -373,6 +380,7 @@ CAUGHT: dict[type[ShapesLlama], tuple[contract.Check, str]] = {
     ForgetsToDetach: (probability_checks.check_detached_guidance, "is that of matched"),
     StretchedByTheBatch: (contract.check_decode, "a row alone"),
     HalfSize: (contract.check_decode, "(24, 24)"),
+    BluerLevels: (contract.check_decode, "levels"),
     LosesItsWeights: (contract.check_saves_and_loads, "after save and load"),
     Pickles: (contract.check_saves_and_loads, "optimizer.pt"),
     TakesText: (contract.check_refuses_wrong_calls, "were sampled"),
