@@ -2,7 +2,7 @@
 
 A judge that is shown every image beside one and the same other image is a reward, and has to keep a reward's contract:
 range, repeatability, global state, neighbours, order and size of the batch. So most checks are those of
-`rewards.contract`, with the images in the first place, and once more with them in the second.
+`rewards.contract`, with the images in the first place, and some once more with them in the second.
 """
 
 from __future__ import annotations
@@ -105,15 +105,22 @@ def _beside(check: Check, place: Place) -> PairCheck:
     return lambda judge: check(Beside(judge, place))
 
 
-PLACES: tuple[Place, ...] = ("first", "second")
+OWN = frozenset[Check]({contract.check_tiny_is_repeatable})
+"""Checks of rewards that pair judges have in a form of their own."""
+COMPARED = frozenset[Check](
+    {contract.check_refuses_wrong_prompts, contract.check_undecodable_is_nan, contract.check_takes_every_mode}
+)
+"""Checks of what `PairJudge.compare` does, which no judge can change."""
+SECOND = (contract.check_tells_images_apart, contract.check_ignores_neighbours, contract.check_nan_has_a_note)
+"""Checks that are made with the images in the second place too."""
 CHECKS: dict[str, PairCheck] = {
     "check_answers_a_probability": check_answers_a_probability,
     "check_tiny_is_repeatable": check_tiny_is_repeatable,
     **{
-        f"{check.__name__} as {place}": _beside(check, place)
+        f"{check.__name__} as first": _beside(check, "first")
         for check in contract.CHECKS
-        for place in PLACES
-        if check is not contract.check_tiny_is_repeatable and check not in contract.GRADIENT
+        if check not in OWN | COMPARED | contract.GRADIENT
     },
+    **{f"{check.__name__} as second": _beside(check, "second") for check in SECOND},
 }
 """The checks by name; those with "as" are of `rewards.contract`, with the images in that place."""

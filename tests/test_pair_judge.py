@@ -37,7 +37,7 @@ def test_contract(name: str, check: str) -> None:
 def test_the_suite_is_not_empty() -> None:
     """Every check has its turn, and each judge most of them."""
     assert {case.values[1] for case in CASES} == set(CHECKS)
-    assert len(CASES) >= 25 * len(names())
+    assert len(CASES) >= 16 * len(names())
 
 
 def brightness(image: Image.Image) -> float:
@@ -106,13 +106,13 @@ def test_a_right_judge_is_not_blamed() -> None:
     ("broken", "check"),
     [
         (Blind(), "check_tells_images_apart as first"),
-        (Relative(), "check_ignores_neighbours as first"),
-        (Relative(), "check_ignores_batch_size as second"),
+        (Relative(), "check_ignores_neighbours as second"),
+        (Relative(), "check_ignores_batch_size as first"),
         (Margins(), "check_answers_a_probability"),
         (Margins(), "check_stays_in_range as first"),
         (Silent(), "check_nan_has_a_note as first"),
         (Seeded(), "check_leaves_global_state as first"),
-        (Seeded(), "check_ignores_global_state as second"),
+        (Seeded(), "check_ignores_global_state as first"),
     ],
 )
 def test_what_breaks_the_contract_is_caught(broken: PairJudge, check: str) -> None:
