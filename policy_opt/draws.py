@@ -25,6 +25,8 @@ class Draws:
     """[B, L] long."""
     scores: Tensor
     """[B, R] float32."""
+    orders: Tensor
+    """[B, J, 2] float32, of the rewards that are pair judges, as in `advantage.Columns`."""
     reward: Tensor
     """[B] float32, what the pairs were made by."""
     won: Tensor

@@ -22,7 +22,15 @@ import torch
 from torch import Tensor, nn
 
 from rwk.policy_opt.advantage import Weighted as Weighted
-from rwk.policy_opt.advantage import combine, group_advantage, standardised, summary, weights_of
+from rwk.policy_opt.advantage import (
+    answers_an_image,
+    combine,
+    group_advantage,
+    order_summary,
+    standardised,
+    summary,
+    weights_of,
+)
 from rwk.policy_opt.calibrated import gate, win_rate
 from rwk.policy_opt.configs import Grpo
 from rwk.policy_opt.curriculum import Curriculum
@@ -132,7 +140,7 @@ def grpo(
         journal.path,
         steps,
         images,
-        images * len(rewards),
+        images * answers_an_image(rewards, config.group_size),
         tokens,
         took,
         place.size,
@@ -180,12 +188,14 @@ class _Draw:
         size = config.prompts_per_draw or len(handles)
         parts = [handles[start : start + size] for start in range(0, len(handles), size)]
         drawn = (self._drawn(part, step) for part in parts)
-        draws = list(scored(drawn, rewards, meanwhile=config.score_meanwhile, from_pixels=config.from_pixels))
+        seed, meanwhile = derived_seed(config.seed, step), config.score_meanwhile
+        draws = list(scored(drawn, rewards, meanwhile=meanwhile, seed=seed, from_pixels=config.from_pixels))
         rollout = Rollout.joined([part.rollout for part in draws])
         waited = sum(part.waited for part in draws)
         drawing = time.perf_counter() - began - waited
 
         scores = gather(torch.cat([part.scores for part in draws]))  # [rows, rewards], of all processes
+        orders = torch.cat([part.orders for part in draws])
         group = torch.arange(config.prompts_per_step).repeat_interleave(config.group_size)
         weights = weights_of(rewards, config.aggregation)
         reward = combine(scores, weights, group, how=config.aggregation, min_std=floors, lower_k=config.lower_k)
@@ -205,6 +215,7 @@ class _Draw:
         self.ledger.record(step, [self.table[handle] for handle in drawn_for], scores)
         self.journal.note(
             **summary(rewards, scores, reward, group),
+            **order_summary(rewards, gather(orders) if orders.numel() else orders),
             advantage=advantage.abs().mean().item(),
             diversity=gather(torch.tensor([diversity(rollout.tokens, config.group_size)])).mean().item(),
             seconds_sample=drawing,

@@ -33,7 +33,7 @@ class Trained:
     steps: int
     images_sampled: int
     reward_forwards: int
-    """Images that went through a reward, counted once for each reward."""
+    """Images that went through a reward, counted once for each reward; of a pair judge, its answers."""
     tokens_trained: int
     seconds: float
     """Of this call; a part before a kill is not in it."""

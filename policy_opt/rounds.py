@@ -20,7 +20,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from rwk.policy_opt.advantage import Weighted, combine, floors_of, summary, weights_of
+from rwk.policy_opt.advantage import Weighted, answers_an_image, combine, floors_of, order_summary, summary, weights_of
 from rwk.policy_opt.calibrated import confident, preference_unit
 from rwk.policy_opt.configs import Dpo, Pairwise, Rft, Rounds
 from rwk.policy_opt.draws import Draws, joined, save_whole
@@ -40,7 +40,7 @@ from rwk.policy_opt.journal import (
 from rwk.policy_opt.off_policy import drift
 from rwk.policy_opt.pairs import mined
 from rwk.policy_opt.policy import Policy, Statistics, World, trainable, world
-from rwk.policy_opt.scored_draws import scored
+from rwk.policy_opt.scored_draws import Scored, scored
 from rwk.policy_opt.watch import Watch, Watched
 from rwk.rewards.errors import RunFailed
 
@@ -155,7 +155,7 @@ def learn_in_rounds(
         journal.path,
         updates,
         images,
-        images * len(rewards),
+        images * answers_an_image(rewards, config.group_size),
         tokens,
         took,
         place.size,
@@ -226,9 +226,10 @@ class _Artist:
         own = [index for index in range(self.place.rank, len(parts), self.place.size) if not files[index].exists()]
         drawn = (self._drawn(parts[index], derived_seed(self.config.seed, number, index)) for index in own)
         meanwhile, from_pixels = self.config.score_meanwhile, self.config.from_pixels
-        parts_scored = scored(drawn, self.rewards, meanwhile=meanwhile, from_pixels=from_pixels)
+        seed = derived_seed(self.config.seed, number)
+        parts_scored = scored(drawn, self.rewards, meanwhile=meanwhile, seed=seed, from_pixels=from_pixels)
         for index, part in zip(own, parts_scored, strict=True):
-            draws = self._paired(parts[index], part.rollout, part.scores)
+            draws = self._paired(parts[index], part)
             save_whole({name: value.contiguous() for name, value in vars(draws).items()}, files[index])
         self.place.wait()
         draws = joined([Draws(**load_file(file)) for file in files])
@@ -252,9 +253,9 @@ class _Artist:
         )
         return rollout, self.generator.levels(rollout.tokens)
 
-    def _paired(self, handles: Tensor, rollout: Rollout, scores: Tensor) -> Draws:
+    def _paired(self, handles: Tensor, part: Scored) -> Draws:
         """Scored images with their pairs, and the reference's log-probabilities of what is in a pair."""
-        config = self.config
+        config, rollout, scores = self.config, part.rollout, part.scores
         group = torch.arange(len(handles)).repeat_interleave(config.group_size)
         weights = weights_of(self.rewards, config.aggregation)
         floors = self.floors
@@ -272,12 +273,13 @@ class _Artist:
         gap = (rollout.logprobs[rows] - logprobs).mean(1)
         apart, gap = (column.cpu()[place].view(2, -1).mean(0) for column in (apart, gap))
         drawn = handles.repeat_interleave(config.group_size)
-        return Draws(drawn, rollout.tokens.cpu(), scores, reward, pairs.won, pairs.lost, won, lost, apart, gap)
+        tokens = rollout.tokens.cpu()
+        return Draws(drawn, tokens, scores, part.orders, reward, pairs.won, pairs.lost, won, lost, apart, gap)
 
     def summary(self, draws: Draws) -> dict[str, Any]:
         """What the journal keeps of a round's draws."""
         group = torch.arange(len(draws.tokens)) // self.config.group_size
-        values = summary(self.rewards, draws.scores, draws.reward, group)
+        values = summary(self.rewards, draws.scores, draws.reward, group) | order_summary(self.rewards, draws.orders)
         varied = diversity(draws.tokens, self.config.group_size)
         biased = {"guidance_gap": draws.gap.mean().item()} if self.sampling.mode == "cond_only" else {}
         apart = {"drift": draws.drift.mean().item()} | biased

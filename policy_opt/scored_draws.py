@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from rwk.policy_opt.advantage import Weighted, score_all
+from rwk.policy_opt.advantage import Columns, Weighted, score_all
 from rwk.policy_opt.generator import Rollout
 
 
@@ -28,7 +28,9 @@ class Scored(NamedTuple):
     levels: Tensor
     """[B, 3, H, W] uint8, its images."""
     scores: Tensor
-    """[B, R] as in `score_all`."""
+    """[B, R] as in `Columns`."""
+    orders: Tensor
+    """[B, J, 2] likewise."""
     waited: float
     """Seconds that were spent on nothing else than its scores."""
 
@@ -38,6 +40,7 @@ def scored(
     rewards: Sequence[Weighted],
     *,
     meanwhile: bool,
+    seed: int = 0,
     from_pixels: bool = False,
 ) -> Iterator[Scored]:
     """Each draw with its scores, in order.
@@ -45,13 +48,15 @@ def scored(
     Args:
         drawn: draws when it is asked for the next, and gives its images as 8-bit levels [B, 3, H, W].
         meanwhile: ask it for the next while the one before is scored.
-        from_pixels: as in `score_all`.
+        seed: as in `score_all`.
+        from_pixels: likewise.
     """
     behind = 1 if meanwhile else 0
     with ThreadPoolExecutor(1, "rewards") as pool:
-        held: deque[tuple[Rollout, Tensor, Future[Tensor]]] = deque()
+        held: deque[tuple[Rollout, Tensor, Future[Columns]]] = deque()
         for rollout, levels in drawn:
-            coming = pool.submit(score_all, rewards, levels, rollout.prompts, from_pixels=from_pixels)
+            asked = (rewards, levels, rollout.prompts, rollout.group)
+            coming = pool.submit(score_all, *asked, seed=seed, from_pixels=from_pixels)
             held.append((rollout, levels, coming))
             while len(held) > behind:
                 yield _waited(*held.popleft())
@@ -59,6 +64,7 @@ def scored(
             yield _waited(*held.popleft())
 
 
-def _waited(rollout: Rollout, levels: Tensor, coming: Future[Tensor]) -> Scored:
+def _waited(rollout: Rollout, levels: Tensor, coming: Future[Columns]) -> Scored:
     began = time.perf_counter()
-    return Scored(rollout, levels, coming.result(), time.perf_counter() - began)
+    found = coming.result()
+    return Scored(rollout, levels, found.scores, found.orders, time.perf_counter() - began)

@@ -202,7 +202,7 @@ def plan(
 
     Args:
         prompts: different ones to learn from.
-        rewards: that score every image.
+        rewards: that score every image; a pair judge counts once for each answer about it.
         guided: whether guidance is other than 1.
         mode: of `Sampling`.
         processes: over which a draw and an update are spread.

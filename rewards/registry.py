@@ -1,4 +1,4 @@
-"""Names of rewards and generators, and how a name becomes an object. Listing imports no adapter."""
+"""Names of rewards, generators and pair judges, and how a name becomes an object. Listing imports no adapter."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Registry(Generic[T]):
     def __init__(self, kind: str, base: str, table: dict[str, str]) -> None:
         """
         Args:
-            kind: "reward" or "generator"; also names the folder in `$RWK_HOME` and the entry-point group.
+            kind: "reward", "generator" or "judge"; also names the folder in `$RWK_HOME` and the entry-point group.
             base: `module:Class` that every entry must be a subclass of.
             table: the built-in names.
         """

@@ -128,16 +128,18 @@ def test_rewards_are_asked_by_pixels_alone(monkeypatch: pytest.MonkeyPatch) -> N
     """With `from_pixels` no image is made for rewards of pixels, and scores are as near as the reward says."""
     levels = torch.randint(256, [40, 3, 48, 48], generator=torch.Generator().manual_seed(0)).to(torch.uint8)
     names, prompts = ["colorfulness", "contrast", "shapes.clip"], ["a red circle"] * len(levels)
+    group = torch.zeros(len(levels), dtype=torch.long)
     rewards = [Weighted(name, load(name)) for name in names]
-    expected = score_all(rewards, levels, prompts)
+    expected = score_all(rewards, levels, prompts, group).scores
     with monkeypatch.context() as patch:
         patch.setattr("rwk.policy_opt.advantage.as_images", None)
-        found = score_all(rewards, levels, prompts, from_pixels=True)
+        found = score_all(rewards, levels, prompts, group, from_pixels=True).scores
     for column, part in enumerate(rewards):
         off = (found[:, column] - expected[:, column]).abs()
         assert (off <= part.reward.tolerance + 1e-5 * expected[:, column].abs()).all(), part.name
     mixed = [Weighted("shapes.verifier", load("shapes.verifier")), rewards[0]]
-    assert torch.equal(score_all(mixed, levels, prompts, from_pixels=True), score_all(mixed, levels, prompts))
+    ways = [score_all(mixed, levels, prompts, group, from_pixels=asked).scores for asked in (True, False)]
+    assert torch.equal(*ways)
 
 
 @pytest.mark.parametrize("config", [replace(GRPO, kl_every=0), RFT])
