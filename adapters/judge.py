@@ -36,6 +36,7 @@ class Judge(Tunable, Reward):
     asks: ClassVar[str]
     """The question asked where none is named, of `rwk.adapters.questions`."""
     hub: ClassVar[str] = HUB
+    casts = True
     temperature: float = 1.0
     """What logits are divided by before the softmax."""
 
@@ -243,8 +244,8 @@ class Levels(Judge):
     asks = "qalign.quality"
 
     def value(self, log_probs: Tensor) -> Tensor:
-        best = log_probs.shape[1]
-        return log_probs.softmax(1) @ torch.arange(best, 0, -1, dtype=log_probs.dtype, device=log_probs.device)
+        levels = torch.arange(log_probs.shape[1], 0, -1, device=log_probs.device)
+        return (log_probs.softmax(1) * levels).sum(1)  # a product of matrices would be one in half precision
 
 
 class Aesthetics(Levels):

@@ -89,6 +89,7 @@ class GotOcr(Reward):
     spec = RewardSpec("ocr.got", "share of the wanted letters", 0, 1, "Apache-2.0", "arXiv:2505.05470")
     origin = Origin("stepfun-ai/GOT-OCR-2.0-hf", "model.safetensors", "Apache-2.0", 1121)
     preprocess = Preprocess(1024, fit="squash")
+    casts = True
     example_prompts = (
         'a sign that says "cab"',
         "the words “Abba cab” on a wall",

@@ -65,6 +65,7 @@ class UnifiedReward(Reward):
     hub: ClassVar[str] = "CodeGoat24/UnifiedReward-qwen-7b"
     question: ClassVar[str] = POINTWISE
     label: ClassVar[str] = "Final Score:"
+    casts = True
     longest: int = 512
     """Tokens that the model may write."""
 
