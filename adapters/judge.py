@@ -37,6 +37,9 @@ class Judge(Tunable, Reward):
     """The question asked where none is named, of `rwk.adapters.questions`."""
     hub: ClassVar[str] = HUB
     casts = True
+    precision_note = (
+        "computes in the type of its checkpoint; measured in the shape of Qwen2-VL-2B, published in bfloat16"
+    )
     temperature: float = 1.0
     """What logits are divided by before the softmax."""
 
