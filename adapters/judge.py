@@ -38,7 +38,7 @@ class Judge(Tunable, Reward):
     hub: ClassVar[str] = HUB
     casts = True
     precision_note = (
-        "computes in the type of its checkpoint; measured in the shape of Qwen2-VL-2B, published in bfloat16"
+        "it computes in its checkpoint's type; measured in the shape of Qwen2-VL-2B, in bfloat16 throughout"
     )
     temperature: float = 1.0
     """What logits are divided by before the softmax."""

@@ -232,9 +232,7 @@ class FlanT5Xl(FlanT5):
     origin = Origin("zhiqiulin/clip-flant5-xl", "pytorch_model.bin.index.json", "Apache-2.0", 6_500)
     words_of = "google/flan-t5-xl"
     widths = (2048, 5120, 32)
-    precision_note = (
-        "published in bfloat16; measured is the mean of both logarithms, which moves by more than the score"
-    )
+    precision_note = "published in bfloat16; measured by the mean of both logarithms, which moves more than the score"
 
 
 def tiny_tokenizer() -> Any:

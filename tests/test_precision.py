@@ -79,7 +79,7 @@ def scored(items: list[Item], reward: Reward, precision: Precision, **means: Any
 
 @pytest.mark.parametrize("name", names())
 def test_precision_reaches_every_network(name: str, tmp_path: Path) -> None:
-    """Layers compute in bfloat16 and every score moves, but little; or all stays to the last bit, and a note says so."""
+    """Layers compute in bfloat16 and scores move a little; or all stays to the last bit, and a note says so."""
     reward = tiny(name)
     items = pictures(tmp_path, reward)
     exact = [row.scores["it"] for row in scored(items, reward, "published")]

@@ -17,7 +17,6 @@ from rwk.adapters.aesthetic import AestheticV1Base32
 from rwk.adapters.clip_towers import OpenClipReward, bucketed, tokenizer
 from rwk.adapters.clipscore import ClipCosine, ClipScore, ClipScoreNoPrefix
 from rwk.adapters.hpsv2 import Hpsv2, Hpsv2Legacy
-from rwk.adapters.imagereward import ImageReward
 from rwk.adapters.preprocess import Preprocess
 from rwk.rewards.base import Reward
 from rwk.rewards.manifest import Item
