@@ -68,7 +68,7 @@ class GroundingDino(Reward):
     origin: ClassVar[Origin] = Origin("IDEA-Research/grounding-dino-tiny", "model.safetensors", "Apache-2.0", 689)
     precision_note = (
         "the detector stays in float32, as it takes its queries by rank and boxes by a threshold, which half "
-        "precision would tip"
+        "precision could tip"
     )
     rules: ClassVar[Rules] = INTENDED
     short: int = 800

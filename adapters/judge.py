@@ -17,6 +17,7 @@ from rwk.adapters.questions import QUESTIONS, Question
 from rwk.adapters.timm_head import Head
 from rwk.adapters.vlm import Refused, Vlm, tiny_vlm
 from rwk.rewards.base import Reward, RewardSpec, Scores
+from rwk.rewards.precision import UNMEASURED
 from rwk.rewards.tunable import HeadKind, ScaledHead, Tunable
 
 HUB = "Qwen/Qwen2.5-VL-7B-Instruct"
@@ -37,9 +38,7 @@ class Judge(Tunable, Reward):
     """The question asked where none is named, of `rwk.adapters.questions`."""
     hub: ClassVar[str] = HUB
     casts = True
-    precision_note = (
-        "it computes in its checkpoint's type; measured in the shape of Qwen2-VL-2B, in bfloat16 throughout"
-    )
+    precision_note = UNMEASURED
     temperature: float = 1.0
     """What logits are divided by before the softmax."""
 

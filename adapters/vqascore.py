@@ -16,6 +16,7 @@ from rwk.adapters.pretrained import load_tokenizer, load_whole, read_shards
 from rwk.adapters.published import Origin, fill
 from rwk.adapters.squared import SquaredReward
 from rwk.rewards.base import RewardSpec
+from rwk.rewards.precision import UNMEASURED
 
 BEFORE = (
     "A chat between a curious user and an artificial intelligence assistant. "
@@ -76,7 +77,7 @@ class FlanT5(SquaredReward):
     preprocess = Preprocess(336, "squash")
     border = (122, 116, 104)  # CLIP's mean colour, cut to whole numbers
     context = 2048
-    precision_note = "published in bfloat16; not measured at this size, see vqascore.flant5_xl"
+    precision_note = UNMEASURED
     tolerance = 2e-4
     words_of: ClassVar[str] = "google/flan-t5-xxl"
     widths: ClassVar[tuple[int, int, int]] = (4096, 10240, 64)
@@ -232,7 +233,6 @@ class FlanT5Xl(FlanT5):
     origin = Origin("zhiqiulin/clip-flant5-xl", "pytorch_model.bin.index.json", "Apache-2.0", 6_500)
     words_of = "google/flan-t5-xl"
     widths = (2048, 5120, 32)
-    precision_note = "published in bfloat16; measured by the mean of both logarithms, which moves more than the score"
 
 
 def tiny_tokenizer() -> Any:

@@ -14,6 +14,8 @@ from rwk.rewards.base import Reward
 Precision = Literal["published", "float32", "bfloat16", "float16"]
 """`published`: as each reward is loaded where nothing is said, float32 unless its weights are published otherwise."""
 HALF = ("bfloat16", "float16")
+UNMEASURED = "what half precision moves is not measured yet; benchmarks/drift.py does"
+"""`precision_note` of a reward whose network follows and that has no `drift`."""
 
 
 def cast(reward: Reward, precision: Precision) -> torch.autocast:
