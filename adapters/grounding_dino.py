@@ -66,6 +66,10 @@ class GroundingDino(Reward):
 
     spec = RewardSpec("grounding_dino.t2i_r1", "share of what is asked for", 0, 1, "Apache-2.0", "arXiv:2505.00703")
     origin: ClassVar[Origin] = Origin("IDEA-Research/grounding-dino-tiny", "model.safetensors", "Apache-2.0", 689)
+    precision_note = (
+        "the detector stays in float32, as it takes its queries by rank and boxes by a threshold, which half "
+        "precision could tip"
+    )
     rules: ClassVar[Rules] = INTENDED
     short: int = 800
     longest: int = 1333

@@ -17,6 +17,7 @@ from rwk.adapters.questions import QUESTIONS, Question
 from rwk.adapters.timm_head import Head
 from rwk.adapters.vlm import Refused, Vlm, tiny_vlm
 from rwk.rewards.base import Reward, RewardSpec, Scores
+from rwk.rewards.precision import UNMEASURED
 from rwk.rewards.tunable import HeadKind, ScaledHead, Tunable
 
 HUB = "Qwen/Qwen2.5-VL-7B-Instruct"
@@ -35,6 +36,8 @@ class Judge(Tunable, Reward):
     asks: ClassVar[str]
     """The question asked where none is named, of `rwk.adapters.questions`."""
     hub: ClassVar[str] = HUB
+    casts = True
+    precision_note = UNMEASURED
     temperature: float = 1.0
     """What logits are divided by before the softmax."""
 
@@ -231,8 +234,8 @@ class Levels(Judge):
     asks = "qalign.quality"
 
     def value(self, log_probs: Tensor) -> Tensor:
-        best = log_probs.shape[1]
-        return log_probs.softmax(1) @ torch.arange(best, 0, -1, dtype=log_probs.dtype, device=log_probs.device)
+        levels = torch.arange(log_probs.shape[1], 0, -1, device=log_probs.device)
+        return (log_probs.softmax(1) * levels).sum(1)  # a product of matrices would be one in half precision
 
 
 class Aesthetics(Levels):

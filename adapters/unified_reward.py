@@ -65,6 +65,10 @@ class UnifiedReward(Reward):
     hub: ClassVar[str] = "CodeGoat24/UnifiedReward-qwen-7b"
     question: ClassVar[str] = POINTWISE
     label: ClassVar[str] = "Final Score:"
+    casts = True
+    precision_note = (
+        "published in bfloat16; a score is read out of words, which half precision changes or not, so there is no bound"
+    )
     longest: int = 512
     """Tokens that the model may write."""
 

@@ -91,6 +91,7 @@ def describe(name: str) -> dict[str, Any]:
         **{key: value for key, value in found.spec.items() if key != "name"},
         "tolerance": getattr(found.kind, "tolerance", None) if found.spec.get("differentiable") else None,
         "drift": dict(getattr(found.kind, "drift", {})) or None,
+        "precision_note": getattr(found.kind, "precision_note", ""),
         "class": f"{found.kind.__module__}:{found.kind.__qualname__}",
         "folder": found.folder,
         "megabytes": found.megabytes,
@@ -206,8 +207,9 @@ def _told(key: str, document: dict[str, Any]) -> str:
         return f"{len(value)}, of {min(value)} to {max(value)} tokens" if value else ""
     if key == "tolerance" and value is not None:
         return f"within {value:g} of the score"
-    if key == "drift" and value:
-        return ", ".join(f"{precision} moves a score by up to {most:g}" for precision, most in value.items())
+    if key == "drift":
+        moved = ", ".join(f"{precision} moves a score by up to {most:g}" for precision, most in (value or {}).items())
+        return "; ".join(filter(None, [moved, document.get("precision_note")]))
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, dict):

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 import struct
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, final
+from typing import ClassVar, NamedTuple, final
 
 import numpy as np
 import torch
@@ -103,6 +103,13 @@ class Reward(ABC):
         "",
     )
     """Prompts that the reward can judge, of unequal length; `rewards.contract` scores them."""
+    casts: bool = False
+    """Whether its network computes in the half precision that is asked for, its head apart; else nothing changes."""
+    drift: ClassVar[Mapping[str, float]] = {}
+    """Most that a score moved where the network computed in that precision; `benchmarks/drift.py` measured it, on
+    random weights at the published size."""
+    precision_note: str = ""
+    """What is to be said beside `drift`: how else it was measured, or why a network stays as it is."""
 
     def example_images(self) -> list[Image.Image]:
         """Images that the reward can tell apart, four or more; empty where any image will do."""
