@@ -12,7 +12,6 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from torchvision.transforms.functional import to_pil_image
 
 from rwk.adapters.shapes_prompts import WORDS, words_of
 from rwk.adapters.shapes_render import render
@@ -21,7 +20,7 @@ from rwk.adapters.shapes_world import SIZE
 from rwk.policy_opt.generator import GeneratorSpec, Sampling
 from rwk.policy_opt.rollout import CausalGenerator
 
-SHIPPED = Path(__file__).parent / "weights" / "shapes_llama"
+WEIGHTS = Path(__file__).parent / "weights"
 PAD, NULL, BEGIN = CODES, CODES + 1, CODES + 2
 """Text ids after the codes: padding, the empty prompt, begin of image; the words follow."""
 WORD_IDS = {word: BEGIN + 1 + index for index, word in enumerate(WORDS)}
@@ -52,7 +51,8 @@ SPEC = GeneratorSpec(
 class ShapesLlama(CausalGenerator):
     """`transformers.LlamaForCausalLM` over 512 image codes and the words of the built-in world."""
 
-    shipped = SHIPPED
+    shipped = WEIGHTS / "shapes_llama"
+    decoded_at_once = 64
     spec = SPEC
 
     def __init__(self, *, device: str = "cpu", weights: str | Path | None = None) -> None:
@@ -64,7 +64,7 @@ class ShapesLlama(CausalGenerator):
         Raises:
             ValueError: where the folder does not hold this generator.
         """
-        folder = Path(weights) if weights else SHIPPED
+        folder = Path(weights) if weights else self.shipped
         config = json.loads((folder / "config.json").read_text())
         self._build(config["llama"], config["vq_width"], config["sampling"])
         state = {name: tensor.float() for name, tensor in load_file(folder / "model.safetensors").items()}
@@ -146,8 +146,8 @@ class ShapesLlama(CausalGenerator):
     def soft_pixels(self, embeddings: Tensor) -> Tensor:
         return self.vq.decode_soft(embeddings)
 
-    def decode(self, tokens: Tensor) -> list[Image.Image]:
-        return [to_pil_image(picture) for picture in self.pixels(tokens).cpu()]
+    def _levels(self, tokens: Tensor) -> Tensor:
+        return (255 * self.pixels(tokens)).byte()
 
     def decode_partial(self, tokens: Tensor) -> list[Image.Image]:
         """See `Generator.decode_partial`; the codes to come are those of the bare background."""

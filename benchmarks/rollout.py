@@ -28,7 +28,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from rwk.policy_opt.generator import GeneratorSpec, Sampling
@@ -73,7 +72,7 @@ class Measured(CausalGenerator):
     def null_ids(self, prompt: str) -> list[int]:
         return [self.spec.codes, self.spec.codes + 1]
 
-    def decode(self, tokens: Tensor) -> list[Image.Image]:
+    def _levels(self, tokens: Tensor) -> Tensor:
         raise NotImplementedError
 
     def save(self, folder: Path) -> None:

@@ -7,11 +7,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, NamedTuple, get_args
+from typing import ClassVar, Literal, NamedTuple, get_args
 
 import torch
 from PIL import Image
 from torch import Tensor, nn
+from torchvision.transforms.functional import to_pil_image
 
 from rwk.rewards.registry import Registry
 
@@ -127,12 +128,19 @@ class TokenStatistics(NamedTuple):
     """[B, L] float32, in nats."""
 
 
+def as_images(levels: Tensor) -> list[Image.Image]:
+    """RGB images of 8-bit levels [B, 3, H, W]."""
+    return [to_pil_image(picture) for picture in levels.cpu()]
+
+
 class Generator(ABC):
     """A sampler of image tokens whose probabilities can be computed and trained."""
 
     spec: GeneratorSpec
     module: nn.Module
     """Everything that can be trained; its parameters move when a reward is optimised."""
+    decoded_at_once: ClassVar[int] = 8
+    """Images whose pixels are computed at once, which bounds memory; no result depends on it."""
     example_prompts: Sequence[str] = (
         "a photo of a red circle",
         "a small blue square above a large green triangle",
@@ -182,12 +190,26 @@ class Generator(ABC):
         return self.statistics(rollout).logprobs
 
     @abstractmethod
+    def _levels(self, tokens: Tensor) -> Tensor:
+        """[B, 3, H, W] uint8: images of at most `decoded_at_once` rows [B, L], no image depending on another."""
+
+    def levels(self, tokens: Tensor) -> Tensor:
+        """[B, 3, H, W] uint8, where the model is: the images of tokens [B, L]."""
+        device = next(self.module.parameters()).device
+        with torch.no_grad():
+            return torch.cat([self._levels(part) for part in tokens.to(device).split(self.decoded_at_once)])
+
     def decode(self, tokens: Tensor) -> list[Image.Image]:
-        """Images of tokens [B, L]; row by row, no image depends on another."""
+        """Images of tokens [B, L]."""
+        return as_images(self.levels(tokens))
 
     def texts(self, tokens: Tensor) -> list[str]:
         """[B] the text that was written before each image of tokens [B, L]; "" where the family writes none."""
         return [""] * len(tokens)
+
+    def chosen(self, tokens: Tensor) -> Tensor:
+        """[B, L] whether each of the tokens [B, L] was a choice: what could be no other has no part in a mean."""
+        return torch.ones_like(tokens, dtype=torch.bool)
 
     def code_embeddings(self) -> Tensor:
         """[K, d] where each code lies in the space that images are decoded from.
@@ -249,7 +271,9 @@ GENERATORS: Registry[Generator] = Registry(
         "anole.7b_v01": "rwk.adapters.anole:Anole",
         "emu3.gen": "rwk.adapters.emu3:Emu3Gen",
         "janus.pro_1b": "rwk.adapters.janus:JanusPro",
+        "janus.pro_1b_plan": "rwk.adapters.janus_plan:JanusPlan",
         "janus.pro_7b": "rwk.adapters.janus:JanusPro7B",
+        "janus.pro_7b_plan": "rwk.adapters.janus_plan:JanusPlan7B",
         "janus.v1_3b": "rwk.adapters.janus:Janus",
         "llamagen.c2i_3b_384": "rwk.adapters.llamagen_c2i:ThreeB384",
         "llamagen.c2i_b_256": "rwk.adapters.llamagen_c2i:Base256",

@@ -1,9 +1,9 @@
 """Text and image apart, in a loss and in what steers the entropy, where a generator writes a text before it draws.
 
-With T words and L - T codes, an advantage A and a share s, token t counts w_t A, so that each modality is a mean over
-its own tokens, and 576 codes do not drown 60 words:
+With n words and m codes in a row of L tokens, an advantage A and a share s, token t counts w_t A, so that each modality
+is a mean over its own tokens, and 576 codes do not drown 60 words. What was no choice, such as padding, is neither:
 
-    w_t = s L / T for a word, (1 - s) L / (L - T) for a code, of mean 1                           `modality_weights`
+    w_t = s L / n for a word, (1 - s) L / m for a code, 0 for neither, of mean 1                  `modality_weights`
 
 For each modality m, with its mean entropy H_m and the target H*_m, the loss gets alpha_m H_m, where
 
@@ -23,7 +23,7 @@ from torch import Tensor
 
 from rwk.policy_opt.configs import Grpo
 from rwk.policy_opt.followers import Follower
-from rwk.policy_opt.generator import GeneratorSpec
+from rwk.policy_opt.generator import Generator, GeneratorSpec
 from rwk.policy_opt.policy import Policy, World
 
 BETAS, EPSILON = (0.9, 0.999), 1e-8
@@ -35,30 +35,34 @@ def slots_of(spec: GeneratorSpec) -> list[slice]:
     return [slice(0, spec.text), slice(spec.text, spec.tokens)] if spec.text else [slice(0, spec.tokens)]
 
 
-def modality_weights(spec: GeneratorSpec, share: float) -> Tensor:
-    """[L] how much each token counts, of mean 1.
+def modality_weights(spec: GeneratorSpec, share: float, chosen: Tensor) -> Tensor:
+    """[B, L] how much each token counts, of mean 1 in every row.
 
     Args:
         share: of the text in the loss, 0..1.
+        chosen: [B, L] as `Generator.chosen` has it.
 
     Raises:
         ValueError: where the generator writes no text.
     """
     if not spec.text:
         raise ValueError(f"text_weight is of a generator that writes a text first, got {spec.name}; leave it out.")
-    weights = torch.full([spec.tokens], (1 - share) * spec.tokens / (spec.tokens - spec.text))
-    weights[: spec.text] = share * spec.tokens / spec.text
-    return weights
+    parts = [chosen[:, slots].float() for slots in slots_of(spec)]
+    shares = (share, 1 - share)
+    return torch.cat(
+        [s * spec.tokens * part / part.sum(1, keepdim=True) for s, part in zip(shares, parts, strict=True)], 1
+    )
 
 
 class EntropyControl(Follower):
     """Steers the mean entropy of each modality to its target; its state is kept with the checkpoints of the run."""
 
     def __init__(
-        self, spec: GeneratorSpec, targets: Sequence[float], place: World, *, rate: float, limit: float
+        self, generator: Generator, targets: Sequence[float], place: World, *, rate: float, limit: float
     ) -> None:
         """
         Args:
+            generator: whose modalities they are.
             targets: nats, one for each modality.
             place: the processes, which all come to the same state.
             rate: of Adam.
@@ -67,6 +71,7 @@ class EntropyControl(Follower):
         Raises:
             ValueError: where there is not a target for each modality.
         """
+        spec, self._chosen = generator.spec, generator.chosen
         self._slots = slots_of(spec)
         if len(targets) != len(self._slots):
             raise ValueError(
@@ -84,13 +89,15 @@ class EntropyControl(Follower):
         """[M] what a nat costs in each modality."""
         return self.tensors["psi"].sinh()
 
-    def term(self, entropy: Tensor) -> Tensor:
+    def term(self, entropy: Tensor, tokens: Tensor) -> Tensor:
         """[] what the loss of some rows gets; they count for the next step.
 
         Args:
             entropy: [B, L] nats, with gradient.
+            tokens: [B, L] at which it is.
         """
-        means = torch.stack([entropy[:, slots].mean() for slots in self._slots])
+        chosen = self._chosen(tokens)
+        means = torch.stack([entropy[:, slots][chosen[:, slots]].mean() for slots in self._slots])
         self._seen.append(means.detach())
         return (self.alpha.to(means.device) * means).sum()
 
@@ -107,8 +114,10 @@ class EntropyControl(Follower):
         psi.sub_(self._rate * step).clamp_(-self._most, self._most)
 
 
-def entropy_control(config: Grpo, spec: GeneratorSpec, place: World) -> EntropyControl | None:
+def entropy_control(config: Grpo, generator: Generator, place: World) -> EntropyControl | None:
     """What steers the entropy in a run; None where nothing is to."""
     if not config.entropy_targets:
         return None
-    return EntropyControl(spec, config.entropy_targets, place, rate=config.entropy_rate, limit=config.entropy_limit)
+    return EntropyControl(
+        generator, config.entropy_targets, place, rate=config.entropy_rate, limit=config.entropy_limit
+    )

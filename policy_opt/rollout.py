@@ -13,13 +13,14 @@ from itertools import chain
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from rwk.policy_opt.batched import BatchedGenerator
 from rwk.policy_opt.distribution import distribution, draw, placed_uniforms, row_uniforms
 from rwk.policy_opt.generator import Rollout, Sampling, TokenStatistics
+from rwk.policy_opt.head_rows import head_rows
 from rwk.policy_opt.module_state import without_dropout
-from rwk.policy_opt.packed import outputs, packed
+from rwk.policy_opt.packed import packed
 from rwk.policy_opt.prefix import Prefix, right_behind, right_padded, slot
 from rwk.policy_opt.shared_prefix import attending, shared_cache, shares
 
@@ -68,10 +69,8 @@ class CausalGenerator(BatchedGenerator):
 
     def image_logits(self, hidden: Tensor) -> Tensor:
         """[..., K] logits of the image codes alone, of hidden states [..., D]."""
-        head, rows = self.causal_lm.get_output_embeddings(), slice(self.first_code, self.first_code + self.spec.codes)
-        if type(head) is not nn.Linear:  # LoRA on the head, say: its rows are not in .weight alone
-            return head(hidden)[..., rows]  # type: ignore[no-any-return]
-        return outputs(head, hidden, rows)
+        rows = slice(self.first_code, self.first_code + self.spec.codes)
+        return head_rows(self.causal_lm.get_output_embeddings(), hidden, rows)
 
     def backbone(
         self, embeds: Tensor, *, positions: Tensor | None = None, mask: Tensor | None = None, cache: Any = None

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from rwk.adapters.pixels import Colorfulness
-from rwk.adapters.shapes_plan import PLAN, ShapesPlan
+from rwk.adapters.shapes_plan import TEXT, ShapesPlan
 from rwk.policy_opt.advantage import Weighted
 from rwk.policy_opt.configs import Grpo
 from rwk.policy_opt.generator import GeneratorSpec
@@ -23,6 +23,19 @@ from rwk.policy_opt.policy import world
 toy = runpy.run_path(str(Path(__file__).with_name("toy_generator.py")))
 Toy, Brightness, GRPO, PROMPTS = toy["Toy"], toy["Brightness"], toy["GRPO"], toy["PROMPTS"]
 SPEC = GeneratorSpec("two", 10, 8, 4, "n/a", "made up", text=4)
+TOKENS = torch.zeros([3, 10], dtype=torch.long)
+
+
+class Two(Toy):  # type: ignore[misc]
+    """A generator of which only its modalities are asked for; token 7 is no choice."""
+
+    def __init__(self) -> None:
+        self.spec = SPEC
+
+    def chosen(self, tokens: torch.Tensor) -> torch.Tensor:
+        return tokens != 7
+
+
 HERE = world(torch.device("cpu"))
 NOBODY: Any = None
 
@@ -30,23 +43,27 @@ NOBODY: Any = None
 def test_each_modality_is_a_mean_over_its_own_tokens() -> None:
     """The mean of weighted losses is the share of the words' mean and the rest of the codes'."""
     loss = torch.arange(10.0).square()
+    chosen = torch.ones([2, 10], dtype=torch.bool)
+    chosen[1, 2:4] = False  # the second row's text is two words long
     for share in (0.0, 0.3, 1.0):
-        weights = modality_weights(SPEC, share)
-        assert weights.mean().item() == pytest.approx(1)
-        assert (weights * loss).mean() == pytest.approx(share * loss[:4].mean() + (1 - share) * loss[4:].mean())
-    assert torch.allclose(modality_weights(SPEC, 0.4), torch.ones(10))  # 4 of 10 tokens
+        weights = modality_weights(SPEC, share, chosen)
+        assert weights.mean(1).tolist() == pytest.approx([1, 1])
+        for row, words in ((0, 4), (1, 2)):
+            expected = share * loss[:words].mean() + (1 - share) * loss[4:].mean()
+            assert (weights[row] * loss).mean() == pytest.approx(expected)
+    assert torch.allclose(modality_weights(SPEC, 0.4, chosen)[0], torch.ones(10))  # 4 of 10 tokens
     with pytest.raises(ValueError, match="got toy; leave it out"):
-        modality_weights(Toy.spec, 0.5)
+        modality_weights(Toy.spec, 0.5, chosen)
 
 
 def test_control_by_hand() -> None:
     """Psi follows Adam's formula along (H - H*) cosh psi, the term is sinh(psi) H, and entropy too low is paid for."""
-    control = EntropyControl(SPEC, (2.0, 1.0), HERE, rate=0.1, limit=10.0)
+    control = EntropyControl(Two(), (2.0, 1.0), HERE, rate=0.1, limit=10.0)
     low, high = torch.full([3, 4], 1.5), torch.full([3, 6], 1.5)
     psi, mean, square = torch.zeros(2), torch.zeros(2), torch.zeros(2)
     for count in (1, 2, 3):
         entropy = torch.cat([low, high * count], 1).requires_grad_()
-        term = control.term(entropy)
+        term = control.term(entropy, TOKENS)
         (slope,) = torch.autograd.grad(term, entropy)
         expected = psi.sinh() * torch.tensor([1.5, 1.5 * count])
         assert term.item() == pytest.approx(expected.sum().item(), rel=1e-5)
@@ -59,15 +76,27 @@ def test_control_by_hand() -> None:
     assert control.alpha[0] < 0 < control.alpha[1]
 
 
+def test_what_was_no_choice_has_no_part_in_the_entropy() -> None:
+    """The mean is over the words that were chosen, whatever the entropy of the others."""
+    found = []
+    for aside in (0.0, 9.0):
+        control = EntropyControl(Two(), (2.0, 1.0), HERE, rate=0.1, limit=10.0)
+        entropy, tokens = torch.full([3, 10], 1.5), TOKENS.clone()
+        entropy[1, 1:4], tokens[1, 1:4] = aside, 7
+        control.term(entropy, tokens)
+        found.append(control._seen[0].tolist())
+    assert found == [[1.5, 1.5]] * 2
+
+
 def test_control_is_held() -> None:
     """Alpha does not pass the limit, and what was seen in several passes is averaged."""
-    control = EntropyControl(SPEC, (2.0, 7.0), HERE, rate=1.0, limit=5e-3)
+    control = EntropyControl(Two(), (2.0, 7.0), HERE, rate=1.0, limit=5e-3)
     for entropy in (0.0, 1.0):
-        control.term(torch.full([2, 10], entropy))
+        control.term(torch.full([3, 10], entropy), TOKENS)
     control.follow(NOBODY)
     assert control.alpha.tolist() == pytest.approx([-5e-3, -5e-3])
     with pytest.raises(ValueError, match="modality of two, which has 2, got 1"):
-        EntropyControl(SPEC, (2.0,), HERE, rate=1.0, limit=1.0)
+        EntropyControl(Two(), (2.0,), HERE, rate=1.0, limit=1.0)
 
 
 def test_entropy_is_steered(tmp_path: Path) -> None:
@@ -102,4 +131,4 @@ def test_plans_are_learnt_with_their_pictures(tmp_path: Path, change: dict[str, 
     assert max(row["drift"] for row in rows) < 1e-5
     assert rows[0]["kl"] == pytest.approx(0, abs=1e-6)
     assert rows[1]["kl"] != 0
-    assert slots_of(generator.spec) == [slice(0, PLAN), slice(PLAN, PLAN + 64)]
+    assert slots_of(generator.spec) == [slice(0, TEXT), slice(TEXT, TEXT + 64)]
