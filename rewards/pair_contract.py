@@ -82,6 +82,17 @@ def check_answers_a_probability(judge: PairJudge) -> None:
         _require(value != value or 0 <= value <= 1, f"an answer is {value}")
 
 
+def check_sees_both_images(judge: PairJudge) -> None:
+    """Beside some second image it matters what is shown first, and beside some first what is shown second."""
+    images, prompts = ordinary(Beside(judge, "first"))
+    count = len(images)
+    first, second = [image for image in images for _ in images], images * count
+    answers = judge.compare(first, second, prompts[:1] * count**2).values.reshape(count, count)
+    for place, columns in (("first", answers.T), ("second", answers)):
+        tells = any(len({value for value in column.tolist() if value == value}) > 1 for column in columns)
+        _require(tells, f"whatever is shown {place}, the answers are {answers.tolist()}; see PairJudge.example_images")
+
+
 def check_tiny_is_repeatable(judge: PairJudge) -> None:
     """`tiny()` builds its own class, twice alike, whatever the global seed."""
     made = []
@@ -105,16 +116,17 @@ def _beside(check: Check, place: Place) -> PairCheck:
     return lambda judge: check(Beside(judge, place))
 
 
-OWN = frozenset[Check]({contract.check_tiny_is_repeatable})
+OWN = frozenset[Check]({contract.check_tiny_is_repeatable, contract.check_tells_images_apart})
 """Checks of rewards that pair judges have in a form of their own."""
 COMPARED = frozenset[Check](
     {contract.check_refuses_wrong_prompts, contract.check_undecodable_is_nan, contract.check_takes_every_mode}
 )
 """Checks of what `PairJudge.compare` does, which no judge can change."""
-SECOND = (contract.check_tells_images_apart, contract.check_ignores_neighbours, contract.check_nan_has_a_note)
+SECOND = (contract.check_ignores_neighbours, contract.check_nan_has_a_note)
 """Checks that are made with the images in the second place too."""
 CHECKS: dict[str, PairCheck] = {
     "check_answers_a_probability": check_answers_a_probability,
+    "check_sees_both_images": check_sees_both_images,
     "check_tiny_is_repeatable": check_tiny_is_repeatable,
     **{
         f"{check.__name__} as first": _beside(check, "first")
