@@ -16,7 +16,7 @@ from rwk.adapters.clip_towers import seeded
 from rwk.adapters.preprocess import Preprocess
 from rwk.adapters.published import Origin, PublishedReward
 from rwk.rewards.base import RewardSpec
-from rwk.rewards.precision import UNMEASURED
+from rwk.rewards.precision import UNMEASURED, wide
 
 CONDITION = (
     "light, color, clarity, tone, style, ambiance, artistry, shape, face, hair, hands, limbs, structure, instance, "
@@ -129,7 +129,7 @@ class MpsNetwork(nn.Module):
         mask = torch.zeros_like(closeness).masked_fill(closeness <= threshold, -math.inf)[:, None, None]
         picture = self.model.visual_projection(self.model.vision_model(pixels).last_hidden_state)
         seen = self.cross_model(picture, states, mask)[:, 0]
-        cosine: Tensor = (normalize(seen.float(), dim=1) * normalize(text.float(), dim=1)).sum(1)
+        cosine: Tensor = (normalize(wide(seen), dim=1) * normalize(wide(text), dim=1)).sum(1)
         scale: Tensor = self.model.logit_scale.exp()
         return scale * cosine
 

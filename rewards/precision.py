@@ -45,4 +45,9 @@ def overflow(reward: Reward, precision: Precision, value: float) -> str:
 def in_float32(head: Callable[[Tensor], Tensor], states: Tensor) -> Tensor:
     """What a head makes of states in float32, within `cast` too."""
     with torch.autocast(states.device.type, enabled=False):
-        return head(states.float())
+        return head(wide(states))
+
+
+def wide(states: Tensor) -> Tensor:
+    """States of half precision in float32; others, of float64 too, as they are."""
+    return states.float() if states.dtype in (torch.bfloat16, torch.float16) else states

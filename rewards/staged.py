@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from rwk.rewards.base import PixelReward, Scores
-from rwk.rewards.precision import in_float32
+from rwk.rewards.precision import in_float32, wide
 
 Ready = Tensor | str
 """A prepared image, or why it gets no score."""
@@ -91,7 +91,7 @@ class EmbeddedReward(PreparedReward):
     def score_taken(self, ready: Tensor, prompts: Sequence[str]) -> Tensor:
         text = self.embedded_texts(prompts)
         return in_float32(
-            lambda image: self.score_features(image, None if text is None else text.float()), self.embed_ready(ready)
+            lambda image: self.score_features(image, None if text is None else wide(text)), self.embed_ready(ready)
         )
 
     def embedded_texts(self, prompts: Sequence[str]) -> Tensor | None:
