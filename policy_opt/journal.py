@@ -82,9 +82,9 @@ class Journal:
     def charge(self, path: Path) -> None:
         """Keeps in a file what was spent since the newest line, or puts what it holds onto the next.
 
-        So what was done before a kill, and is not done again, counts too.
+        So what was done before a kill, and is not done again, counts too. Only the main process, whose file it is, does.
         """
-        if path.exists():
+        if self.main and path.exists():
             self._owed = float(path.read_text())
         elif self.main:
             path.write_text(str(time.process_time() - self._worked))
