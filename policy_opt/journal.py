@@ -82,7 +82,7 @@ class Journal:
     def charge(self, path: Path) -> None:
         """Keeps in a file what was spent since the newest line, or puts what it holds onto the next.
 
-        So what was done before a kill, and is not done again, counts too. Only the main process, whose file it is, does.
+        So what was done before a kill, and is not done again, counts too. Only the main process, whose file it is, acts.
         """
         if self.main and path.exists():
             self._owed = float(path.read_text())
