@@ -6,6 +6,7 @@ import functools
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -14,12 +15,15 @@ from torch.utils.checkpoint import checkpoint
 from rwk.policy_opt.distribution import distribution
 from rwk.policy_opt.generator import Generator, Sampling
 
+T = TypeVar("T")
+
 
 class BatchedGenerator(Generator):
     """A generator whose hidden states, one for each token, become logits token by token."""
 
     max_rows: int
-    """Sequences that go through the model at once, guided ones counting double; no result depends on it."""
+    """Sequences that go through the model at once, guided ones counting double; no result depends on it, and it is
+    halved for as long as the memory does not hold them."""
     max_logits = 1 << 22
     """Logits that are held at once; what `statistics` has beyond is computed again in the backward pass."""
 
@@ -59,10 +63,25 @@ class BatchedGenerator(Generator):
             )
         return end
 
-    def _parts(self, rows: int, guidance: float) -> list[slice]:
-        """Slices of rows, each small enough for `max_rows`."""
-        size = max(1, self.max_rows // (1 if guidance == 1 else 2))
-        return [slice(start, start + size) for start in range(0, rows, size)]
+    def _by_parts(self, rows: int, guidance: float, work: Callable[[slice], T]) -> list[T]:
+        """What `work` makes of all rows, some at a time.
+
+        Raises:
+            torch.OutOfMemoryError: where the memory does not hold one row.
+        """
+        made: list[T] = []
+        copies, start = 1 if guidance == 1 else 2, 0
+        while start < rows:
+            part = slice(start, min(rows, start + max(1, self.max_rows // copies)))
+            try:
+                made.append(work(part))
+            except torch.OutOfMemoryError:
+                if part.stop - start == 1:
+                    raise
+                self.max_rows = copies * ((part.stop - start) // 2)
+                continue
+            start = part.stop
+        return made
 
     def _token_statistics(self, states: list[Tensor], codes: Tensor, recipe: Sampling) -> tuple[Tensor, Tensor]:
         """Log-probabilities and entropies, both [B, L], without ever holding more than `max_logits` logits.

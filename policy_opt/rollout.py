@@ -104,10 +104,12 @@ class CausalGenerator(BatchedGenerator):
             branches = self._branches(list(dict.fromkeys(rows)), recipe.guidance)
             read = {ids: number for number, ids in enumerate(dict.fromkeys(chain(*branches)))}
             prefix = self._prefill(list(read), torch.empty([len(read), 0], dtype=torch.long, device=self.device))
-            drawn = []
-            for part in self._parts(len(rows), recipe.guidance):
+
+            def drawn_part(part: slice) -> tuple[Tensor, Tensor]:
                 source = [read[branch[number]] for branch in branches for number in group[part]]
-                drawn.append(self._draw(prefix, source, noise[part], recipe))
+                return self._draw(prefix, source, noise[part], recipe)
+
+            drawn = self._by_parts(len(rows), recipe.guidance, drawn_part)
         tokens, logprobs = (torch.cat(list(column)) for column in zip(*drawn, strict=True))
         return Rollout(rows, torch.tensor(group, device=self.device), tokens, logprobs, recipe)
 
@@ -125,16 +127,18 @@ class CausalGenerator(BatchedGenerator):
         begun, end = tokens.shape[1], self._end(prompts, tokens, places, until)
         recipe, tokens = sampling or self.spec.sampling, tokens.to(self.device)
         noise = placed_uniforms(prompts, places, self.spec.tokens, seed)[:, begun:end].to(self.device)
-        drawn = []
+
+        def drawn_part(part: slice) -> Tensor:
+            codes = [tuple(row) for row in tokens[part].tolist()]
+            branches = self._branches(prompts[part], recipe.guidance)
+            rows = [pair for branch in branches for pair in zip(branch, codes, strict=True)]
+            index = {row: place for place, row in enumerate(dict.fromkeys(rows))}
+            read = torch.tensor([row for _, row in index], dtype=torch.long, device=self.device)
+            prefix = self._prefill([ids for ids, _ in index], read.view(len(index), begun))
+            return self._draw(prefix, [index[row] for row in rows], noise[part], recipe)[0]
+
         with torch.no_grad(), without_dropout(self.module), packed(self.module, rows=len(prompts), calls=end - begun):
-            for part in self._parts(len(prompts), recipe.guidance):
-                codes = [tuple(row) for row in tokens[part].tolist()]
-                branches = self._branches(prompts[part], recipe.guidance)
-                rows = [pair for branch in branches for pair in zip(branch, codes, strict=True)]
-                index = {row: place for place, row in enumerate(dict.fromkeys(rows))}
-                read = torch.tensor([row for _, row in index], dtype=torch.long, device=self.device)
-                prefix = self._prefill([ids for ids, _ in index], read.view(len(index), begun))
-                drawn.append(self._draw(prefix, [index[row] for row in rows], noise[part], recipe)[0])
+            drawn = self._by_parts(len(prompts), recipe.guidance, drawn_part)
         return torch.cat([tokens, torch.cat(drawn)], 1)
 
     def statistics(self, rollout: Rollout) -> TokenStatistics:
@@ -144,15 +148,17 @@ class CausalGenerator(BatchedGenerator):
             recipe = replace(recipe, guidance=1.0)
         learns = torch.is_grad_enabled()
         learns_without = learns and recipe.mode != "matched_detach_uncond"
-        results = []
+
+        def part_of(part: slice) -> tuple[Tensor, Tensor]:
+            codes = rollout.tokens[part].to(self.device)
+            cond, *uncond = self._branches(rollout.prompts[part], recipe.guidance)
+            states = [self._states(cond, codes)]
+            with torch.set_grad_enabled(learns_without), without_dropout(self.module, recompute=learns_without):
+                states += [self._states(branch, codes) for branch in uncond]
+            return self._token_statistics(states, codes, recipe)
+
         with without_dropout(self.module, recompute=learns):
-            for part in self._parts(len(rollout), recipe.guidance):
-                codes = rollout.tokens[part].to(self.device)
-                cond, *uncond = self._branches(rollout.prompts[part], recipe.guidance)
-                states = [self._states(cond, codes)]
-                with torch.set_grad_enabled(learns_without), without_dropout(self.module, recompute=learns_without):
-                    states += [self._states(branch, codes) for branch in uncond]
-                results.append(self._token_statistics(states, codes, recipe))
+            results = self._by_parts(len(rollout), recipe.guidance, part_of)
         logprobs, entropy = (torch.cat(list(column)) for column in zip(*results, strict=True))
         return TokenStatistics(logprobs, entropy)
 
@@ -169,14 +175,16 @@ class CausalGenerator(BatchedGenerator):
         begun = slot(codes.shape[1], self.line)
         lengths = [start + begun for start in starts]
         positions = self._positions(starts, embeds.shape[1])
-        parts = []
-        for part in self._parts(len(prefixes), 1):
+
+        def read(part: slice) -> list[Tensor]:
             cache: Any = DynamicCache()
             # No mask: padding lies to the right, where a causal model does not look.
             hidden = self.backbone(embeds[part], positions=None if positions is None else positions[part], cache=cache)
             last = torch.tensor(lengths[part], device=self.device) - 1
             layers = [tensor for layer in cache.layers for tensor in (layer.keys, layer.values)]
-            parts.append([hidden[torch.arange(len(last), device=self.device), last], *layers])
+            return [hidden[torch.arange(len(last), device=self.device), last], *layers]
+
+        parts = self._by_parts(len(prefixes), 1, read)
         hidden, *layers = (torch.cat(list(column)) for column in zip(*parts, strict=True))
         places = [begun] * len(lengths) if self.counts_from_image else lengths
         return Prefix(lengths, places, codes.shape[1], hidden, layers)

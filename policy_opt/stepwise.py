@@ -98,17 +98,19 @@ class StepwiseGenerator(BatchedGenerator):
         recipe = rollout.sampling
         if recipe.mode == "cond_only":
             recipe = replace(recipe, guidance=1.0)
-        results = []
+
+        def part_of(part: slice) -> list[Tensor]:
+            rows = self._branches(rollout.prompts[part], recipe)
+            codes = rollout.tokens[part].to(self.device)
+            states = self.states(rows, codes.repeat(len(rows) // len(codes), 1)).split(len(codes))
+            steps = [
+                self._token_statistics([state[:, start:end] for state in states], codes[:, start:end], own)
+                for (start, end), own in zip(self.bounds, self._recipes(recipe), strict=True)
+            ]
+            return [torch.cat(list(column), 1) for column in zip(*steps, strict=True)]
+
         with without_dropout(self.module, recompute=torch.is_grad_enabled()):
-            for part in self._parts(len(rollout), recipe.guidance):
-                rows = self._branches(rollout.prompts[part], recipe)
-                codes = rollout.tokens[part].to(self.device)
-                states = self.states(rows, codes.repeat(len(rows) // len(codes), 1)).split(len(codes))
-                steps = [
-                    self._token_statistics([state[:, start:end] for state in states], codes[:, start:end], own)
-                    for (start, end), own in zip(self.bounds, self._recipes(recipe), strict=True)
-                ]
-                results.append([torch.cat(list(column), 1) for column in zip(*steps, strict=True)])
+            results = self._by_parts(len(rollout), recipe.guidance, part_of)
         logprobs, entropy = (torch.cat(list(column)) for column in zip(*results, strict=True))
         return TokenStatistics(logprobs, entropy)
 
@@ -127,10 +129,13 @@ class StepwiseGenerator(BatchedGenerator):
         Args:
             noise: [B, end] quantiles.
         """
-        parts, count = [], len(prompts)
+        count = len(prompts)
+
+        def drawn_part(part: slice) -> tuple[Tensor, Tensor]:
+            return self._drawn_part(prompts[part], begun[part], noise[part], recipe)
+
         with torch.no_grad(), without_dropout(self.module), packed(self.module, rows=count, calls=noise.shape[1]):
-            for part in self._parts(count, recipe.guidance):
-                parts.append(self._drawn_part(prompts[part], begun[part], noise[part], recipe))
+            parts = self._by_parts(count, recipe.guidance, drawn_part)
         tokens, logprobs = (torch.cat(list(column)) for column in zip(*parts, strict=True))
         return tokens, logprobs
 

@@ -425,3 +425,35 @@ def test_one_token_an_image() -> None:
     rollout = generator.sample(PROMPTS, per_prompt=2, seed=0, sampling=HARD)
     assert rollout.tokens.shape == (6, 1)
     torch.testing.assert_close(generator.logprobs(rollout), rollout.logprobs, rtol=0, atol=1e-5, check_stride=False)
+
+
+class Crowded(Tiny):
+    """Has no memory for more than so many sequences at once."""
+
+    holds = 5
+
+    def backbone(self, embeds: Tensor, **more: Any) -> Tensor:
+        if len(embeds) > self.holds:
+            raise torch.OutOfMemoryError(f"{len(embeds)} sequences")
+        return super().backbone(embeds, **more)
+
+
+@pytest.mark.parametrize("guidance", [1.0, 3.0])
+def test_fewer_rows_are_taken_at_once_where_memory_ends(guidance: float) -> None:
+    """Rows at once are halved until they fit, for drawing, going on and statistics, and nothing else changes."""
+    recipe, prompts = Sampling(guidance=guidance), ["one", "another", "a third"]
+    expected, crowded = (kind().sample(prompts, per_prompt=4, seed=0, sampling=recipe) for kind in (Tiny, Crowded))
+    assert torch.equal(crowded.tokens, expected.tokens)
+    generator, places = Crowded(), [0, 1, 2, 3] * 3
+    ended = generator.continue_from(crowded.prompts, crowded.tokens[:, :2], places=places, seed=0, sampling=recipe)
+    assert torch.equal(ended, expected.tokens)
+    assert 1 <= generator.max_rows <= generator.holds
+    assert torch.allclose(Crowded().logprobs(crowded), expected.logprobs, atol=1e-5)
+
+
+def test_no_memory_for_one_row_is_told() -> None:
+    """Where not even one sequence fits, the error comes through."""
+    generator = Crowded()
+    generator.holds = 0
+    with pytest.raises(torch.OutOfMemoryError, match="1 sequences"):
+        generator.sample(["one", "another"], seed=0)
