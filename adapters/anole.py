@@ -20,7 +20,6 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torchvision.transforms.functional import to_pil_image
 
 from rwk.adapters.chameleon_layout import transformer_of, vq_of
 from rwk.adapters.llamagen_vq import Vq, VqConfig
@@ -144,12 +143,9 @@ class Anole(TransformersGenerator):
     def null_ids(self, prompt: str) -> list[int]:
         return [self.bos, self.boi]
 
-    def decode(self, tokens: Tensor) -> list[Image.Image]:
-        """See `Generator.decode`; levels are cut off, not rounded, as the authors do."""
-        with torch.no_grad():
-            # By 8 rows, which bounds memory.
-            pixels = torch.cat([self.vq.decode(part).cpu() for part in tokens.to(self.device).split(8)])
-        return [to_pil_image(picture) for picture in (255 * pixels).byte()]
+    def _levels(self, tokens: Tensor) -> Tensor:
+        """See `Generator._levels`; they are cut off, not rounded, as the authors do."""
+        return (255 * self.vq.decode(tokens)).byte()
 
     def decode_partial(self, tokens: Tensor) -> list[Image.Image]:
         """See `Generator.decode_partial`; the codes to come are those of an even grey."""

@@ -18,6 +18,7 @@ from rwk.adapters.preprocess import Preprocess
 from rwk.adapters.published import PublishedReward, beside
 from rwk.rewards.base import Reward
 from rwk.rewards.errors import RunFailed
+from rwk.rewards.precision import in_float32
 from rwk.rewards.tunable import HeadKind, ScaledHead, own_head
 
 BERT = "google-bert/bert-base-uncased"
@@ -147,8 +148,7 @@ class BlipScorer(nn.Module):
         """[B] outputs of the head, for pixels [B, 3, size, size], ids [B, L] and their mask [B, L]."""
         picture = self.vision(pixels).last_hidden_state  # [B, N, D]
         text = self.text_encoder(ids, attention_mask=mask, encoder_hidden_states=picture).last_hidden_state
-        scores: Tensor = self.mlp(text[:, 0]).squeeze(1)
-        return scores
+        return in_float32(self.mlp, text[:, 0]).squeeze(1)
 
 
 class Head(nn.Module):

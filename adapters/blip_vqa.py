@@ -31,6 +31,7 @@ from rwk.adapters.preprocess import Preprocess
 from rwk.adapters.published import Origin, PublishedReward
 from rwk.adapters.released import released
 from rwk.rewards.base import Reward, RewardSpec, Scores
+from rwk.rewards.precision import in_float32
 from rwk.rewards.staged import Ready
 
 ADDRESS = "https://storage.googleapis.com/sfr-vision-language-research/BLIP/models/model_base_vqa_capfilt_large.pth"
@@ -72,8 +73,9 @@ class VqaNetwork(nn.Module):
         """
         asked = self.text_encoder(ids, encoder_hidden_states=pictures).last_hidden_state
         begin = torch.full([len(ids), 1], start, device=ids.device)
-        logits: Tensor = self.text_decoder(begin, encoder_hidden_states=asked, use_cache=False).logits[:, 0]
-        return logits
+        decoder: Any = self.text_decoder
+        states = decoder.bert(begin, encoder_hidden_states=asked, is_decoder=True, use_cache=False).last_hidden_state
+        return in_float32(decoder.cls, states)[:, 0]
 
 
 def decoder(width: int, **shape: Any) -> nn.Module:
@@ -117,6 +119,7 @@ class BlipVqa(PublishedReward):
     )
     origin = Origin("github.com/salesforce/BLIP", ADDRESS.rpartition("/")[2], "BSD-3-Clause", 1446)
     preprocess = Preprocess(480, "squash")
+    drift = {"bfloat16": 2.1e-3}
     context = 35
     tolerance = 0.01
     example_prompts = (*(prompt for prompt in Reward.example_prompts if prompt), "a green bench and a blue bowl")

@@ -129,7 +129,8 @@ class TowersReward(EmbeddedReward, PublishedReward):
 
     def features(self, prepared: Tensor, prompts: Sequence[str]) -> Tensor:
         image, text = self.image_features(prepared), each_once(self.text_features, self.texts(prompts))
-        return (torch.cat([image, text], 1) if self.probed else cosine(image, text)[:, None]).float()
+        image, text = image.float(), text.float()
+        return torch.cat([image, text], 1) if self.probed else cosine(image, text)[:, None]
 
 
 def cosine(image: Tensor, text: Tensor | None) -> Tensor:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-from rwk.adapters.grounding_rules import Wanted, placed
+from torch import Tensor
+
+from rwk.adapters.grounding_rules import Wanted, overlap, placed
 from rwk.adapters.noun_phrases import noun_phrases
 
 Box = Sequence[float]
@@ -14,6 +16,8 @@ THERE, PLACED = 0.25, 0.5
 """What the surest box of each of two things is worth for a score of 1, and the right place."""
 LEAST = 0.5
 """A score for places below it is 0."""
+OVER = 0.5
+"""Intersection over union from which one thing is as much in front of another as it can be."""
 SAME = 0.9
 """Share above which two boxes of one name are one thing: of their union, or of either box."""
 NUMBERS = ("one", "two", "three", "four", "five", "six", "seven", "eight")
@@ -30,6 +34,7 @@ _IRREGULAR = {"knife": "knives", "man": "men", "mouse": "mice", "person": "peopl
 }
 _UNCHANGED = ("deer", "fish", "goldfish", "sheep", "shrimp")
 _PLACE = re.compile(r"\b(on side of|next to|near|on the (?:left|right|top|bottom) of|on top of)\b")
+_DEPTH = re.compile(r"\b(in front of|behind|hidden by|hidden)\b")
 _BE = re.compile(r"\b(?:was|were|is|are)\b")
 _PARTICLES = ("up", "down", "tall", "out")
 
@@ -62,8 +67,21 @@ def read_place(prompt: str) -> Wanted:
     >>> read_place("The fluffy white cat snuggled up next to the warm brown blanket.").place
     ('cat', 'blanket', 'next to')
     """
+    return _read(prompt, _PLACE)
+
+
+def read_depth(prompt: str) -> Wanted:
+    """The two things of a prompt and whether the first is in front, as `read_place` reads a place.
+
+    >>> read_depth("a chair hidden by a mouse").place
+    ('chair', 'mouse', 'hidden by')
+    """
+    return _read(prompt, _DEPTH)
+
+
+def _read(prompt: str, places: re.Pattern[str]) -> Wanted:
     text = prompt.lower().strip()
-    found = _PLACE.search(text)
+    found = places.search(text)
     behind = noun_phrases(text[found.end() :]) if found else []
     if found is None or not behind:
         return Wanted(())
@@ -106,6 +124,30 @@ def spatial(surest: Sequence[tuple[float, Box] | None], place: str) -> float:
     if first is not None and second is not None:
         worth += PLACED * placed(first[1], second[1], place)
     return worth if worth >= LEAST else 0.0
+
+
+def spatial_3d(surest: Sequence[tuple[float, Box] | None], place: str, nearness: Tensor | None) -> float:
+    """The score of a depth, 0 to 1: a quarter of each thing's score, and half of how well the first is placed.
+
+    Args:
+        surest: as in `spatial`.
+        place: "in front of", or else the first is to be behind.
+        nearness: [H, W] of the picture whose pixels the boxes count, larger is nearer; not asked for unless both are
+            there.
+    """
+    worth = sum(THERE * thing[0] for thing in surest if thing is not None)
+    first, second = surest
+    if first is None or second is None or nearness is None:
+        return worth
+    ahead = _nearness(nearness, first[1]) - _nearness(nearness, second[1])
+    right = ahead > 0 if place == "in front of" else ahead < 0  # neither for a box without a pixel, where it is NaN
+    return worth + PLACED * min(1.0, overlap(first[1], second[1]) / OVER) * right
+
+
+def _nearness(nearness: Tensor, box: Box) -> float:
+    """The mean in a box, whose corners are cut to whole pixels."""
+    left, top, right, bottom = (max(0, int(side)) for side in box)
+    return nearness[top:bottom, left:right].mean().item()
 
 
 def numeracy(found: Mapping[str, Sequence[Box]], counts: Sequence[tuple[str, int]]) -> float:

@@ -11,6 +11,7 @@ from rwk.adapters.blip_towers import BlipReward, Head
 from rwk.adapters.published import Origin
 from rwk.adapters.released import released
 from rwk.rewards.base import RewardSpec
+from rwk.rewards.precision import UNMEASURED
 
 RELEASE = "https://github.com/hjbahng/cyclereward/releases/download/v1.0.0"
 
@@ -39,6 +40,7 @@ class CycleCombo(BlipReward):
 
     spec = _spec("combo")
     origin = _origin("Combo")
+    precision_note = UNMEASURED
     context = 128
 
     def __init__(

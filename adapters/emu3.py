@@ -19,7 +19,6 @@ from typing import Any, Self
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from torchvision.transforms.functional import to_pil_image
 
 from rwk.adapters.transformers_generator import TransformersGenerator, byte_tokenizer
 from rwk.policy_opt.generator import GeneratorSpec, Sampling
@@ -64,6 +63,7 @@ class Emu3Gen(TransformersGenerator):
         "emu3.gen", 8100, 32768, 720, "Apache-2.0", "arXiv:2409.18869", Sampling(guidance=3.0, top_k=2048)
     )
     hub = "BAAI/Emu3-Gen-hf"
+    decoded_at_once = 4
     architecture, model_type = "Emu3ForConditionalGeneration", "emu3"
 
     def _take(self, network: Any, tokenizer: Any, device: str) -> Self:
@@ -98,15 +98,10 @@ class Emu3Gen(TransformersGenerator):
     def _asked(self, text: str) -> list[int]:
         return [self.bos, *self.words(text), self.boi, *self.words(f"{self.line}*{self.line}"), self.image]
 
-    def decode(self, tokens: Tensor) -> list[Image.Image]:
-        """See `Generator.decode`; levels are cut off, not rounded, as the authors do."""
-        images = []
-        with torch.no_grad():
-            for part in tokens.to(self.device).unflatten(1, (self.line, self.line)).split(4):  # which bounds memory
-                pixels = self.vq.decode(part).float()  # -1..1
-                levels = ((pixels + 1) / 2 * 255).clamp(0, 255).to(torch.uint8)
-                images += [to_pil_image(picture) for picture in levels.cpu()]
-        return images
+    def _levels(self, tokens: Tensor) -> Tensor:
+        """See `Generator._levels`; they are cut off, not rounded, as the authors do."""
+        pixels = self.vq.decode(tokens.unflatten(1, (self.line, self.line))).float()  # -1..1
+        return ((pixels + 1) / 2 * 255).clamp(0, 255).to(torch.uint8)  # type: ignore[no-any-return]
 
     def decode_partial(self, tokens: Tensor) -> list[Image.Image]:
         """See `Generator.decode_partial`; the codes to come are those of an even grey."""

@@ -25,6 +25,7 @@ from rwk.adapters.noun_phrases import noun_phrases
 from rwk.adapters.preprocess import Preprocess
 from rwk.adapters.published import Origin, PublishedReward
 from rwk.rewards.base import Reward, RewardSpec, Scores
+from rwk.rewards.precision import UNMEASURED, in_float32
 from rwk.rewards.staged import Ready
 
 WORDS = 50
@@ -97,7 +98,7 @@ class FgaNetwork(nn.Module):
             attention_mask=torch.cat([mask.new_ones(len(ids), count), mask], 1),
             encoder_hidden_states=self.vision(pixels).last_hidden_state,
         ).last_hidden_state
-        likely = self.itm_head(states).softmax(2)[..., 1]  # [B, Q + L]
+        likely = in_float32(self.itm_head, states).softmax(2)[..., 1]  # [B, Q + L]
         return likely[:, :count], likely[:, count:]
 
 
@@ -116,6 +117,7 @@ class FgaBlip2(PublishedReward):
     )
     origin = Origin("hanshuhao/FGA-BLIP2", "fga_blip2.pth", "Apache-2.0; BLIP-2: BSD-3-Clause", 4694)
     preprocess = Preprocess(364, fit="squash")
+    precision_note = UNMEASURED
     context = 32
     tolerance = 0.02
 

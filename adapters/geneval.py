@@ -48,6 +48,7 @@ class Geneval(Reward):
     """
 
     spec = RewardSpec("geneval.strict", "1 where all facts hold", 0, 1, LICENCE, "arXiv:2310.11513")
+    precision_note = "both networks stay in float32, as facts hold by thresholds, which half precision could tip"
     architecture: ClassVar[str] = "ViT-L-14-quickgelu"
     preprocess: ClassVar[Preprocess] = Preprocess(224)
     """Of what CLIP sees."""

@@ -17,6 +17,7 @@ from rwk.adapters.preprocess import Preprocess
 from rwk.adapters.pretrained import load_tokenizer, read_shards
 from rwk.adapters.published import Origin, PublishedReward, fill
 from rwk.rewards.base import Reward, RewardSpec, Scores
+from rwk.rewards.precision import UNMEASURED, in_float32
 from rwk.rewards.staged import Ready
 
 
@@ -39,6 +40,7 @@ class GitVqa(PublishedReward):
     )
     origin = Origin("microsoft/git-large-vqav2", "pytorch_model.bin", "MIT", 1580)
     preprocess = Preprocess(420, rounding="floor")
+    precision_note = UNMEASURED
     context = 1024
     tolerance = 0.02
     example_prompts = (*(prompt for prompt in Reward.example_prompts if prompt), "a green bench and a blue bowl")
@@ -117,9 +119,10 @@ class GitVqa(PublishedReward):
         ids, lengths = self._ids(questions)
         yes, no = self.tokenizer.convert_tokens_to_ids(["yes", "no"])
         # Text looks back only, so what fills a question up has no say. Counted from the end, as pictures stand before.
-        ends, which = (lengths - 1 - ids.shape[1]).unique(return_inverse=True)
-        kept = self.network(input_ids=ids, pixel_values=pixels, logits_to_keep=ends, use_cache=False).logits
-        last: Tensor = kept[torch.arange(len(ids), device=ids.device), which]  # [Q, V]
+        ends = lengths - 1 - ids.shape[1]
+        network: Any = self.network
+        states = network.git(input_ids=ids, pixel_values=pixels, use_cache=False).last_hidden_state
+        last = in_float32(network.output, states[torch.arange(len(ids), device=ids.device), ends])  # [Q, V]
         return (last[:, yes] - last[:, no]).sigmoid()
 
     def _ids(self, questions: Sequence[str]) -> tuple[Tensor, Tensor]:

@@ -66,6 +66,10 @@ class GroundingDino(Reward):
 
     spec = RewardSpec("grounding_dino.t2i_r1", "share of what is asked for", 0, 1, "Apache-2.0", "arXiv:2505.00703")
     origin: ClassVar[Origin] = Origin("IDEA-Research/grounding-dino-tiny", "model.safetensors", "Apache-2.0", 689)
+    precision_note = (
+        "the detector stays in float32, as it takes its queries by rank and boxes by a threshold, which half "
+        "precision could tip"
+    )
     rules: ClassVar[Rules] = INTENDED
     short: int = 800
     longest: int = 1333
@@ -143,12 +147,12 @@ class GroundingDino(Reward):
             wanted = self.wanted(prompt)
             notes[i] = self.refusal(wanted.nouns)
             if not notes[i]:
-                values[i] = self.worth(self.found(image, wanted.nouns), wanted, image.size)
+                values[i] = self.worth(self.found(image, wanted.nouns), wanted, image)
         return Scores(values, notes)
 
-    def worth(self, found: Mapping[str, Boxes], wanted: Wanted, size: tuple[int, int]) -> float:
-        """The score of what was found in a picture of that width and height."""
-        return score(found, wanted, size=size, rules=self.rules)
+    def worth(self, found: Mapping[str, Boxes], wanted: Wanted, image: Image.Image) -> float:
+        """The score of what was found in a picture."""
+        return score(found, wanted, size=image.size, rules=self.rules)
 
     def refusal(self, nouns: Sequence[str]) -> str:
         """Why such nouns get no score, or ""."""

@@ -147,12 +147,12 @@ def placed(first: Sequence[float], second: Sequence[float], place: str, rules: R
     upright = abs(down) > abs(across) and ((place in BELOW and down < 0) or (place in rules.above and down > 0))
     if not sideways and not upright:
         return 0.0
-    overlap = _overlap(first, second)
-    return 1.0 if overlap < OVERLAP else OVERLAP / overlap
+    shared = overlap(first, second)
+    return 1.0 if shared < OVERLAP else OVERLAP / shared
 
 
-def _overlap(first: Sequence[float], second: Sequence[float]) -> float:
-    """Intersection over union of two boxes whose centres differ; 0 where neither has an area."""
+def overlap(first: Sequence[float], second: Sequence[float]) -> float:
+    """Intersection over union of two boxes, of which one has an area; 0 where neither has one."""
     sides = [max(0.0, min(first[i + 2], second[i + 2]) - max(first[i], second[i])) for i in (0, 1)]
     shared = sides[0] * sides[1]
     union = sum((box[2] - box[0]) * (box[3] - box[1]) for box in (first, second)) - shared

@@ -19,6 +19,7 @@ from rwk.adapters.pretrained import load_tokenizer, load_whole
 from rwk.adapters.published import Origin, fill, find, read
 from rwk.adapters.vlm import tiny_vlm
 from rwk.rewards.base import PixelReward, RewardSpec, Scores
+from rwk.rewards.precision import UNMEASURED, in_float32
 from rwk.rewards.tunable import HeadKind, ScaledHead, Tunable
 
 REWARD = "<|Reward|>"
@@ -94,8 +95,7 @@ class HpsV3Network(nn.Module):
     def forward(self, ids: Tensor, mask: Tensor, patches: Tensor, grid: Tensor, place: Tensor) -> Tensor:
         """[B, 2] mu and sigma in float32; takes what `states` takes."""
         states = self.states(ids, mask, patches, grid, place)
-        made: Tensor = self.rm_head(states.to(self.rm_head.get_parameter("0.weight").dtype))
-        return made
+        return in_float32(self.rm_head, states)
 
     def states(self, ids: Tensor, mask: Tensor, patches: Tensor, grid: Tensor, place: Tensor) -> Tensor:
         """[B, D] states, of ids [B, L], patches [sum of patches, 1176] and the place [B] to read at.
@@ -133,6 +133,8 @@ class HpsV3(Tunable, PixelReward):
     area: int = 256 * 28 * 28
     """Pixels that an image has after the resize, about."""
     tolerance = 5e-4
+    casts = True
+    precision_note = UNMEASURED
 
     def __init__(
         self,

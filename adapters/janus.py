@@ -19,7 +19,6 @@ from typing import Any, ClassVar, Self
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from torchvision.transforms.functional import to_pil_image
 
 from rwk.adapters.transformers_generator import TransformersGenerator, byte_tokenizer
 from rwk.policy_opt.generator import GeneratorSpec, Sampling
@@ -96,15 +95,10 @@ class JanusPro(TransformersGenerator):
         """See `Generator.code_embeddings`; codes are decoded at length 1."""
         return nn.functional.normalize(self.network.model.vqmodel.quantize.embedding.weight.detach(), dim=1)
 
-    def decode(self, tokens: Tensor) -> list[Image.Image]:
-        """See `Generator.decode`; levels are cut off, not rounded, as the authors do."""
-        images = []
-        with torch.no_grad():
-            for part in tokens.to(self.device).split(8):  # which bounds memory
-                pixels = self.network.model.vqmodel.decode(part).float()  # -1..1
-                levels = ((pixels + 1) / 2 * 255).clamp(0, 255).to(torch.uint8)
-                images += [to_pil_image(picture) for picture in levels.cpu()]
-        return images
+    def _levels(self, tokens: Tensor) -> Tensor:
+        """See `Generator._levels`; they are cut off, not rounded, as the authors do."""
+        pixels = self.network.model.vqmodel.decode(tokens).float()  # -1..1
+        return ((pixels + 1) / 2 * 255).clamp(0, 255).to(torch.uint8)  # type: ignore[no-any-return]
 
     def decode_partial(self, tokens: Tensor) -> list[Image.Image]:
         """See `Generator.decode_partial`; the codes to come are those of an even grey."""

@@ -126,8 +126,8 @@ class JanusPlan(JanusPro):
             texts.append(text)
         return texts
 
-    def decode(self, tokens: Tensor) -> list[Image.Image]:
-        return super().decode(tokens[:, self.spec.text :])
+    def _levels(self, tokens: Tensor) -> Tensor:
+        return super()._levels(tokens[:, self.spec.text :])
 
     def code_embeddings(self) -> Tensor:
         return Generator.code_embeddings(self)  # words have none

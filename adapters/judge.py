@@ -17,6 +17,7 @@ from rwk.adapters.questions import QUESTIONS, Question
 from rwk.adapters.timm_head import Head
 from rwk.adapters.vlm import Refused, Vlm, tiny_vlm
 from rwk.rewards.base import Reward, RewardSpec, Scores
+from rwk.rewards.precision import UNMEASURED
 from rwk.rewards.tunable import HeadKind, ScaledHead, Tunable
 
 HUB = "Qwen/Qwen2.5-VL-7B-Instruct"
@@ -27,8 +28,7 @@ class Judge(Tunable, Reward):
 
     They are read off the logits of a forward pass, never sampled and never taken from `generate`, whose scores have
     been through temperature, top-k and repetition penalty. An answer of more than one token has the product of its
-    tokens' probabilities, each given the ones before (teacher forcing), from one forward pass for each answer. Answers
-    of one token share a single pass.
+    tokens' probabilities, each given the ones before (teacher forcing). Answers of one token share a single pass.
 
     An image that the processor refuses gets NaN, and so does a prompt that spells out a control token of the model.
     """
@@ -36,6 +36,8 @@ class Judge(Tunable, Reward):
     asks: ClassVar[str]
     """The question asked where none is named, of `rwk.adapters.questions`."""
     hub: ClassVar[str] = HUB
+    casts = True
+    precision_note = UNMEASURED
     temperature: float = 1.0
     """What logits are divided by before the softmax."""
 
@@ -120,18 +122,7 @@ class Judge(Tunable, Reward):
             Refused: where the processor cannot take an image.
         """
         texts = [self.text(prompt) for prompt in prompts]
-        if all(len(ids) == 1 for ids in self.ids):
-            every = self._log_probs(images, texts, given=0, count=1)  # [B, 1, V]
-            return every[:, 0, [ids[0] for ids in self.ids]]
-        columns = []
-        for answer, ids in zip(self.question.answers, self.ids, strict=True):
-            every = self._log_probs(images, [text + answer for text in texts], given=len(ids), count=len(ids))
-            columns.append(every[:, range(len(ids)), ids].sum(1))
-        return torch.stack(columns, 1)
-
-    def _log_probs(self, images: list[Image.Image], texts: list[str], *, given: int, count: int) -> Tensor:
-        log_probs = self.vlm.log_probs(self.vlm.batch(images, texts), skip=given, count=count)
-        return (log_probs / self.temperature).log_softmax(2)
+        return self.vlm.chances(images, texts, self.question.answers, self.ids, temperature=self.temperature)
 
     def _score(self, images: list[Image.Image], prompts: list[str]) -> Scores:
         prompts = prompts or [""] * len(images)
@@ -243,8 +234,8 @@ class Levels(Judge):
     asks = "qalign.quality"
 
     def value(self, log_probs: Tensor) -> Tensor:
-        best = log_probs.shape[1]
-        return log_probs.softmax(1) @ torch.arange(best, 0, -1, dtype=log_probs.dtype, device=log_probs.device)
+        levels = torch.arange(log_probs.shape[1], 0, -1, device=log_probs.device)
+        return (log_probs.softmax(1) * levels).sum(1)  # a product of matrices would be one in half precision
 
 
 class Aesthetics(Levels):

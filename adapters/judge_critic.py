@@ -53,7 +53,7 @@ class VlmCritic:
             return ""
         text = self.vlm.conversation([QUESTION.replace("{prompt}", prompt)])
         try:
-            said = " ".join(self.vlm.answer(image, text, tokens=self.tokens).split())
+            said = " ".join(self.vlm.answer([image], text, tokens=self.tokens).split())
         except Refused:
             return ""
         return "" if said.strip(" .!").lower() in ("", NONE) else said

@@ -10,7 +10,6 @@ from typing import Any, ClassVar, Self
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from torchvision.transforms.functional import to_pil_image
 
 from rwk.adapters.llamagen_gpt import Gpt, GptConfig
 from rwk.adapters.llamagen_vq import Vq, VqConfig
@@ -107,11 +106,8 @@ class LlamaGen(CausalGenerator):
     def code_embeddings(self) -> Tensor:
         return self.vq.codebook  # type: ignore[no-any-return]
 
-    def decode(self, tokens: Tensor) -> list[Image.Image]:
-        with torch.no_grad():
-            # By 8 rows, which bounds memory.
-            pixels = torch.cat([self.vq.decode(part).cpu() for part in tokens.to(self.device).split(8)])
-        return [to_pil_image(picture) for picture in (255 * pixels + 0.5).byte()]
+    def _levels(self, tokens: Tensor) -> Tensor:
+        return (255 * self.vq.decode(tokens) + 0.5).byte()  # type: ignore[no-any-return]
 
     def decode_partial(self, tokens: Tensor) -> list[Image.Image]:
         """See `Generator.decode_partial`; the codes to come are those of a grey picture."""

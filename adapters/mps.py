@@ -16,6 +16,7 @@ from rwk.adapters.clip_towers import seeded
 from rwk.adapters.preprocess import Preprocess
 from rwk.adapters.published import Origin, PublishedReward
 from rwk.rewards.base import RewardSpec
+from rwk.rewards.precision import UNMEASURED, wide
 
 CONDITION = (
     "light, color, clarity, tone, style, ambiance, artistry, shape, face, hair, hands, limbs, structure, instance, "
@@ -83,8 +84,8 @@ class SelfAttention(nn.Module):
 
     def rotated(self, x: Tensor) -> Tensor:
         """x [B, N, H, HEAD] with each pair of numbers half a head apart turned by its place times a frequency."""
-        place = torch.arange(x.shape[1], device=x.device, dtype=x.dtype)
-        angle = torch.outer(place, self.inv_freq.to(x.dtype)).repeat(1, 2)[:, None]  # [N, 1, HEAD]
+        place = torch.arange(x.shape[1], device=x.device)  # the angles are float32 in half precision too
+        angle = (place[:, None] * self.inv_freq).repeat(1, 2)[:, None]  # [N, 1, HEAD]
         first, second = x.chunk(2, dim=-1)
         return x * angle.cos() + torch.cat([-second, first], -1) * angle.sin()
 
@@ -128,7 +129,7 @@ class MpsNetwork(nn.Module):
         mask = torch.zeros_like(closeness).masked_fill(closeness <= threshold, -math.inf)[:, None, None]
         picture = self.model.visual_projection(self.model.vision_model(pixels).last_hidden_state)
         seen = self.cross_model(picture, states, mask)[:, 0]
-        cosine: Tensor = (normalize(seen, dim=1) * normalize(text, dim=1)).sum(1)
+        cosine: Tensor = (normalize(wide(seen), dim=1) * normalize(wide(text), dim=1)).sum(1)
         scale: Tensor = self.model.logit_scale.exp()
         return scale * cosine
 
@@ -161,6 +162,7 @@ class Mps(PublishedReward):
     )
     origin = Origin("RE-N-Y/mpsv1", "model.safetensors", "MIT", 4420)
     preprocess = Preprocess(224, rounding="floor")
+    precision_note = UNMEASURED
     context = 77
     tolerance = 0.02
     threshold = 0.3

@@ -17,6 +17,7 @@ from rwk.adapters.pretrained import load_tokenizer, load_whole
 from rwk.adapters.published import Origin, find
 from rwk.adapters.vlm import tiny_processor
 from rwk.rewards.base import Reward, RewardSpec, Scores
+from rwk.rewards.precision import UNMEASURED
 
 _DOUBLE = re.compile(r'["“”]([^"“”]*)["“”]')
 _SINGLE = re.compile(r"(?<!\w)['‘](.+?)['’](?!\w)", re.DOTALL)
@@ -89,6 +90,8 @@ class GotOcr(Reward):
     spec = RewardSpec("ocr.got", "share of the wanted letters", 0, 1, "Apache-2.0", "arXiv:2505.05470")
     origin = Origin("stepfun-ai/GOT-OCR-2.0-hf", "model.safetensors", "Apache-2.0", 1121)
     preprocess = Preprocess(1024, fit="squash")
+    casts = True
+    precision_note = UNMEASURED
     example_prompts = (
         'a sign that says "cab"',
         "the words “Abba cab” on a wall",

@@ -178,6 +178,7 @@ class PublishedReward(TunableNetwork):
 
     origin: ClassVar[Origin]
     preprocess: ClassVar[Preprocess]
+    casts = True
     context: ClassVar[int | None] = None
     """Tokens of a prompt that the network reads, begin and end among them; None where nothing is cut off."""
 

@@ -12,7 +12,6 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from torchvision.transforms.functional import to_pil_image
 
 from rwk.adapters.shapes_prompts import WORDS, words_of
 from rwk.adapters.shapes_render import render
@@ -53,6 +52,7 @@ class ShapesLlama(CausalGenerator):
     """`transformers.LlamaForCausalLM` over 512 image codes and the words of the built-in world."""
 
     shipped = WEIGHTS / "shapes_llama"
+    decoded_at_once = 64
     spec = SPEC
 
     def __init__(self, *, device: str = "cpu", weights: str | Path | None = None) -> None:
@@ -146,8 +146,8 @@ class ShapesLlama(CausalGenerator):
     def soft_pixels(self, embeddings: Tensor) -> Tensor:
         return self.vq.decode_soft(embeddings)
 
-    def decode(self, tokens: Tensor) -> list[Image.Image]:
-        return [to_pil_image(picture) for picture in self.pixels(tokens).cpu()]
+    def _levels(self, tokens: Tensor) -> Tensor:
+        return (255 * self.pixels(tokens)).byte()
 
     def decode_partial(self, tokens: Tensor) -> list[Image.Image]:
         """See `Generator.decode_partial`; the codes to come are those of the bare background."""

@@ -1,4 +1,8 @@
-"""Preferences of the built-in world: pairs of the generator's own pictures, judged by the verifier, some wrongly."""
+"""Preferences of the built-in world: pairs of the generator's own pictures, judged by the verifier.
+
+Between whole pictures some preferences name the wrong one, as people do; between unfinished ones they tell which ends
+up better, for a judge of what an unfinished picture may become.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +15,9 @@ from rwk.adapters.shapes_prompts import prompts
 from rwk.adapters.shapes_verifier import Verifier
 
 NOISE = 0.1
-"""Share of the preferences that name the wrong picture."""
+"""Share of the preferences between whole pictures that name the wrong one."""
+UNFINISHED = 32
+"""Codes of 64 that are drawn of an unfinished picture, which is its upper half."""
 
 
 def preferences(
@@ -37,6 +43,32 @@ def preferences(
         device: where the generator runs.
         family: of prompts; a reward that learns from `shapes.narrow` has never been told of what it withholds.
     """
+    return _made(folder, family, seed, count, per_prompt, device, noise=NOISE)
+
+
+def unfinished_preferences(
+    folder: Path, *, seed: int = 0, count: int = 2500, per_prompt: int = 4, device: str = "cpu", drawn: int = UNFINISHED
+) -> Path:
+    """As `preferences`, but of pictures of which `drawn` codes are shown, and without noise.
+
+    Preferred is the one that the verifier finds better once it is finished, so what learns from these pairs learns
+    what may come of an unfinished picture: a judge for `policy_opt.search.parm`.
+    """
+    return _made(folder, "shapes.long", seed, count, per_prompt, device, drawn=drawn)
+
+
+def _made(
+    folder: Path,
+    family: str,
+    seed: int,
+    count: int,
+    per_prompt: int,
+    device: str,
+    *,
+    noise: float = 0.0,
+    drawn: int | None = None,
+) -> Path:
+    """The file of pairs of pictures, of which `drawn` codes are shown, or all."""
     out = folder / "preferences.jsonl"
     if out.exists():
         return out
@@ -49,7 +81,8 @@ def preferences(
     pictures = folder / "pictures"
     pictures.mkdir(parents=True, exist_ok=True)
     names = [f"pictures/{index:05d}.png" for index in range(len(images))]
-    for name, image in zip(names, images, strict=True):
+    shown = images if drawn is None else generator.decode_partial(rollout.tokens[:, :drawn])
+    for name, image in zip(names, shown, strict=True):
         image.save(folder / name)
     rows = []
     for start in range(0, len(images), per_prompt):
@@ -57,7 +90,7 @@ def preferences(
         for a, b in [(a, b) for a in group for b in group if a < b and gold[a] != gold[b]]:
             first, second = (a, b) if rng.random() < 0.5 else (b, a)
             right = float(gold[first] > gold[second])
-            p_first = 1 - right if rng.random() < NOISE else right
+            p_first = 1 - right if rng.random() < noise else right
             rows.append(
                 {"prompt": rollout.prompts[a], "first": names[first], "second": names[second], "p_first": p_first}
             )

@@ -19,7 +19,6 @@ from typing import Any, ClassVar, Self
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from torchvision.transforms.functional import to_pil_image
 
 from rwk.adapters.magvit_vq import Magvit, MagvitConfig
 from rwk.adapters.masked_order import halton_order, steps_of
@@ -228,12 +227,9 @@ class Showo(StepwiseGenerator):
     def soft_pixels(self, embeddings: Tensor) -> Tensor:
         return self.vq.decode(embeddings[:, self.order.argsort()])
 
-    def decode(self, tokens: Tensor) -> list[Image.Image]:
-        """See `Generator.decode`; levels are cut off, not rounded, as the authors do."""
-        with torch.no_grad():
-            parts = tokens.to(self.device).split(8)  # which bounds memory
-            pixels = torch.cat([self.soft_pixels(self.vq.codebook[part]).cpu() for part in parts])
-        return [to_pil_image(picture) for picture in (255 * pixels).byte()]
+    def _levels(self, tokens: Tensor) -> Tensor:
+        """See `Generator._levels`; they are cut off, not rounded, as the authors do."""
+        return (255 * self.soft_pixels(self.vq.codebook[tokens])).byte()
 
     def decode_partial(self, tokens: Tensor) -> list[Image.Image]:
         """See `Generator.decode_partial`; the codes to come are those of a grey picture."""

@@ -17,7 +17,6 @@ from typing import Any, ClassVar, Self
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from torchvision.transforms.functional import to_pil_image
 
 from rwk.adapters.cosmos import ORIGIN, Cosmos, CosmosConfig
 from rwk.adapters.published import Origin, beside, find
@@ -38,6 +37,7 @@ class SimpleArSft(TransformersGenerator):
 
     spec = GeneratorSpec("simplear.sft_0_5b", 4096, 64000, 1024, "MIT", "arXiv:2504.11455", Sampling(guidance=6.0))
     hub = "Daniel0724/SimpleAR-0.5B-SFT"
+    decoded_at_once = 2
     architecture, model_type = "Qwen2ForCausalLM", "qwen2"
     cosmos: ClassVar[CosmosConfig] = CosmosConfig()
 
@@ -106,12 +106,8 @@ class SimpleArSft(TransformersGenerator):
     def null_ids(self, prompt: str) -> list[int]:
         return [self.task, *self.words(FAULTS), self.boi]
 
-    def decode(self, tokens: Tensor) -> list[Image.Image]:
-        with torch.no_grad():
-            # By 2 rows, which bounds memory.
-            grids = tokens.to(self.device).unflatten(1, (self.side, self.side)).split(2)
-            pixels = torch.cat([self.vq(part).cpu() for part in grids])
-        return [to_pil_image(picture) for picture in (255 * pixels + 0.5).byte()]
+    def _levels(self, tokens: Tensor) -> Tensor:
+        return (255 * self.vq(tokens.unflatten(1, (self.side, self.side))) + 0.5).byte()  # type: ignore[no-any-return]
 
     def decode_partial(self, tokens: Tensor) -> list[Image.Image]:
         """See `Generator.decode_partial`; what is not yet drawn is painted grey, as no encoder tells its codes."""

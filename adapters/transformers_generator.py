@@ -60,12 +60,17 @@ class TransformersGenerator(CausalGenerator):
             config: dict[str, Any] = transformers.PreTrainedConfig.get_config_dict(where, **source)[0]
             if config.get("model_type") != self.model_type:
                 raise ValueError(
-                    f"{name} needs a checkpoint in transformers' own layout, such as {self.hub}, got one of type "
-                    f"{config.get('model_type')!r} in {where}; name that, or convert this one."
+                    f"{name} needs a checkpoint in transformers' own layout, such as {self.hub}, got "
+                    f"{_told(config, where)}; name that, or convert this one."
                 )
             kind = getattr(transformers, self.architecture)
             network = load_whole(name, kind, where, unused=self.unused, dtype=dtype, **source)
         except OSError as error:
+            if Path(where).is_dir():
+                raise ValueError(
+                    f"{name} needs a folder with config.json and weights in transformers' own layout, got one that "
+                    f"cannot be read, {where} ({str(error).partition('. ')[0]}); copy the folder of {self.hub} anew."
+                ) from error
             raise RunFailed(
                 f"{name} needs the model {where}, which is no folder here, is not in the cache and cannot be "
                 f"downloaded ({type(error).__name__}); with a network, unset HF_HUB_OFFLINE and run again; without, "
@@ -131,6 +136,13 @@ class TransformersGenerator(CausalGenerator):
                 f"{self.tokenizer.convert_ids_to_tokens(control)!r} in {text[:60]!r}; take it out."
             )
         return ids
+
+
+def _told(config: dict[str, Any], where: str) -> str:
+    """What a checkpoint is that has this configuration."""
+    if "model_type" in config:
+        return f"one of type {config['model_type']!r} in {where}"
+    return f"{'a config.json that names no model_type' if config else 'no config.json'} in {where}"
 
 
 def byte_tokenizer(begin: str, padding: str, *control: str) -> Any:

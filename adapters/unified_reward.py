@@ -10,7 +10,7 @@ from typing import ClassVar, Self
 import torch
 from PIL import Image
 
-from rwk.adapters.vlm import Refused, Vlm, tiny_vlm
+from rwk.adapters.vlm import Refused, Vlm, tiny_writer
 from rwk.rewards.base import Reward, RewardSpec, Scores
 
 POINTWISE = (
@@ -65,6 +65,10 @@ class UnifiedReward(Reward):
     hub: ClassVar[str] = "CodeGoat24/UnifiedReward-qwen-7b"
     question: ClassVar[str] = POINTWISE
     label: ClassVar[str] = "Final Score:"
+    casts = True
+    precision_note = (
+        "published in bfloat16; a score is read out of words, which half precision changes or not, so there is no bound"
+    )
     longest: int = 512
     """Tokens that the model may write."""
 
@@ -105,36 +109,12 @@ class UnifiedReward(Reward):
     def tiny(cls) -> Self:
         """A random model whose every word is a verdict such as "Final Score: 2.7" and a line break."""
         verdicts = [f"{cls.label} {tenths / 10}\n" for tenths in range(10, 51)]
-        vlm = tiny_vlm(cls.spec.name, re.findall(" ?[a-zA-Z]+", cls.question), added=verdicts)
-        with torch.no_grad():
-            for key, weight in vlm.network.named_parameters():
-                if key == "lm_head.weight":
-                    weight[: -len(verdicts)] = 0  # no other word is ever the most probable
-                elif key.endswith(("embed_tokens.weight", "bias")):
-                    weight *= 1e-3  # so that what the words and biases add does not drown the image
-        return cls.of(vlm, longest=1)
+        return cls.of(tiny_writer(cls.spec.name, cls.question, verdicts), longest=1)
 
     def ask(self, image: Image.Image, prompt: str) -> str:
         """What the model writes; raises Refused where its processor cannot take the image."""
-        from transformers import GenerationConfig
-
-        inputs = self.vlm.batch([image], [self.vlm.conversation([self.question.replace("{prompt}", prompt)])])
-        network, tokenizer = self.vlm.network, self.vlm.tokenizer
-        ends = network.generation_config.eos_token_id
-        written = network.generate(
-            **inputs,
-            generation_config=GenerationConfig(
-                max_new_tokens=self.longest,
-                do_sample=False,
-                num_beams=1,
-                repetition_penalty=1.0,
-                eos_token_id=tokenizer.eos_token_id if ends is None else ends,
-                pad_token_id=tokenizer.pad_token_id,
-            ),
-        )
-        ids = written[0, inputs["input_ids"].shape[1] :]
-        text: str = tokenizer.decode(ids, skip_special_tokens=True)
-        return text.strip()
+        text = self.vlm.conversation([self.question.replace("{prompt}", prompt)])
+        return self.vlm.answer([image], text, tokens=self.longest)
 
     def _score(self, images: list[Image.Image], prompts: list[str]) -> Scores:
         values, notes = torch.full([len(images)], math.nan), []

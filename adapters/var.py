@@ -10,7 +10,6 @@ from typing import Any, ClassVar, Self
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from torchvision.transforms.functional import to_pil_image
 
 from rwk.adapters.llamagen_c2i import class_of
 from rwk.adapters.published import Origin, read
@@ -157,12 +156,9 @@ class Var16(StepwiseGenerator):
     def soft_pixels(self, embeddings: Tensor) -> Tensor:
         return self.vq.decode(embeddings)  # type: ignore[no-any-return]
 
-    def decode(self, tokens: Tensor) -> list[Image.Image]:
-        """See `Generator.decode`; levels are cut off, not rounded, as the authors do."""
-        with torch.no_grad():
-            parts = tokens.to(self.device).split(8)  # which bounds memory
-            pixels = torch.cat([self.vq.decode(self.vq.codebook[part]).cpu() for part in parts])
-        return [to_pil_image(picture) for picture in (255 * pixels).byte()]
+    def _levels(self, tokens: Tensor) -> Tensor:
+        """See `Generator._levels`; they are cut off, not rounded, as the authors do."""
+        return (255 * self.vq.decode(self.vq.codebook[tokens])).byte()  # type: ignore[no-any-return]
 
     def decode_partial(self, tokens: Tensor) -> list[Image.Image]:
         """See `Generator.decode_partial`; without the details of the maps that are not whole."""

@@ -1,8 +1,9 @@
-"""Vision-language models of transformers: an image and a text in, log-probabilities of the next tokens out."""
+"""Vision-language models of transformers: images and a text in, log-probabilities of the next tokens out."""
 
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -22,7 +23,7 @@ CHAT = (
     "{% endfor %}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-"""ChatML with one image slot, the chat template of `tiny_vlm`."""
+"""ChatML with a slot for each image, the chat template of `tiny_vlm`."""
 SPECIAL = (
     *("<|endoftext|>", "<|im_start|>", "<|im_end|>"),
     *("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"),
@@ -34,7 +35,7 @@ class Refused(ValueError):
 
 
 class Vlm:
-    """A decoder-only model that reads one image and a text, with its processor.
+    """A decoder-only model that reads one or more images and a text, with its processor.
 
     Rows of a batch are padded on the right, whatever side the processor would take. Attention is causal, so what
     follows a token has no say in it, and no model needs to be told positions that start late.
@@ -92,13 +93,13 @@ class Vlm:
             ) from error
         return cls(network, processor, name=name, device=device)
 
-    def conversation(self, turns: Sequence[str]) -> str:
-        """Text of a chat that begins with the image: turns of user, assistant, user and so on; the next is to come."""
+    def conversation(self, turns: Sequence[str], *, images: int = 1) -> str:
+        """Text of a chat that begins with the images: turns of user, assistant, user and so on; the next is to come."""
         messages = [
             {"role": "assistant" if i % 2 else "user", "content": [{"type": "text", "text": turn}]}
             for i, turn in enumerate(turns)
         ]
-        messages[0]["content"] = [{"type": "image"}, {"type": "text", "text": turns[0]}]
+        messages[0]["content"] = [{"type": "image"}] * images + [{"type": "text", "text": turns[0]}]
         # Where a model may think first, it is told to answer at once: the template then closes its thoughts itself.
         options = {"enable_thinking": False} if "enable_thinking" in str(self.processor.chat_template) else {}
         text: str = self.processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False, **options)
@@ -122,11 +123,19 @@ class Vlm:
         return list(both[len(alone) :])
 
     def batch(self, images: Sequence[Image.Image], texts: Sequence[str]) -> Any:
-        """What the network takes, a row for each image and its text; raises Refused where an image cannot be taken."""
+        """What the network takes, a row for each text.
+
+        Args:
+            images: as many for each text, those of a text after each other.
+
+        Raises:
+            Refused: where an image cannot be taken.
+        """
+        each = len(images) // len(texts)
         try:
             made = self.processor(
                 text=list(texts),
-                images=[[image] for image in images],
+                images=[list(images[start : start + each]) for start in range(0, len(images), each)],
                 padding=True,
                 return_tensors="pt",
                 **self._options(texts[0]),
@@ -156,18 +165,54 @@ class Vlm:
         rows = torch.arange(len(ends), device=self.device)[:, None]
         return logits[rows, where].float().log_softmax(2)  # type: ignore[no-any-return]
 
-    def answer(self, image: Image.Image, text: str, *, tokens: int) -> str:
-        """The likeliest answer, word by word, to a text about an image, cut to so many tokens.
+    def chances(
+        self,
+        images: Sequence[Image.Image],
+        texts: Sequence[str],
+        answers: Sequence[str],
+        ids: Sequence[Sequence[int]],
+        *,
+        temperature: float = 1.0,
+    ) -> Tensor:
+        """[B, A] float32 log-probability of each of some answers to texts.
+
+        An answer of several tokens has the product of their probabilities, each given the ones before. Answers share a
+        forward pass where one begins as the other does, up to its own last token.
+
+        Args:
+            images: as in `batch`.
+            ids: what each answer adds to a text, by `continuation`.
+            temperature: what logits are divided by before the softmax.
+        """
+        columns: dict[int, Tensor] = {}
+        for longest in sorted(range(len(ids)), key=lambda answer: -len(ids[answer])):
+            if longest in columns:
+                continue
+            own = list(ids[longest])
+            given = len(own) if len(own) > 1 else 0
+            inputs = self.batch(images, [text + answers[longest] for text in texts] if given else texts)
+            log_probs = (self.log_probs(inputs, skip=given, count=len(own)) / temperature).log_softmax(2)
+            for answer, other in enumerate(ids):
+                if answer not in columns and list(other[:-1]) == own[: len(other) - 1]:
+                    columns[answer] = log_probs[:, range(len(other)), list(other)].sum(1)
+        return torch.stack([columns[answer] for answer in range(len(ids))], 1)
+
+    def answer(self, images: Sequence[Image.Image], text: str, *, tokens: int) -> str:
+        """The likeliest answer, word by word, to a text about images, cut to so many tokens.
+
+        The repetition penalty that a checkpoint may bring along is left out.
 
         Raises:
-            Refused: where the processor cannot take the image.
+            Refused: where the processor cannot take an image.
         """
         from transformers import GenerationConfig
 
-        inputs, ends = self.batch([image], [text]), self.network.generation_config
+        inputs, ends = self.batch(images, [text]), self.network.generation_config
         plain = GenerationConfig(
             max_new_tokens=tokens,
             do_sample=False,
+            num_beams=1,
+            repetition_penalty=1.0,
             eos_token_id=ends.eos_token_id or self.tokenizer.eos_token_id,
             pad_token_id=self.tokenizer.pad_token_id,
         )
@@ -213,6 +258,18 @@ def tiny_vlm(name: str, words: Sequence[str] = ("yes", "no", "Yes", "No"), added
         for weight in network.parameters():  # the usual init is so small that every image would score the same
             torch.nn.init.normal_(weight, std=1.5 * weight.shape[-1] ** -0.5)
     return Vlm(network, processor, name=name)
+
+
+def tiny_writer(name: str, question: str, verdicts: Sequence[str]) -> Vlm:
+    """A random model, as `tiny_vlm`, whose every word is one of some verdicts."""
+    vlm = tiny_vlm(name, re.findall(" ?[a-zA-Z]+", question), added=verdicts)
+    with torch.no_grad():
+        for key, weight in vlm.network.named_parameters():
+            if key == "lm_head.weight":
+                weight[: -len(verdicts)] = 0  # no other word is ever the most probable
+            elif key.endswith(("embed_tokens.weight", "bias")):
+                weight *= 1e-3  # so that what the words and biases add does not drown the image
+    return vlm
 
 
 def tiny_processor(words: Sequence[str], added: Sequence[str] = ()) -> Any:

@@ -16,6 +16,7 @@ from rwk.adapters.pretrained import load_tokenizer, load_whole, read_shards
 from rwk.adapters.published import Origin, fill
 from rwk.adapters.squared import SquaredReward
 from rwk.rewards.base import RewardSpec
+from rwk.rewards.precision import UNMEASURED
 
 BEFORE = (
     "A chat between a curious user and an artificial intelligence assistant. "
@@ -76,6 +77,7 @@ class FlanT5(SquaredReward):
     preprocess = Preprocess(336, "squash")
     border = (122, 116, 104)  # CLIP's mean colour, cut to whole numbers
     context = 2048
+    precision_note = UNMEASURED
     tolerance = 2e-4
     words_of: ClassVar[str] = "google/flan-t5-xxl"
     widths: ClassVar[tuple[int, int, int]] = (4096, 10240, 64)

@@ -4,12 +4,17 @@
     python benchmarks/rollout.py --device cuda --dtype bfloat16 --layers 24 --width 1024 --tokens 576 --codes 16384
     OMP_NUM_THREADS=2 python benchmarks/rollout.py --model janus            # a random Janus
     OMP_NUM_THREADS=2 python benchmarks/rollout.py --model janus --tokens 64 --rounds 1
+    OMP_NUM_THREADS=2 python benchmarks/rollout.py --model janus --ceilings  # and what the machine could do at most
 
 Sampling is compared with `generate`, which reads every row's prompt and grows its cache, on the same model, rows and
 number of tokens; guided, with its `guidance_scale`. Statistics are compared with a padded forward pass over the whole
 vocabulary. Janus, guided, is compared with its own `generate` and with the loop of the authors' script, which trainers
 have taken over: rows with and without prompt in turns, each prompt read for every row, a cache that grows. A ratio
 above 1 says that rwk is faster. State the machine with the numbers: a shared one is noisy.
+
+`--ceilings` measures what the machine does in a second, of a large product of matrices and of a copy in memory. At that
+rate the products of all tokens with the weights, and the reading of all keys and values, take so many seconds; the
+ratio is that of rwk's seconds to these.
 """
 
 from __future__ import annotations
@@ -23,7 +28,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from rwk.policy_opt.generator import GeneratorSpec, Sampling
@@ -68,7 +72,7 @@ class Measured(CausalGenerator):
     def null_ids(self, prompt: str) -> list[int]:
         return [self.spec.codes, self.spec.codes + 1]
 
-    def decode(self, tokens: Tensor) -> list[Image.Image]:
+    def _levels(self, tokens: Tensor) -> Tensor:
         raise NotImplementedError
 
     def save(self, folder: Path) -> None:
@@ -127,8 +131,8 @@ def seconds(run: Callable[[], object], options: argparse.Namespace) -> float:
     return clock() - start
 
 
-def measure(name: str, ours: Callable[[], object], plain: Callable[[], object], options: argparse.Namespace) -> None:
-    """Prints the median ratio of pairs, its range, and the median seconds and tokens a second of each."""
+def measure(name: str, ours: Callable[[], object], plain: Callable[[], object], options: argparse.Namespace) -> float:
+    """Prints the median ratio of pairs, its range, and median seconds and tokens a second; returns our seconds."""
     pairs = [(seconds(plain, options), seconds(ours, options)) for _ in range(options.rounds)]
     ratios = sorted(slow / fast for slow, fast in pairs)
     slow, fast = (stats.median(column) for column in zip(*pairs, strict=True))
@@ -138,6 +142,7 @@ def measure(name: str, ours: Callable[[], object], plain: Callable[[], object], 
         f" {rate / slow:9.0f} {rate / fast:9.0f}",
         flush=True,
     )
+    return fast
 
 
 def llama(options: argparse.Namespace) -> None:
@@ -217,7 +222,8 @@ def janus(options: argparse.Namespace) -> None:
             return generator.sample(prompts, per_prompt=options.group, seed=0, sampling=recipe).tokens
 
         greedy = ours(top_k=1)
-        for name, way in (("generate", janus_generate), ("the authors' loop", janus_loop)):
+        for name in options.against:
+            way = {"generate": janus_generate, "loop": janus_loop}[name]
             same = (way(generator, rows, guidance, greedy=True) == greedy).float().mean().item()
             if same < 1 and options.dtype == "float32":
                 raise SystemExit(f"greedy tokens of {name} are those of rwk in {same:.1%} of places; they must be all.")
@@ -225,7 +231,37 @@ def janus(options: argparse.Namespace) -> None:
             def plain(way: Any = way, rows: list[str] = rows) -> Tensor:
                 return way(generator, rows, guidance)  # type: ignore[no-any-return]
 
-            measure(f"{name}, prompts of {length}", ours, plain, options)
+            took = measure(f"{name}, prompts of {length}", ours, plain, options)
+        if options.ceilings:
+            against_ceilings(generator, length, took, options)
+
+
+def ceilings(options: argparse.Namespace) -> tuple[float, float]:
+    """Operations a second of a large product of matrices, and bytes a second that a copy reads and writes."""
+    square = torch.randn(2048, 2048).to(options.device, getattr(torch, options.dtype))
+    source = torch.empty(1 << 28, dtype=torch.uint8, device=options.device).fill_(1)
+    target = torch.ones_like(source)
+    product = min(seconds(lambda: square @ square, options) for _ in range(5))
+    copy = min(seconds(lambda: target.copy_(source), options) for _ in range(5))
+    return 2 * 2048**3 / product, 2 * len(source) / copy
+
+
+def against_ceilings(generator: JanusPro, length: int, took: float, options: argparse.Namespace) -> None:
+    """Prints what drawing did in a second, what the machine can do, and how near it came to that."""
+    flops, traffic = ceilings(options)
+    weights = sum(part.weight.numel() for part in generator.module.modules() if isinstance(part, torch.nn.Linear))
+    rows, prefixes = 2 * options.prompts * options.group, options.prompts + 1
+    read = length * prefixes + rows * (options.tokens - 1)
+    kept = 2 * options.width * options.layers * getattr(torch, options.dtype).itemsize  # of a token, keys and values
+    products = 2 * weights * read
+    keys = kept * (rows * options.tokens * (options.tokens - 1) // 2 + prefixes * length * (options.tokens - 1))
+    floor = products / flops + keys / traffic
+    print(
+        f"{f'the ceilings, prompts of {length}':40} {took / floor:5.2f} {'':14} {'':9} {floor:9.3f}\n"
+        f"    products {products / took / 1e9:.0f} of {flops / 1e9:.0f} GFLOP/s, {products / flops:.2f} s so; "
+        f"keys and values {keys / took / 1e9:.1f} of {traffic / 1e9:.1f} GB/s, {keys / traffic:.2f} s so",
+        flush=True,
+    )
 
 
 def main() -> None:
@@ -237,6 +273,9 @@ def main() -> None:
         parser.add_argument(f"--{option}", type=int, help=defaults)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32")
+    ways = ["generate", "loop"]
+    parser.add_argument("--against", choices=ways, nargs="+", default=ways, help="of Janus: the authors' loop, say")
+    parser.add_argument("--ceilings", action="store_true", help="of Janus also against what the machine can do")
     parser.add_argument("--clock", choices=[*CLOCKS], default="wall", help="cpu counts processor time, with one thread")
     options = parser.parse_args()
     vars(options).update({name: size for name, size in SIZES[options.model].items() if getattr(options, name) is None})

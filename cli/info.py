@@ -1,4 +1,4 @@
-"""`rwk info`: all that is known of one reward or generator before its weights are loaded."""
+"""`rwk info`: all that is known of one reward, generator or pair judge before its weights are loaded."""
 
 from __future__ import annotations
 
@@ -46,21 +46,24 @@ LABELS = {
 class Asked:
     """What `rwk info` is told."""
 
-    name: str = field(metadata={"argument": True, "help": "A name of a reward or generator, or an expression."})
+    name: str = field(
+        metadata={"argument": True, "help": "A name of a reward, generator or pair judge, or an expression."}
+    )
 
 
 @click.command()
 @options(Asked)
 def command(config: Asked, common: Common) -> dict[str, Any]:
-    """Tells what a reward or generator computes, on what terms, and whether its weights are here.
+    """Tells what a reward, generator or pair judge computes, on what terms, and whether its weights are here.
 
     NAME is what `rwk list` names, a folder, NAME@PATH, module:Class, an address of `rwk serve`, or an expression.
     Neither weights nor a network of full size are loaded, and nothing is downloaded.
     """
     from rwk.rewards.expression import is_expression
+    from rwk.rewards.pair_judge import is_pair_judge
     from rwk.rewards.registry import REWARDS
 
-    if is_expression(config.name) and not REWARDS.knows(config.name):
+    if is_expression(config.name) and not REWARDS.knows(config.name) and not is_pair_judge(config.name):
         document = _combination(config.name)
     elif config.name.startswith(("http://", "https://")):
         document = _about(config.name, REWARDS.load(config.name))
@@ -88,6 +91,7 @@ def describe(name: str) -> dict[str, Any]:
         **{key: value for key, value in found.spec.items() if key != "name"},
         "tolerance": getattr(found.kind, "tolerance", None) if found.spec.get("differentiable") else None,
         "drift": dict(getattr(found.kind, "drift", {})) or None,
+        "precision_note": getattr(found.kind, "precision_note", ""),
         "class": f"{found.kind.__module__}:{found.kind.__qualname__}",
         "folder": found.folder,
         "megabytes": found.megabytes,
@@ -100,6 +104,7 @@ def describe(name: str) -> dict[str, Any]:
 def _registry_of(name: str) -> Registry[Any]:
     """Where a name is to be looked for: a generator's by name or by what its folder holds, else a reward's."""
     from rwk.policy_opt.generator import GENERATORS
+    from rwk.rewards.pair_judge import JUDGES, is_pair_judge
     from rwk.rewards.registry import REWARDS
 
     plain = name.partition("@")[0]
@@ -107,6 +112,8 @@ def _registry_of(name: str) -> Registry[Any]:
         return REWARDS
     if plain in GENERATORS.names() or name in GENERATORS.kept():
         return GENERATORS
+    if is_pair_judge(name):
+        return JUDGES
     folder = saved(REWARDS, name)
     holds = folder is not None and "rwk_generator" in (folder / "config.json").read_text(encoding="utf-8")
     return GENERATORS if holds else REWARDS
@@ -200,8 +207,9 @@ def _told(key: str, document: dict[str, Any]) -> str:
         return f"{len(value)}, of {min(value)} to {max(value)} tokens" if value else ""
     if key == "tolerance" and value is not None:
         return f"within {value:g} of the score"
-    if key == "drift" and value:
-        return ", ".join(f"{precision} moves a score by up to {most:g}" for precision, most in value.items())
+    if key == "drift":
+        moved = ", ".join(f"{precision} moves a score by up to {most:g}" for precision, most in (value or {}).items())
+        return "; ".join(filter(None, [moved, document.get("precision_note")]))
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, dict):

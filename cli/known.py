@@ -56,9 +56,23 @@ def known(registry: Registry[Any], name: str) -> Known:
     plain, at, path = name.partition("@")
     if at and plain in registry.names():
         kind = registry.target(plain)
+        if getattr(kind, "made_of_reward", False):
+            return _of_reward(kind, path)
         return Known(kind, _spec(kind), weights=(local(Path(path)),))
     kind = registry.target(name)
     return Known(kind, _spec(kind), weights=weights_of(kind))
+
+
+def _of_reward(kind: type[Any], name: str) -> Known:
+    """What stands behind a pair judge that is made of the reward of that name, which may be an expression."""
+    from rwk.rewards.expression import is_expression
+    from rwk.rewards.registry import REWARDS
+
+    if is_expression(name) and not REWARDS.knows(name):
+        return Known(kind, _spec(kind))
+    made = known(REWARDS, name)
+    shared = {key: made.spec[key] for key in ("licence", "source", "needs_prompt", "deterministic")}
+    return Known(kind, _spec(kind) | shared, made.folder, made.weights)
 
 
 def saved(registry: Registry[Any], name: str) -> Path | None:

@@ -16,7 +16,7 @@ from rwk.cli.options import Common, options
 class Listing:
     """What `rwk list` is told."""
 
-    kind: Literal["rewards", "generators", "all"] = field(default="all", metadata={"argument": True})
+    kind: Literal["rewards", "generators", "judges", "all"] = field(default="all", metadata={"argument": True})
     names: bool = field(
         default=False,
         metadata={"help": "The names alone, which is faster.", "switch": True},
@@ -33,14 +33,14 @@ class Listing:
     def __post_init__(self) -> None:
         if self.needs_prompt and self.no_prompt:
             raise ValueError("--needs-prompt and --no-prompt leave nothing over; take one of them.")
-        if self.of_rewards and self.kind == "generators":
+        if self.of_rewards and self.kind in ("generators", "judges"):
             raise ValueError("--needs-prompt, --no-prompt and --differentiable are of rewards; list those.")
         if self.max_megabytes is not None and self.max_megabytes < 0:
             raise ValueError(f"--max-megabytes must be at least 0, got {self.max_megabytes:g}.")
 
     @property
     def of_rewards(self) -> bool:
-        """Whether something is asked that generators do not have."""
+        """Whether something is asked that is told of rewards alone."""
         return self.needs_prompt or self.no_prompt or self.differentiable
 
     @property
@@ -62,16 +62,17 @@ class Listing:
 @click.command()
 @options(Listing)
 def command(config: Listing, common: Common) -> dict[str, Any]:
-    """Lists the rewards and generators that have a name, those kept in $RWK_HOME among them.
+    """Lists the rewards, generators and pair judges that have a name, those kept in $RWK_HOME among them.
 
     Rewards can be combined too: `0.5*NAME+2*NAME`, `min(NAME,NAME)`. `rwk info NAME` tells more of one.
     """
     from rwk.policy_opt.generator import GENERATORS
+    from rwk.rewards.pair_judge import JUDGES
     from rwk.rewards.registry import REWARDS
 
     document: dict[str, Any] = {}
-    for title, registry in (("rewards", REWARDS), ("generators", GENERATORS)):
-        if config.kind not in (title, "all") or (config.of_rewards and title == "generators"):
+    for title, registry in (("rewards", REWARDS), ("generators", GENERATORS), ("judges", JUDGES)):
+        if config.kind not in (title, "all") or (config.of_rewards and title != "rewards"):
             continue
         document[title] = found = _listed(registry, config)
         if common.json:
@@ -111,6 +112,9 @@ def _table(title: str, found: list[dict[str, Any]]) -> Any:
     if title == "rewards":
         heads = ["reward", "unit", "range", "prompt", "MB", "licence", "source"]
         rows = [[_name(each), each.get("unit", ""), _range(each), _prompt(each), _size(each)] for each in found]
+    elif title == "judges":
+        heads = ["judge", "prompt", "MB", "licence", "source"]
+        rows = [[_name(each), _prompt(each), _size(each)] for each in found]
     else:
         heads = ["generator", "image", "tokens", "codes", "licence", "source"]
         rows = [

@@ -95,6 +95,7 @@ def foreseen(
     from rwk.policy_opt.prompts import gold_of
     from rwk.policy_opt.sizing import GIB, plan, shape_of
     from rwk.policy_opt.sizing_known import KNOWN
+    from rwk.rewards.pair_judge import is_pair_judge
 
     if shape := KNOWN.get(experiment.generator):
         own = generators.GENERATORS.target(experiment.generator).spec
@@ -103,12 +104,13 @@ def foreseen(
         shape, own = shape_of(generator), generator.spec
     mode = recipe.mode or own.sampling.mode
     guided = mode != "off" and (own.sampling.guidance if recipe.guidance is None else recipe.guidance) != 1
-    judges = {*experiment.rewards, gold_of(experiment.prompts)} - {None}
+    judges = {*experiment.rewards, *filter(None, [gold_of(experiment.prompts)])}
+    shown = experiment.opponents or chosen.group_size - 1  # answers that a pair judge gives for each image
     run = plan(
         chosen,
         shape,
         prompts=experiment.prompt_count,
-        rewards=len(judges),
+        rewards=sum(shown if is_pair_judge(name) else 1 for name in judges),
         guided=guided,
         mode=mode,
         processes=int(os.environ.get("WORLD_SIZE", "1")),

@@ -15,12 +15,13 @@ WORLD = "shapes.preferences"
 
 
 def preferences(source: Path | None, seed: int) -> PreferenceDataset:
-    """The preferences of a file or of FORMAT:FILE, or the world's, which are made on first use."""
-    from rwk.rewards.data import PreferenceDataset, built_in
+    """The preferences of a file, of FORMAT:FILE, or of a name in `rewards.data.BUILT_IN`; by default the world's."""
+    from rwk.rewards.data import BUILT_IN, PreferenceDataset, built_in
 
     if source is None:
         note(f"no DATA is named: taking {WORLD}, which is made on first use")
-    data = PreferenceDataset.read(source or built_in(WORLD, seed=seed))
+    name = WORLD if source is None else str(source)
+    data = PreferenceDataset.read(built_in(name, seed=seed) if name in BUILT_IN else name)
     if data.omissions:
         note(f"{data.name} gives {len(data)} pairs; {data.omissions}")
     return data

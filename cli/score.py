@@ -35,17 +35,23 @@ def command(config: Scoring, common: Common) -> dict[str, Any] | None:
         import torch
 
         from rwk.rewards.manifest import gather
+        from rwk.rewards.precision import kept_precision
         from rwk.rewards.ranks import own_cores, own_device, ranks
         from rwk.rewards.registry import load_all
+        from rwk.rewards.rows import leaves
         from rwk.rewards.scoring import Means, check_prompts_given, prefer_fast, score_files
         from rwk.rewards.sinks import parts_of
 
         torch.manual_seed(common.seed)
         gathered = gather(config.images, prompt=config.prompt, prompts=config.prompts)
-        rewards = load_all(config.rewards or PLAIN_REWARDS, device=own_device(common.device))
+        rewards = load_all(
+            config.rewards or PLAIN_REWARDS, precision=config.precision, device=own_device(common.device)
+        )
         if config.preprocessing == "fast":
             prefer_fast(rewards)
         check_prompts_given(rewards, gathered.items)
+        for told in kept_precision(leaves(rewards), config.precision):
+            note(told)
         if config.resume and config.out and not parts_of(config.out):
             note(f"no rows of a run that was stopped lie beside {config.out}; starting with the first image.")
     with ranks() as group, progress("scoring", -(-len(gathered.items) // group.world)) as advance:

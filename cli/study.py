@@ -23,6 +23,9 @@ class Call:
     out: Path = setting(Path("runs/study"), "Folder of the study, which any number of processes may share.")
     part: str = setting("1/1", "Run every n-th cell from the k-th on: k/n.", metavar="K/N")
     match: Match | None = setting(None, "What every cell has the same of. [default: the study's]")
+    seconds: float | None = setting(
+        None, "Seconds of processor time that every cell learns for, with --match seconds. [default: the study's]"
+    )
     seeds: int | None = setting(None, "Seeds of each condition, from 0 on. [default: the study's]")
     dry_run: bool = setting(False, "List the cells and what they will cost, and run none.", switch=True)
     redraw: bool = setting(False, "Draw the page again from study.json, and run none.", switch=True)
@@ -37,7 +40,7 @@ class Call:
     def study(self) -> Study:
         """The file's study or that of the world, with what was named beside it."""
         found = WORLD if self.file is None else read_study(self.file)
-        named: dict[str, Any] = {"match": self.match, "seeds": self.seeds}
+        named: dict[str, Any] = {"match": self.match, "seconds": self.seconds, "seeds": self.seeds}
         return replace(found, **{key: value for key, value in named.items() if value is not None})
 
 

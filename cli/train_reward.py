@@ -32,6 +32,8 @@ def command(config: RewardTraining, common: Common) -> dict[str, Any]:
     votes_second and ties may stand in its place, and weight beside it. Or it is a file of a published set, which its
     columns tell or FORMAT:FILE names: pickapic, hpdv2 (or hpdv2.votes), hpdv3 (or hpdv3.confident), imagereward,
     genai_bench, genai_arena, mjbench, mmrb2, richhf (or richhf.aesthetics, .artifact, .misalignment) and evalmuse.
+    Or it is shapes.preferences or shapes.unfinished, of the built-in world: the latter shows half-drawn pictures and
+    prefers what ends up better, for a judge of `rwk sample --search parm`.
 
     A trained judge or published reward is kept as what training moved and the name of its base, which has to be had
     wherever the folder goes; the others are kept whole.
@@ -95,13 +97,11 @@ def _given(config: RewardTraining) -> dict[str, Any]:
 
 
 def _data(config: RewardTraining, common: Common) -> PreferenceDataset:
-    """The preferences that were named, or the world's, which the first process makes."""
-    if config.data is not None:
-        return preferences(config.data, common.seed)
+    """The preferences that were named, or the world's; what is made on first use, the first process makes."""
     from accelerate import PartialState
 
     with PartialState(cpu=common.device == "cpu").main_process_first():
-        return preferences(None, common.seed)
+        return preferences(config.data, common.seed)
 
 
 def _row(name: str, found: HeldOut) -> list[str]:

@@ -10,15 +10,20 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from rwk.policy_opt.generator import as_images
 from rwk.policy_opt.settings import Aggregation, Baseline, Scale
-from rwk.rewards.base import Reward
+from rwk.policy_opt.win_rates import WinRate
+from rwk.rewards.base import PixelReward, Reward
+
+AT_ONCE = 32
+"""Images that a reward is given at once as pixels, which bounds memory."""
 
 
 class Weighted(NamedTuple):
     """A reward in a run. One of weight 0 is measured and written down, and nothing is learnt from it."""
 
     name: str
-    reward: Reward
+    reward: Reward | WinRate
     weight: float = 1.0
     temperature: float = math.nan
     """Margin that makes log-odds of 1 of a human preference, as `rwk calibrate` found it; NaN where nobody asked."""
@@ -29,6 +34,15 @@ class Weighted(NamedTuple):
         if not self.temperature > 0:
             raise ValueError(f"{self.name} needs a temperature above 0, got {self.temperature}; calibrate it first.")
         return self.temperature
+
+
+class Columns(NamedTuple):
+    """What the rewards of a run say of images."""
+
+    scores: Tensor
+    """[B, R] float32: the score of every image by every reward, NaN where there is none."""
+    orders: Tensor
+    """[B, J, 2] bias and contradiction by each of the J rewards that are pair judges, as in `win_rates.Verdicts`."""
 
 
 def weights_of(rewards: Sequence[Weighted], how: Aggregation) -> list[float]:
@@ -51,9 +65,49 @@ def floors_of(rewards: Sequence[Weighted], floors: Sequence[float], *, min_std: 
     return [max(next(rest), min_std) if floors and counts else min_std for counts in counted]
 
 
-def score_all(rewards: Sequence[Weighted], images: list[Image.Image], prompts: list[str]) -> Tensor:
-    """[B, R] float32: the score of every image by every reward, NaN where there is none."""
-    return torch.stack([part.reward.score(images, prompts).values for part in rewards], dim=1)
+def score_all(
+    rewards: Sequence[Weighted],
+    levels: Tensor,
+    prompts: list[str],
+    group: Tensor,
+    *,
+    seed: int = 0,
+    from_pixels: bool = False,
+) -> Columns:
+    """The score of every image by every reward; that of a pair judge is the image's win rate in its group.
+
+    Args:
+        levels: [B, 3, H, W] uint8.
+        group: [B] long: rows of one prompt have the same number.
+        seed: of the draw, by which images meet others where a judge is not shown all pairs.
+        from_pixels: a reward that has `score_pixels` is asked by that, without a way over images in main memory.
+    """
+    images: list[Image.Image] = []
+    columns, orders = [], []
+    for part in rewards:
+        if isinstance(part.reward, WinRate):
+            images = images or as_images(levels)
+            found = part.reward.within(images, prompts, group.cpu(), seed=seed)
+            columns.append(found.rate)
+            orders.append(torch.stack(found[1:], dim=1))
+        elif from_pixels and isinstance(part.reward, PixelReward):
+            columns.append(_scored_pixels(part.reward, levels, prompts))
+        else:
+            images = images or as_images(levels)
+            columns.append(part.reward.score(images, prompts).values)
+    seen = torch.stack(orders, dim=1) if orders else torch.empty(len(levels), 0, 2)
+    return Columns(torch.stack(columns, dim=1), seen)
+
+
+def _scored_pixels(reward: PixelReward, levels: Tensor, prompts: list[str]) -> Tensor:
+    """[B] float32 scores by `score_pixels`, some images at once."""
+    values = []
+    with torch.no_grad():
+        for start in range(0, len(levels), AT_ONCE):
+            pixels = levels[start : start + AT_ONCE].to(reward.device, torch.float32) / 255
+            asked = prompts[start : start + AT_ONCE] if reward.spec.needs_prompt else []
+            values.append(reward.score_pixels(pixels, asked).float().cpu())
+    return torch.cat(values)
 
 
 def summary(rewards: Sequence[Weighted], scores: Tensor, reward: Tensor, group: Tensor) -> dict[str, Any]:
@@ -70,6 +124,25 @@ def summary(rewards: Sequence[Weighted], scores: Tensor, reward: Tensor, group: 
     better = group_advantage(reward, group, scale="none") != 0
     values["frac_zero_std"] = 1 - len(torch.unique(group[better])) / max(len(torch.unique(group)), 1)
     return values
+
+
+def answers_an_image(rewards: Sequence[Weighted], size: int) -> int:
+    """How often the rewards are asked for each image of a group of that size, a pair judge for each that it meets."""
+    return sum(part.reward.answers(size) if isinstance(part.reward, WinRate) else 1 for part in rewards)
+
+
+def order_summary(rewards: Sequence[Weighted], orders: Tensor) -> dict[str, float]:
+    """What a journal keeps of how much the place mattered to each pair judge; NaN where it answered nothing.
+
+    Args:
+        rewards: of a run, of which J are pair judges.
+        orders: [B, J, 2] bias and contradiction, as in `Verdicts`.
+    """
+    names = [part.name for part in rewards if isinstance(part.reward, WinRate)]
+    found: dict[str, float] = {}
+    for name, (bias, contradiction) in zip(names, orders.double().nanmean(0).tolist(), strict=True):
+        found |= {f"reward/{name}/order_bias": bias, f"reward/{name}/order_contradiction": contradiction}
+    return found
 
 
 def combine(

@@ -95,19 +95,22 @@ def confident(pairs: Pairs, tau: float, unit: float) -> Pairs:
     return Pairs(pairs.won[keep], pairs.lost[keep], pairs.margin[keep])
 
 
-def soft_label_loss(won: Tensor, lost: Tensor, p_won: Tensor, *, beta: float) -> Tensor:
-    """[] mean loss of DPO whose label is a probability: - p log s(z) - (1 - p) log s(-z) with z = beta (won - lost).
+def soft_label_loss(won: Tensor, lost: Tensor, p_won: Tensor, weight: Tensor, *, beta: float) -> Tensor:
+    """[] mean loss of DPO of weighted pairs whose label is a probability.
 
-    It is least where beta (won - lost) is the log-odds of the label, so a pair that people would be divided on is not
-    driven apart without end. With labels of 1 it is DPO, with 1 - e throughout cDPO (Mitchell, 2023).
+    Of a pair it is - p log s(z) - (1 - p) log s(-z) with z = beta (won - lost). It is least where z is the log-odds of
+    the label, so a pair that people would be divided on is not driven apart without end. With labels of 1 it is DPO,
+    with 1 - e throughout cDPO (Mitchell, 2023).
 
     Args:
         won: [P] nats: log-probability of the better image of a pair less that under the reference.
         lost: [P] nats: the same of the worse image.
         p_won: [P] probability that the better image is preferred, 0..1.
+        weight: [P].
         beta: how dearly a step away from the reference must be paid.
 
-    >>> soft_label_loss(torch.tensor([2.0]), torch.tensor([-2.0]), torch.tensor([0.75]), beta=0.5)
+    >>> one = torch.ones(1)
+    >>> soft_label_loss(2 * one, -2 * one, 0.75 * one, one, beta=0.5)
     tensor(0.6269)
     """
-    return bradley_terry_loss(beta * (won - lost), p_won).mean()
+    return (weight * bradley_terry_loss(beta * (won - lost), p_won)).mean()

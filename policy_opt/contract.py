@@ -18,7 +18,7 @@ from PIL import Image, ImageChops
 
 from rwk.policy_opt.batched import BatchedGenerator
 from rwk.policy_opt.expect import HARD, PLAIN, draw, logprobs, require, require_close, require_unchanged
-from rwk.policy_opt.generator import GENERATORS, Generator
+from rwk.policy_opt.generator import GENERATORS, Generator, as_images
 from rwk.policy_opt.module_state import changes, in_mode, module_state
 from rwk.policy_opt.probability_checks import (
     check_any_tokens_have_logprobs,
@@ -189,6 +189,8 @@ def check_decode(generator: Generator) -> None:
     }.items():
         for image, other in zip(images, others, strict=True):
             require(_near(image, other), f"a row {name} decodes to another image than in the batch")
+    same = as_images(generator.levels(tokens)) == images
+    require(same, "levels are not those of the images that decode gives")
 
 
 def check_saves_and_loads(generator: Generator) -> None:

@@ -5,6 +5,7 @@ policy that drew them:
 
     loss = - log sigmoid(beta [(l_won - r_won) - (l_lost - r_lost)])                            TRL's, by `loss_type`
 
+An update takes its mean over prompts of the mean over the pairs of each                               `PreferencePairs`
 With soft labels, where q is the probability by the reward's calibration that people prefer the image that won, it is
 - q log sigmoid(z) - (1 - q) log sigmoid(-z) of the same z                                          `soft_label_loss`
 By margins it is - m / mean m log sigmoid(z - offset m), either part of which may be off                `margin_loss`

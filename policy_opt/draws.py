@@ -12,7 +12,7 @@ from torch import Tensor
 
 from rwk.policy_opt.calibrated import q
 from rwk.policy_opt.configs import Rounds
-from rwk.policy_opt.pairs import PreferencePairs
+from rwk.policy_opt.pairs import PreferencePairs, filled
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,8 @@ class Draws:
     """[B, L] long."""
     scores: Tensor
     """[B, R] float32."""
+    orders: Tensor
+    """[B, J, 2] float32, of the rewards that are pair judges, as in `advantage.Columns`."""
     reward: Tensor
     """[B] float32, what the pairs were made by."""
     won: Tensor
@@ -42,24 +44,28 @@ class Draws:
 
     def updates(self, config: Rounds) -> int:
         """Updates that one round makes of these pairs."""
-        return config.epochs * -(-len(self.won) // config.batch_size)
+        return config.epochs * -(-len((self.won // config.group_size).unique()) // config.batch_size)
 
-    def preferences(self, pairs: Tensor, unit: float | None) -> PreferencePairs:
-        """The pairs of these numbers, as a trainer takes them.
+    def preferences(self, config: Rounds, unit: float | None) -> PreferencePairs:
+        """The pairs, prompt by prompt, as a trainer takes them: the last update filled up with the first prompts.
 
         Args:
             unit: margin that makes log-odds of 1, where labels are to be soft.
         """
+        pairs, weight = filled(self.won // config.group_size)
+        taken = torch.arange(-(-len(pairs) // config.batch_size) * config.batch_size) % len(pairs)
+        pairs, weight = pairs[taken], weight[taken]
         won, lost = self.won[pairs], self.lost[pairs]
         margin = self.reward[won] - self.reward[lost]
         return PreferencePairs(
-            handles=self.handles[won],
+            handles=self.handles[won[:, 0]],
             won=self.tokens[won],
             lost=self.tokens[lost],
             reference_won=self.reference_won[pairs],
             reference_lost=self.reference_lost[pairs],
             margin=margin,
             p_won=torch.ones_like(margin) if unit is None else q(margin, unit),
+            weight=weight,
         )
 
 

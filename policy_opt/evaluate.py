@@ -14,6 +14,7 @@ from torch import Tensor
 from rwk.calibration.statistics import Interval, cluster_interval, cluster_se
 from rwk.policy_opt.generator import Generator, Rollout, Sampling
 from rwk.policy_opt.prompts import Prompt
+from rwk.policy_opt.win_rates import WinRate
 from rwk.rewards.base import Reward
 
 T = TypeVar("T")
@@ -54,19 +55,34 @@ class Drawn:
 def draw(
     generator: Generator,
     prompts: Sequence[Prompt],
-    rewards: Mapping[str, Reward],
+    rewards: Mapping[str, Reward | WinRate],
     *,
     per_prompt: int,
     seed: int,
     sampling: Sampling | None = None,
+    others: Sequence[Sequence[Image.Image]] | None = None,
 ) -> Drawn:
-    """Draws `per_prompt` images for every prompt and scores them by every reward."""
+    """Draws `per_prompt` images for every prompt and scores them by every reward.
+
+    Args:
+        others: [P][n] all of which a pair judge compares the images of each prompt with; by default each other.
+    """
     texts = [prompt.text for prompt in prompts]
     rollout = generator.sample(texts, per_prompt=per_prompt, seed=seed, sampling=sampling)
     images = generator.decode(rollout.tokens)
     scores: dict[str, Tensor] = {}
     notes: dict[str, list[list[str]]] = {}
     for name, reward in rewards.items():
+        if isinstance(reward, WinRate):
+            whole, met = WinRate(reward.judge), [image for row in others or [] for image in row]
+            judged = (
+                whole.against(images, met, rollout.prompts, per_prompt)
+                if met
+                else whole.within(images, rollout.prompts, rollout.group.cpu())
+            )
+            scores[name] = judged.rate.reshape(len(texts), per_prompt)
+            notes[name] = grouped([""] * len(images), per_prompt)
+            continue
         found = reward.score(images, rollout.prompts if reward.spec.needs_prompt else (), batch_size=64)
         scores[name] = found.values.reshape(len(texts), per_prompt)
         notes[name] = grouped(found.notes, per_prompt)

@@ -94,7 +94,14 @@ class Experiment:
 
     generator: str = setting("shapes.llama", "Name or folder of the generator.")
     rewards: tuple[str, ...] = setting(
-        ("shapes.verifier",), "Name or folder of a reward to learn from; several are combined.", option="--reward"
+        ("shapes.verifier",),
+        "Name or folder of a reward to learn from, or name of a pair judge, whose reward is how often an image beats "
+        "others of its prompt, asked in both orders; several are combined.",
+        option="--reward",
+    )
+    opponents: int = setting(
+        0,
+        "Others of its group that a pair judge is shown each image with, in both orders, chosen by the seed; 0 is all.",
     )
     prompts: str = setting("shapes.long", "Prompt family, or file of prompts.")
     prompt_count: int = setting(2000, "Different prompts to learn from.")
@@ -112,6 +119,8 @@ class Experiment:
         for name in ("prompt_count", "eval_prompts", "eval_images", "watch_prompts"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        if self.opponents < 0:
+            raise ValueError(f"opponents must be at least 0, got {self.opponents}.")
         if not self.rewards:
             raise ValueError("an optimisation needs a reward, got none; name one with --reward.")
 

@@ -7,11 +7,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, NamedTuple, get_args
+from typing import ClassVar, Literal, NamedTuple, get_args
 
 import torch
 from PIL import Image
 from torch import Tensor, nn
+from torchvision.transforms.functional import to_pil_image
 
 from rwk.rewards.registry import Registry
 
@@ -127,12 +128,19 @@ class TokenStatistics(NamedTuple):
     """[B, L] float32, in nats."""
 
 
+def as_images(levels: Tensor) -> list[Image.Image]:
+    """RGB images of 8-bit levels [B, 3, H, W]."""
+    return [to_pil_image(picture) for picture in levels.cpu()]
+
+
 class Generator(ABC):
     """A sampler of image tokens whose probabilities can be computed and trained."""
 
     spec: GeneratorSpec
     module: nn.Module
     """Everything that can be trained; its parameters move when a reward is optimised."""
+    decoded_at_once: ClassVar[int] = 8
+    """Images whose pixels are computed at once, which bounds memory; no result depends on it."""
     example_prompts: Sequence[str] = (
         "a photo of a red circle",
         "a small blue square above a large green triangle",
@@ -182,8 +190,18 @@ class Generator(ABC):
         return self.statistics(rollout).logprobs
 
     @abstractmethod
+    def _levels(self, tokens: Tensor) -> Tensor:
+        """[B, 3, H, W] uint8: images of at most `decoded_at_once` rows [B, L], no image depending on another."""
+
+    def levels(self, tokens: Tensor) -> Tensor:
+        """[B, 3, H, W] uint8, where the model is: the images of tokens [B, L]."""
+        device = next(self.module.parameters()).device
+        with torch.no_grad():
+            return torch.cat([self._levels(part) for part in tokens.to(device).split(self.decoded_at_once)])
+
     def decode(self, tokens: Tensor) -> list[Image.Image]:
-        """Images of tokens [B, L]; row by row, no image depends on another."""
+        """Images of tokens [B, L]."""
+        return as_images(self.levels(tokens))
 
     def texts(self, tokens: Tensor) -> list[str]:
         """[B] the text that was written before each image of tokens [B, L]; "" where the family writes none."""

@@ -19,18 +19,35 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
 from rwk.policy_opt.advantage import Weighted as Weighted
-from rwk.policy_opt.advantage import combine, group_advantage, standardised, summary, weights_of
+from rwk.policy_opt.advantage import (
+    answers_an_image,
+    combine,
+    group_advantage,
+    order_summary,
+    standardised,
+    summary,
+    weights_of,
+)
 from rwk.policy_opt.calibrated import gate, win_rate
 from rwk.policy_opt.configs import Grpo
 from rwk.policy_opt.curriculum import Curriculum
 from rwk.policy_opt.followers import average_of, moving_reference
 from rwk.policy_opt.generator import Generator, Rollout, Sampling
 from rwk.policy_opt.guards import diversity
-from rwk.policy_opt.journal import Journal, Progress, Trained, derived_seed, last_checkpoint, publish, start, step_of
+from rwk.policy_opt.journal import (
+    Journal,
+    Progress,
+    Trained,
+    derived_seed,
+    ends_after,
+    last_checkpoint,
+    publish,
+    start,
+    step_of,
+)
 from rwk.policy_opt.ledger import Ledger, prompts_of_pass
 from rwk.policy_opt.modalities import entropy_control, modality_weights
 from rwk.policy_opt.off_policy import drift
@@ -39,7 +56,7 @@ from rwk.policy_opt.policy import Policy, Statistics, World, kl_per_image, train
 from rwk.policy_opt.scored_draws import scored
 from rwk.policy_opt.sub_policies import by_recipe, draw_mixed, recipes_of
 from rwk.policy_opt.token_weights import check_token_weights, token_weights
-from rwk.policy_opt.variety import likeness, pictures, with_variety
+from rwk.policy_opt.variety import fields, likeness, with_variety
 from rwk.policy_opt.watch import Watch, Watched
 
 
@@ -54,6 +71,7 @@ def grpo(
     resume: bool = False,
     progress: Progress | None = None,
     watched: Watched | None = None,
+    seconds: float | None = None,
 ) -> Trained:
     """Tunes the generator, in place and as `out/generator`, and writes `out/metrics.jsonl` and `out/ledger.jsonl`.
 
@@ -68,6 +86,7 @@ def grpo(
         resume: go on after the last checkpoint in `out`, from the generator that the run began with.
         progress: is called after each update.
         watched: a reward to look at every `watch_every` updates.
+        seconds: of processor time after which the run ends, at the next update.
 
     Raises:
         ValueError: for numbers that do not fit together.
@@ -107,22 +126,23 @@ def grpo(
             trainer.add_callback(follower.callback(policy, place))
         watch.begin(step_of(checkpoint))
         if watch.ended is None:
-            trl.train(trainer, checkpoint, ends=watch.every(config.watch_every))
+            limit = ends_after(journal, seconds, place)
+            trl.train(trainer, checkpoint, ends=[watch.every(config.watch_every), limit])
         watch.conclude()
         if average and watch.ended is None:
             average.give(policy)
-    steps = watch.ended or config.steps
+    steps = watch.ended or (config.steps if seconds is None else journal.last)
     tuned = publish(generator, out / "generator", place)
     images, tokens = config.rows * -(-steps // config.num_iterations), config.rows * steps * length
-    seconds = time.perf_counter() - journal.started
+    took = time.perf_counter() - journal.started
     return Trained(
         tuned,
         journal.path,
         steps,
         images,
-        images * len(rewards),
+        images * answers_an_image(rewards, config.group_size),
         tokens,
-        seconds,
+        took,
         place.size,
         watch.images,
         watch.ended is not None,
@@ -168,19 +188,20 @@ class _Draw:
         size = config.prompts_per_draw or len(handles)
         parts = [handles[start : start + size] for start in range(0, len(handles), size)]
         drawn = (self._drawn(part, step) for part in parts)
-        draws = list(scored(drawn, rewards, meanwhile=config.score_meanwhile))
+        seed, meanwhile = derived_seed(config.seed, step), config.score_meanwhile
+        draws = list(scored(drawn, rewards, meanwhile=meanwhile, seed=seed, from_pixels=config.from_pixels))
         rollout = Rollout.joined([part.rollout for part in draws])
-        images = [image for part in draws for image in part.images]
         waited = sum(part.waited for part in draws)
         drawing = time.perf_counter() - began - waited
 
         scores = gather(torch.cat([part.scores for part in draws]))  # [rows, rewards], of all processes
+        orders = torch.cat([part.orders for part in draws])
         group = torch.arange(config.prompts_per_step).repeat_interleave(config.group_size)
         weights = weights_of(rewards, config.aggregation)
         reward = combine(scores, weights, group, how=config.aggregation, min_std=floors, lower_k=config.lower_k)
         compared = win_rate(reward, group, unit=unit) if config.advantage == "win_rate" else reward
         if config.diversity:
-            alike = likeness(gather(pictures(images)), config.group_size)
+            alike = likeness(gather(torch.cat([fields(part.levels) for part in draws])), config.group_size)
             self.journal.note(likeness=alike.mean().item())
             compared = with_variety(reward, alike, group, weight=config.diversity, min_std=config.min_std)
         whole = config.diversity > 0 or standardised(weights, config.aggregation)
@@ -194,6 +215,7 @@ class _Draw:
         self.ledger.record(step, [self.table[handle] for handle in drawn_for], scores)
         self.journal.note(
             **summary(rewards, scores, reward, group),
+            **order_summary(rewards, gather(orders) if orders.numel() else orders),
             advantage=advantage.abs().mean().item(),
             diversity=gather(torch.tensor([diversity(rollout.tokens, config.group_size)])).mean().item(),
             seconds_sample=drawing,
@@ -216,8 +238,8 @@ class _Draw:
             own = (own if own.ndim == 2 else own[:, None]) * share
         return rollout, own
 
-    def _drawn(self, handles: list[int], step: int) -> tuple[Rollout, list[Image.Image]]:
-        """A group for each of these prompts, and its images."""
+    def _drawn(self, handles: list[int], step: int) -> tuple[Rollout, Tensor]:
+        """A group for each of these prompts, and its images as 8-bit levels."""
         draw = draw_permuted if self.config.permute else type(self.generator).sample
         prompts, seed = [self.table[handle] for handle in handles], derived_seed(self.config.seed, step)
         size = self.config.group_size
@@ -225,7 +247,7 @@ class _Draw:
             rollout = draw_mixed(draw, self.generator, prompts, per_prompt=size, seed=seed, recipes=self.recipes)
         else:
             rollout = draw(self.generator, prompts, per_prompt=size, seed=seed, sampling=self.sampling)
-        return rollout, self.generator.decode(rollout.tokens)
+        return rollout, self.generator.levels(rollout.tokens)
 
 
 def prompt_schedule(config: Grpo, prompts: int) -> list[int]:

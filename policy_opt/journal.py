@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from rwk.policy_opt.generator import Generator
 from rwk.policy_opt.guards import Guards
 from rwk.policy_opt.policy import World
@@ -31,7 +33,7 @@ class Trained:
     steps: int
     images_sampled: int
     reward_forwards: int
-    """Images that went through a reward, counted once for each reward."""
+    """Images that went through a reward, counted once for each reward; of a pair judge, its answers."""
     tokens_trained: int
     seconds: float
     """Of this call; a part before a kill is not in it."""
@@ -59,14 +61,38 @@ class Journal:
         self.total = 1
         self.main = main
         self.started = self._last = time.perf_counter()
+        self._worked, self._owed = time.process_time(), 0.0
         self._progress = progress
         self._pending: dict[str, Any] = {}
         self._alarms: list[str] = []
         self._guards = Guards(collapse)
+        self._spent = _spent(read(path))
+
+    @property
+    def last(self) -> int:
+        """The newest update that has a line."""
+        return max(self._spent, default=0)
+
+    def spent(self, step: int | None = None) -> float:
+        """Seconds of processor time that the updates up to `step` took, or all so far and what came after them."""
+        if step is not None:
+            return sum(seconds for number, seconds in self._spent.items() if number <= step)
+        return sum(self._spent.values()) + time.process_time() - self._worked + self._owed
+
+    def charge(self, path: Path) -> None:
+        """Keeps in a file what was spent since the newest line, or puts what it holds onto the next.
+
+        So what was done before a kill, and is not done again, counts too. Only the main process, whose file it is, does.
+        """
+        if self.main and path.exists():
+            self._owed = float(path.read_text())
+        elif self.main:
+            path.write_text(str(time.process_time() - self._worked))
 
     def forget_after(self, step: int) -> None:
         """Drops the lines of updates after `step`, and a last line that was cut off; they will be made again."""
         rows = [row for row in read(self.path) if row["step"] <= step]
+        self._spent = _spent(rows)
         self._guards = Guards(self._guards.collapse)
         for row in rows:
             self._guards.look(row)
@@ -92,9 +118,10 @@ class Journal:
         Raises:
             RunFailed: when the gradient is not a number, or nothing has been learnt from the start on.
         """
-        now = time.perf_counter()
+        now, worked = time.perf_counter(), time.process_time()
         row = {"step": step, **values, **self._pending, "seconds": now - self._last}
-        self._last = now
+        row["processor_seconds"] = self._spent[step] = worked - self._worked + self._owed
+        self._last, self._worked, self._owed = now, worked, 0.0
         self._pending.clear()
         if alarms := [*self._alarms, *self._guards.look(row)]:
             row["alarms"] = alarms
@@ -116,6 +143,11 @@ def read(path: Path) -> list[dict[str, Any]]:
         except ValueError:
             break
     return rows
+
+
+def _spent(rows: list[dict[str, Any]]) -> dict[int, float]:
+    """Update -> seconds of processor time, of lines that tell them."""
+    return {row["step"]: row.get("processor_seconds", 0.0) for row in rows}
 
 
 def last_checkpoint(folder: Path) -> Path | None:
@@ -157,6 +189,16 @@ def start(
     folder.mkdir(parents=True, exist_ok=True)
     place.wait()  # no process may write before all have looked
     return Journal(path, main=place.rank == 0, progress=progress, collapse=collapse)
+
+
+def ends_after(journal: Journal, seconds: float | None, place: World) -> Callable[[int], bool] | None:
+    """For `trl_bridge.train`: whether a process has spent so many seconds of its processor; None where none are named.
+
+    All processes are told the same.
+    """
+    if seconds is None:
+        return None
+    return lambda _: place.gather(torch.tensor([journal.spent()])).max().item() >= seconds
 
 
 def _plain(value: Any) -> Any:

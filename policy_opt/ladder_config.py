@@ -23,7 +23,7 @@ class Ladder(Grpo):
     harvest: int = setting(8, "Draws at the end of a climb whose best images are learnt, in place of updates of GRPO.")
     keep: int = setting(1, "Best images of a harvested group, by what all rewards agree on, that are learnt.")
     harvest_epochs: int = setting(1, "Passes over the harvest.")
-    harvest_batch: int = setting(32, "Harvested images per update.")
+    harvest_batch: int = setting(32, "Prompts whose harvested images make one update.")
     harder: float = setting(0.5, "Share of a climb's prompts, the hardest, that the next climb draws for; 1 keeps all.")
     harder_by: Difficulty = setting(
         "success",

@@ -30,6 +30,7 @@ from rwk.policy_opt.rebel import rebel
 from rwk.policy_opt.rft import rft
 from rwk.policy_opt.settings import Optimisation
 from rwk.policy_opt.watch import Watched
+from rwk.policy_opt.win_rates import WinRate, check_judges, scorer
 from rwk.rewards import registry
 from rwk.rewards.base import Reward
 from rwk.rewards.sinks import finished
@@ -77,6 +78,7 @@ def optimize(
     device: str = "cpu",
     preset: str | None = None,
     progress: Progress | None = None,
+    seconds: float | None = None,
 ) -> Comparison:
     """Lets a generator learn from rewards, and says what came of it.
 
@@ -92,20 +94,28 @@ def optimize(
         device: where networks run.
         preset: what the settings were taken from, for config.json.
         progress: is called after every update.
+        seconds: of processor time after which learning ends, at the next update; a ladder knows none.
 
     Raises:
         ValueError: for what does not fit together, as the settings and the run to resume, or a reward that is to be
             used in log-odds and its calibration.
         RunFailed: where nothing is learnt.
     """
+    if seconds is not None and isinstance(algorithm, Ladder):
+        raise ValueError(f"a ladder ends after its climbs, got {seconds} seconds to end after; leave them out.")
     generator = generators.load(experiment.generator, device=device)
     sampling = sampling_of(generator, recipe)
     later = algorithm.then if isinstance(algorithm, Grpo) else ()
-    rewards = {name: registry.load(name, device=device) for name in dict.fromkeys([*experiment.rewards, *later])}
+    learnt = list(dict.fromkeys([*experiment.rewards, *later]))
+    check_judges(learnt, experiment, algorithm)
+    rewards = {name: scorer(name, experiment.opponents, device) for name in learnt}
     weighted = [Weighted(name, reward, float(name in experiment.rewards)) for name, reward in rewards.items()]
-    learnt = list(rewards)
     if algorithm.calibrated:
-        weighted = [part._replace(temperature=preference_scale(*part[:2]).temperature) for part in weighted]
+        weighted = [
+            part._replace(temperature=preference_scale(part.name, part.reward).temperature)
+            for part in weighted
+            if isinstance(part.reward, Reward)
+        ]
     gold = gold_of(experiment.prompts)
     prompts = domains(
         experiment.prompts,
@@ -143,8 +153,9 @@ def optimize(
         resume=resume,
         progress=progress,
         watched=watched,
+        **({} if seconds is None else {"seconds": seconds}),
     )
-    after = judge(generator, prompts, rewards, gold, experiment, sampling)
+    after = judge(generator, prompts, rewards, gold, experiment, sampling, before)
 
     comparison = Comparison(before, after, trained, learnt, gold, experiment.watch)
     if place.rank == 0:
@@ -152,7 +163,9 @@ def optimize(
     return comparison
 
 
-def watched_of(experiment: Experiment, prompts: Domains, rewards: Mapping[str, Reward], device: str) -> Watched | None:
+def watched_of(
+    experiment: Experiment, prompts: Domains, rewards: Mapping[str, Reward | WinRate], device: str
+) -> Watched | None:
     """What the run is to look at meanwhile; None where it names nothing.
 
     Raises:
@@ -193,15 +206,28 @@ def check_same(folder: Path, settings: Mapping[str, Any]) -> None:
 def judge(
     generator: Generator,
     prompts: Domains,
-    rewards: Mapping[str, Reward],
+    rewards: Mapping[str, Reward | WinRate],
     gold: str | None,
     experiment: Experiment,
     sampling: Sampling,
+    before: Mapping[str, Drawn] | None = None,
 ) -> dict[str, Drawn]:
-    """What the generator draws for the prompts of each domain, scored by every reward, and by gold accuracy."""
+    """What the generator draws for the prompts of each domain, scored by every reward, and by gold accuracy.
+
+    Args:
+        before: what it drew before; a pair judge compares each image with those of its prompt, else with its group.
+    """
     judged = {}
     for domain, chosen in prompts.test.items():
-        drawn = draw(generator, chosen, rewards, per_prompt=experiment.eval_images, seed=JUDGED_SEED, sampling=sampling)
+        drawn = draw(
+            generator,
+            chosen,
+            rewards,
+            per_prompt=experiment.eval_images,
+            seed=JUDGED_SEED,
+            sampling=sampling,
+            others=before[domain].images if before else None,
+        )
         if gold is not None:
             drawn.scores[GOLD] = accuracy(drawn.scores[gold], rewards[gold].spec.high)
         judged[domain] = drawn

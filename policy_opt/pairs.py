@@ -29,22 +29,28 @@ class Pairs:
 
 
 class PreferencePairs(NamedTuple):
-    """What DPO and REBEL learn from."""
+    """What DPO, REBEL and rejection sampling learn from: N prompts with as many pairs C each, filled up by repetition.
+
+    All comparisons of one prompt go into one update and weigh together what those of another do, as in Ouyang et al.
+    (2022), arXiv:2203.02155, section 3.5; an image of several pairs then goes through the model once.
+    """
 
     handles: Tensor
-    """[P] long: index of the prompt in the policy's table."""
+    """[N] long: index of the prompt in the policy's table."""
     won: Tensor
-    """[P, L] long: tokens of the better image."""
+    """[N, C, L] long: tokens of the better image."""
     lost: Tensor
-    """[P, L] long."""
+    """[N, C, L] long."""
     reference_won: Tensor
-    """[P] float32: log-probability of the better image in the reference."""
+    """[N, C] float32: log-probability of the better image in the reference."""
     reference_lost: Tensor
-    """[P] float32."""
+    """[N, C] float32."""
     margin: Tensor
-    """[P] float32: by how much the reward differs."""
+    """[N, C] float32: by how much the reward differs."""
     p_won: Tensor
-    """[P] float32: probability that people prefer the better image; 1 where nobody asked."""
+    """[N, C] float32: probability that people prefer the better image; 1 where nobody asked."""
+    weight: Tensor
+    """[N, C] float32, of mean 1 for each prompt: its different pairs weigh the same."""
 
 
 def best_worst(reward: Tensor, group: Tensor, *, min_margin: float = 0.0) -> Pairs:
@@ -128,6 +134,28 @@ def mined(config: Rounds, reward: Tensor, group: Tensor) -> Pairs:
         raise TypeError(f"no pairs are known of {type(config).__name__}.")
     more = {"k": config.pair_k} if config.pairs == "top_bottom" else {}
     return RULES[config.pairs](reward, group, min_margin=config.min_margin, **more)
+
+
+def filled(group: Tensor) -> tuple[Tensor, Tensor]:
+    """The pairs of each group, those of a smaller group again from its first on, and the weights that make up for it.
+
+    Args:
+        group: [P] long: pairs of one prompt have the same number.
+
+    Returns:
+        [N, C] long, the number of a pair, groups in ascending order; and [N, C] float32, its weight, of mean 1.
+
+    >>> filled(torch.tensor([0, 1, 1, 1]))
+    (tensor([[0, 0, 0],
+            [1, 2, 3]]), tensor([[1., 1., 1.],
+            [1., 1., 1.]]))
+    """
+    _, place, count = torch.unique(group, return_inverse=True, return_counts=True)
+    most = int(count.max())
+    first = count.cumsum(0) - count
+    which = torch.arange(most) % count[:, None]  # [N, C]
+    times = (most - which + count[:, None] - 1) // count[:, None]  # that each pair is there
+    return place.argsort(stable=True)[first[:, None] + which], most / (count[:, None] * times)
 
 
 def _groups(reward: Tensor, group: Tensor) -> list[Tensor]:

@@ -12,9 +12,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-SIZES = ("learning_rate", "schedule", "steps", "prompts_per_step", "save_every")
+SIZES = (
+    *("learning_rate", "schedule", "warmup", "steps", "prompts_per_step", "save_every"),
+    "entropy_targets",  # nats, of a codebook of that size
+)
 """Settings that are left out where a preset is scaled down."""
 _OLD_TRL = {"num_iterations": 1, "kl_estimator": "k3_plain", "aggregation": "sum", "scale_rewards": "group"}
+"""What TRL did before it could be told; its deviation has 1e-4 added to it."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +29,8 @@ class Preset:
     """Paper, or repository, commit and file."""
     model: str
     """The generator that it was made for."""
+    generators: tuple[str, ...]
+    """Names that rwk has for it."""
     settings: Mapping[str, Mapping[str, Any]]
     """Algorithm -> values of its config."""
     differs: str
@@ -51,6 +57,7 @@ PRESETS: dict[str, Preset] = {
     "study": Preset(
         "arXiv:2505.17017; its text, since its authors released no code",
         "Janus-Pro",
+        ("janus.pro_1b", "janus.pro_7b"),
         {
             "grpo": {"group_size": 4, "num_iterations": 1},
             "dpo": {"group_size": 4, "pairs": "best_worst", "loss_type": "sigmoid"},
@@ -60,8 +67,10 @@ PRESETS: dict[str, Preset] = {
     ),
     "t2i_r1": Preset(
         "CaraJ7/T2I-R1 at 2d9d4d1: src/scripts/run_grpo.sh (8 GPUs of one prompt, twice), "
-        "src/t2i-r1/src/open_r1/trainer/grpo_trainer.py; arXiv:2505.00703",
+        "src/t2i-r1/src/open_r1/trainer/grpo_trainer.py (advantage, KL, mean over tokens; lines 743 to 772); "
+        "arXiv:2505.00703",
         "deepseek-ai/Janus-Pro-7B",
+        ("janus.pro_7b",),
         {
             "grpo": _OLD_TRL
             | {"group_size": 8, "beta": 0.01, "learning_rate": 1e-6, "schedule": "linear"}
@@ -73,32 +82,51 @@ PRESETS: dict[str, Preset] = {
         rewards=("hpsv2.v21", "git_vqa.t2i_r1", "grounding_dino.t2i_r1_published", "orm.t2i_r1"),
     ),
     "ar_grpo": Preset(
-        "arXiv:2508.06924, Kwai-Klear/AR-GRPO, text-to-image; second-hand, as its own script could not be had",
-        "LlamaGen XL",
-        {"grpo": _OLD_TRL | {"group_size": 8, "beta": 1.0, "learning_rate": 1e-5, "steps": 600, "save_every": 100}},
-        "estimator, sum and scaling are those of the TRL of its time; rewards are eight of weight 1: "
-        "CLIP and HPSv2, each also in four steps, MANIQA, and three questions to "
-        "Qwen2.5-VL-3B; prompts_per_step stays rwk's",
-        recipe={"guidance": 4.0, "top_k": 0, "top_p": 1.0},
+        "Kwai-Klear/AR-GRPO at 65947ad: run_t2i_train.sh (4 GPUs of 16 images), modified_grpo_trainer.py; what these "
+        "leave open is TRL's at v0.19.0, by requirements.txt; arXiv:2508.06924",
+        "LlamaGen XL, text to image at 256",
+        ("llamagen.t2i_xl_256",),
+        {
+            "grpo": _OLD_TRL
+            | {"group_size": 8, "beta": 1.0, "epsilon": 0.2, "learning_rate": 1e-5}
+            | {"steps": 600, "prompts_per_step": 8, "save_every": 100}
+        },
+        "its rate falls to 0 over 20 passes through 30 thousand captions of COCO, of which it stops after 600 updates, "
+        "by less than 1 %, and is constant here; rewards are eight of weight 1: CLIP and HPSv2, each also in four "
+        "steps, MANIQA, and three questions to Qwen2.5-VL-3B; all weights are bfloat16",
+        recipe={"guidance": 4.0, "temperature": 1.0, "top_k": 0, "top_p": 1.0},
     ),
     "simple_ar": Preset(
-        "arXiv:2504.11455, wdrink/SimpleAR; second-hand, as its own script could not be had",
-        "SimpleAR 0.5B and 1.5B",
-        {"grpo": _OLD_TRL | {"group_size": 4, "learning_rate": 1e-6}},
-        "estimator, sum and scaling are those of the TRL of its time; the reward is CLIP's cosine; "
-        "11 thousand prompts; judges at guidance 4, though it learns without; beta, steps "
-        "and prompts_per_step stay rwk's",
-        recipe={"guidance": 1.0},
+        "wdrink/SimpleAR at d56b6e5: simpar/configs/config_grpo_clip.yaml, docs/TRAIN.md (7 GPUs of 4 images), "
+        "simpar/train/llava_trainer_grpo.py; what these leave open is TRL's at 69ad852, which docs/TRAIN.md names, as "
+        "beta is; arXiv:2504.11455",
+        "SimpleAR 0.5B and 1.5B, fine-tuned",
+        ("simplear.sft_0_5b", "simplear.sft_1_5b"),
+        {
+            "grpo": _OLD_TRL
+            | {"group_size": 4, "beta": 0.04, "epsilon": 0.2, "learning_rate": 1e-6}
+            | {"schedule": "cosine_to_tenth", "warmup": 158}
+            | {"steps": 1572, "prompts_per_step": 7, "save_every": 100}
+        },
+        "updates are one pass through 11 thousand prompts, and a tenth of them the warm-up, by its paper, as its "
+        "prompts are not in the repository; each prompt begins with `A photo of`; the reward is CLIP's cosine; it "
+        "draws from text ids too, and may end an image early; judges at guidance 4, though it learns without",
+        recipe={"guidance": 1.0, "temperature": 1.0, "top_k": 0, "top_p": 1.0},
     ),
     "reasongen_r1": Preset(
-        "Franklin-Zhang0/ReasonGen-R1 at 04a321f: examples/janus_rl.sh; arXiv:2505.24875",
+        "Franklin-Zhang0/ReasonGen-R1 at 04a321f: examples/janus_rl.sh, verl/trainer/config/"
+        "image_generation_trainer.yaml, verl/workers/actor/dp_actor.py (each image is a mean of its own); "
+        "arXiv:2505.24875",
         "Franklin0/ReasonGen-R1-SFT, of Janus-Pro-7B",
+        ("janus.pro_7b",),
         {
-            "grpo": {"group_size": 8, "num_iterations": 1, "beta": 0.0, "loss_type": "dapo", "resampling": "dynamic"}
-            | {"learning_rate": 5e-6, "steps": 400, "prompts_per_step": 8, "save_every": 100}
+            "grpo": {"group_size": 8, "num_iterations": 1, "beta": 0.0, "loss_type": "grpo", "resampling": "dynamic"}
+            | {"epsilon": 0.2, "scale_rewards": "group", "learning_rate": 5e-6}
+            | {"entropy_targets": (7.0,), "entropy_rate": 5e-5, "entropy_limit": 5e-3}
+            | {"steps": 400, "prompts_per_step": 8, "save_every": 100}
         },
-        "writes out a rationale first and learns it too; steers the entropy of text and image to 2 and 7 nats; draws "
-        "up to 8 times until no group of an update is of equals; the reward is a strict yes or no of Qwen2.5-VL-7B",
-        recipe={"guidance": 1.0},
+        "writes out a rationale first and learns it too, its entropy steered to 2 nats; draws up to 8 times until no "
+        "group of an update is of equals; adds 1e-6 to a deviation; the reward is a strict yes or no of Qwen2.5-VL-7B",
+        recipe={"guidance": 1.0, "temperature": 1.0, "top_k": 0, "top_p": 1.0},
     ),
 }

@@ -4,8 +4,10 @@ For two images i and j of one prompt, with rewards R, and log-probabilities l no
 
     loss = ([(l_i - r_i) - (l_j - r_j)] / eta - [R_i - R_j])^2                                         `rebel_loss`
 
-Where it is 0 for every pair, the policy is the one that drew, reweighted by exp(eta R): a step of mirror descent. DPO
-learns from which image is better, this from by how much as well, so `eta` depends on the unit of the reward.
+An update takes its mean over prompts of the mean over the pairs of each, which over all pairs of n images is twice the
+variance of d_i = (l_i - r_i) / eta - R_i, with n - 1 below. Where it is 0 for every pair, the policy is the one that
+drew, reweighted by exp(eta R): a step of mirror descent. DPO learns from which image is better, this from by how much
+as well, so `eta` depends on the unit of the reward.
 
 Gao et al. (2024), arXiv:2404.16767; their code minimises eta^2 times this.
 """
@@ -37,17 +39,19 @@ def rebel(
     return learn_in_rounds(config, rebel_trainer, generator, rewards, prompts, **run)
 
 
-def rebel_loss(won: Tensor, lost: Tensor, margin: Tensor, *, eta: float) -> Tensor:
-    """[] mean squared error of the rewards' differences, as the policy implies them.
+def rebel_loss(won: Tensor, lost: Tensor, margin: Tensor, weight: Tensor, *, eta: float) -> Tensor:
+    """[] mean squared error of the rewards' differences of weighted pairs, as the policy implies them.
 
     Args:
         won: [P] nats: log-probability of the better image of a pair less that under the policy that drew it.
         lost: [P] nats: the same of the worse image.
         margin: [P] by how much the reward of the better image is larger.
+        weight: [P].
         eta: nats for each unit of reward.
 
     >>> import torch
-    >>> rebel_loss(torch.tensor([3.0]), torch.tensor([-1.0]), torch.tensor([0.5]), eta=2.0)
+    >>> one = torch.ones(1)
+    >>> rebel_loss(3 * one, -one, 0.5 * one, one, eta=2.0)
     tensor(2.2500)
     """
-    return ((won - lost) / eta - margin).square().mean()
+    return (weight * ((won - lost) / eta - margin).square()).mean()

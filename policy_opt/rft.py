@@ -35,11 +35,11 @@ def rft(
     return learn_in_rounds(config, rft_trainer, generator, rewards, prompts, **run)
 
 
-def rft_loss(logprobs: Tensor) -> Tensor:
-    """[] mean of the negative log-probabilities [B, L] of the tokens of the images that were kept.
+def rft_loss(logprobs: Tensor, weight: Tensor) -> Tensor:
+    """[] mean of the negative log-probabilities [B, L] of the tokens of the images that were kept, weighted by [B].
 
     >>> import torch
-    >>> rft_loss(torch.tensor([[-1.0, -3.0], [-2.0, 0.0]]))
+    >>> rft_loss(torch.tensor([[-1.0, -3.0], [-2.0, 0.0]]), torch.ones(2))
     tensor(1.5000)
     """
-    return -logprobs.mean()
+    return -(weight[:, None] * logprobs).mean()

@@ -13,13 +13,16 @@ from itertools import chain
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from rwk.policy_opt.batched import BatchedGenerator
 from rwk.policy_opt.distribution import distribution, draw, placed_uniforms, row_uniforms
 from rwk.policy_opt.generator import Rollout, Sampling, TokenStatistics
+from rwk.policy_opt.head_rows import head_rows
 from rwk.policy_opt.module_state import without_dropout
+from rwk.policy_opt.packed import packed
 from rwk.policy_opt.prefix import Prefix, right_behind, right_padded, slot
+from rwk.policy_opt.shared_prefix import attending, shared_cache, shares
 
 
 class CausalGenerator(BatchedGenerator):
@@ -66,10 +69,8 @@ class CausalGenerator(BatchedGenerator):
 
     def image_logits(self, hidden: Tensor) -> Tensor:
         """[..., K] logits of the image codes alone, of hidden states [..., D]."""
-        head, rows = self.causal_lm.get_output_embeddings(), slice(self.first_code, self.first_code + self.spec.codes)
-        if type(head) is not nn.Linear:  # LoRA on the head, say: its rows are not in .weight alone
-            return head(hidden)[..., rows]  # type: ignore[no-any-return]
-        return nn.functional.linear(hidden, head.weight[rows], None if head.bias is None else head.bias[rows])
+        rows = slice(self.first_code, self.first_code + self.spec.codes)
+        return head_rows(self.causal_lm.get_output_embeddings(), hidden, rows)
 
     def backbone(
         self, embeds: Tensor, *, positions: Tensor | None = None, mask: Tensor | None = None, cache: Any = None
@@ -82,13 +83,14 @@ class CausalGenerator(BatchedGenerator):
             cache: transformers' `Cache`, or None.
         """
         decoder = self.causal_lm.get_decoder()
-        output = decoder(
-            inputs_embeds=embeds,
-            position_ids=positions,
-            attention_mask=mask,
-            past_key_values=cache,
-            use_cache=cache is not None,
-        )
+        with attending(decoder, cache):
+            output = decoder(
+                inputs_embeds=embeds,
+                position_ids=positions,
+                attention_mask=mask,
+                past_key_values=cache,
+                use_cache=cache is not None,
+            )
         return output.last_hidden_state  # type: ignore[no-any-return]
 
     def sample(
@@ -98,7 +100,7 @@ class CausalGenerator(BatchedGenerator):
         recipe = sampling or self.spec.sampling
         rows, group = self._rows(prompts, per_prompt)
         noise = row_uniforms(rows, self.spec.tokens, seed).to(self.device)
-        with torch.no_grad(), without_dropout(self.module):
+        with torch.no_grad(), without_dropout(self.module), packed(self.module, rows=len(rows), calls=self.spec.tokens):
             branches = self._branches(list(dict.fromkeys(rows)), recipe.guidance)
             read = {ids: number for number, ids in enumerate(dict.fromkeys(chain(*branches)))}
             prefix = self._prefill(list(read), torch.empty([len(read), 0], dtype=torch.long, device=self.device))
@@ -124,7 +126,7 @@ class CausalGenerator(BatchedGenerator):
         recipe, tokens = sampling or self.spec.sampling, tokens.to(self.device)
         noise = placed_uniforms(prompts, places, self.spec.tokens, seed)[:, begun:end].to(self.device)
         drawn = []
-        with torch.no_grad(), without_dropout(self.module):
+        with torch.no_grad(), without_dropout(self.module), packed(self.module, rows=len(prompts), calls=end - begun):
             for part in self._parts(len(prompts), recipe.guidance):
                 codes = [tuple(row) for row in tokens[part].tolist()]
                 branches = self._branches(prompts[part], recipe.guidance)
@@ -186,7 +188,9 @@ class CausalGenerator(BatchedGenerator):
         """
         (count, steps), width, filled = noise.shape, max(prefix.lengths), 0
         copies, room = len(source) // count, slot(prefix.codes + steps, self.line) - slot(prefix.codes, self.line)
-        cache, mask = prefix.expand(source, room), prefix.mask(source, room)
+        shared = shares(self.causal_lm, prefix, source)
+        cache = shared_cache(prefix, source, room) if shared else prefix.expand(source, room)
+        mask = None if shared else prefix.mask(source, room)
         positions = torch.tensor([[prefix.positions[row]] for row in source], device=self.device)
         hidden = prefix.hidden[torch.tensor(source, device=self.device)]  # [copies * B, D]
         tokens = torch.empty([count, steps], dtype=torch.long, device=self.device)

@@ -17,21 +17,30 @@ from pathlib import Path
 from typing import Any, Required, TypedDict
 
 import torch
-from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
-from rwk.policy_opt.advantage import Weighted, combine, floors_of, summary, weights_of
+from rwk.policy_opt.advantage import Weighted, answers_an_image, combine, floors_of, order_summary, summary, weights_of
 from rwk.policy_opt.calibrated import confident, preference_unit
 from rwk.policy_opt.configs import Dpo, Pairwise, Rft, Rounds
 from rwk.policy_opt.draws import Draws, joined, save_whole
 from rwk.policy_opt.generator import Generator, Rollout, Sampling
 from rwk.policy_opt.guards import diversity
-from rwk.policy_opt.journal import Journal, Progress, Trained, derived_seed, last_checkpoint, publish, start, step_of
+from rwk.policy_opt.journal import (
+    Journal,
+    Progress,
+    Trained,
+    derived_seed,
+    ends_after,
+    last_checkpoint,
+    publish,
+    start,
+    step_of,
+)
 from rwk.policy_opt.off_policy import drift
 from rwk.policy_opt.pairs import mined
 from rwk.policy_opt.policy import Policy, Statistics, World, trainable, world
-from rwk.policy_opt.scored_draws import scored
+from rwk.policy_opt.scored_draws import Scored, scored
 from rwk.policy_opt.watch import Watch, Watched
 from rwk.rewards.errors import RunFailed
 
@@ -51,6 +60,7 @@ class RunOptions(TypedDict, total=False):
     resume: bool
     progress: Progress | None
     watched: Watched | None
+    seconds: float | None
 
 
 def learn_in_rounds(
@@ -65,6 +75,7 @@ def learn_in_rounds(
     resume: bool = False,
     progress: Progress | None = None,
     watched: Watched | None = None,
+    seconds: float | None = None,
 ) -> Trained:
     """Tunes the generator, in place and as `out/generator`, and writes `out/metrics.jsonl`.
 
@@ -79,6 +90,7 @@ def learn_in_rounds(
         resume: go on with what is in `out`, from the generator that the run began with.
         progress: is called after each update.
         watched: a reward to look at every `watch_every` rounds.
+        seconds: of processor time after which the run ends, at the next update.
 
     Raises:
         ValueError: for numbers that do not fit together.
@@ -93,43 +105,59 @@ def learn_in_rounds(
     recipe = sampling or generator.spec.sampling
     floors = floors_of(rewards, config.std_floor, min_std=MIN_STD)
     fixed = isinstance(config, Pairwise) and config.reference == "fixed"
-    updates = images = pairs = referred = 0
+    limit = ends_after(journal, seconds, place)
+    updates = images = learnt = referred = 0
     with trainable(generator, config, keep=config.kl_every > 0 or fixed) as began:
         artist = _Artist(config, generator, rewards, unit, floors, table, recipe, place, began if fixed else None)
         policy = Policy(generator.module, generator.statistics, table, recipe)
         watch = Watch(watched, config, generator, rewards, recipe, out, policy, journal, place, began)
         watch.begin(sys.maxsize)
         for number in range(config.rounds):
+            if seconds is not None and journal.spent(updates) >= seconds:
+                break
             folder = out / f"round-{number + 1}"
             drawn = artist.draw(folder / "draws", number)
             journal.total = updates + (config.rounds - number) * drawn.updates(config)
             if not (folder / "policy.safetensors").exists():
                 if not _resumable(folder):
+                    journal.charge(folder / "drawing_seconds")
                     journal.note(round=number + 1, **artist.summary(drawn))
                     if began and config.kl_every and number % config.kl_every == 0:
                         journal.note(kl=artist.distance(drawn, began))
                 soft = unit if isinstance(config, Dpo) and config.soft_labels else None
-                due = (number + 1) % config.watch_every == 0
-                _train(config, trainer_of, policy, drawn, soft, journal, watch, folder, place, due=due, before=updates)
+                looks = (
+                    watch.every(drawn.updates(config), before=updates)
+                    if (number + 1) % config.watch_every == 0
+                    else None
+                )
+                ends = [looks, limit]
+                _train(
+                    config, trainer_of, policy, drawn, soft, journal, watch, folder, place, ends=ends, before=updates
+                )
             policy.load_state_dict(load_file(folder / "policy.safetensors"), strict=False)
-            updates, images, pairs = updates + drawn.updates(config), images + len(drawn.tokens), pairs + len(drawn.won)
-            referred += len(torch.cat([drawn.won, drawn.lost]).unique())
+            planned = drawn.updates(config)
+            made = min(planned, journal.last - updates)  # fewer where the seconds ended within the round
+            paired = torch.cat([drawn.won, drawn.lost]).unique()
+            chosen = drawn.won.unique() if isinstance(config, Rft) else paired
+            learnt += config.epochs * len(chosen) * made // planned
+            updates, images = updates + made, images + len(drawn.tokens)
+            referred += len(paired)
             if began and config.kl_every and number % config.kl_every == 0:
                 referred += min(KL_IMAGES, len(drawn.tokens))
             if watch.ended == updates:
                 break
         watch.conclude()
     tuned = publish(generator, out / "generator", place)
-    tokens = config.epochs * pairs * (1 if isinstance(config, Rft) else 2) * generator.spec.tokens
-    seconds = time.perf_counter() - journal.started
+    tokens = learnt * generator.spec.tokens
+    took = time.perf_counter() - journal.started
     return Trained(
         tuned,
         journal.path,
         updates,
         images,
-        images * len(rewards),
+        images * answers_an_image(rewards, config.group_size),
         tokens,
-        seconds,
+        took,
         place.size,
         watch.images,
         watch.ended is not None,
@@ -148,14 +176,14 @@ def _train(
     folder: Path,
     place: World,
     *,
-    due: bool,
+    ends: Sequence[Callable[[int], bool] | None],
     before: int,
 ) -> None:
     """Trains on the pairs of one round, from its last checkpoint on, and keeps the policy that comes of it.
 
     Args:
         soft: margin that makes log-odds of 1, where labels are soft.
-        due: whether the watch looks at the end of the round.
+        ends: as for `trl_bridge.train`.
         before: updates of the rounds before.
     """
     from rwk.policy_opt import trl_bridge as trl
@@ -163,11 +191,9 @@ def _train(
     checkpoint = last_checkpoint(folder / "checkpoints")
     journal.forget_after(before + step_of(checkpoint))
     watch.begin(before + step_of(checkpoint))
-    # The last update is filled up with the first pairs, so that it has the same number in each of several processes.
-    taken = torch.arange(-(-len(drawn.won) // config.batch_size) * config.batch_size) % len(drawn.won)
-    pairs = drawn.preferences(taken, soft)
+    pairs = drawn.preferences(config, soft)
     trainer = trainer_of(config, policy, pairs, journal, folder / "checkpoints", place, before=before)
-    trl.train(trainer, checkpoint, ends=watch.every(drawn.updates(config), before=before) if due else None)
+    trl.train(trainer, checkpoint, ends=ends)
     if place.rank == 0:
         save_whole(dict(policy.state_dict()), folder / "policy.safetensors")
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
@@ -199,8 +225,11 @@ class _Artist:
         files = [folder / f"{index:05d}.safetensors" for index in range(len(parts))]
         own = [index for index in range(self.place.rank, len(parts), self.place.size) if not files[index].exists()]
         drawn = (self._drawn(parts[index], derived_seed(self.config.seed, number, index)) for index in own)
-        for index, part in zip(own, scored(drawn, self.rewards, meanwhile=self.config.score_meanwhile), strict=True):
-            draws = self._paired(parts[index], part.rollout, part.scores)
+        meanwhile, from_pixels = self.config.score_meanwhile, self.config.from_pixels
+        seed = derived_seed(self.config.seed, number)
+        parts_scored = scored(drawn, self.rewards, meanwhile=meanwhile, seed=seed, from_pixels=from_pixels)
+        for index, part in zip(own, parts_scored, strict=True):
+            draws = self._paired(parts[index], part)
             save_whole({name: value.contiguous() for name, value in vars(draws).items()}, files[index])
         self.place.wait()
         draws = joined([Draws(**load_file(file)) for file in files])
@@ -214,19 +243,19 @@ class _Artist:
             )
         return draws
 
-    def _drawn(self, handles: Tensor, seed: int) -> tuple[Rollout, list[Image.Image]]:
-        """A group for each of some prompts, and its images."""
+    def _drawn(self, handles: Tensor, seed: int) -> tuple[Rollout, Tensor]:
+        """A group for each of some prompts, and its images as 8-bit levels."""
         rollout = self.generator.sample(
             [self.table[handle] for handle in handles.tolist()],
             per_prompt=self.config.group_size,
             seed=seed,
             sampling=self.sampling,
         )
-        return rollout, self.generator.decode(rollout.tokens)
+        return rollout, self.generator.levels(rollout.tokens)
 
-    def _paired(self, handles: Tensor, rollout: Rollout, scores: Tensor) -> Draws:
+    def _paired(self, handles: Tensor, part: Scored) -> Draws:
         """Scored images with their pairs, and the reference's log-probabilities of what is in a pair."""
-        config = self.config
+        config, rollout, scores = self.config, part.rollout, part.scores
         group = torch.arange(len(handles)).repeat_interleave(config.group_size)
         weights = weights_of(self.rewards, config.aggregation)
         floors = self.floors
@@ -244,12 +273,13 @@ class _Artist:
         gap = (rollout.logprobs[rows] - logprobs).mean(1)
         apart, gap = (column.cpu()[place].view(2, -1).mean(0) for column in (apart, gap))
         drawn = handles.repeat_interleave(config.group_size)
-        return Draws(drawn, rollout.tokens.cpu(), scores, reward, pairs.won, pairs.lost, won, lost, apart, gap)
+        tokens = rollout.tokens.cpu()
+        return Draws(drawn, tokens, scores, part.orders, reward, pairs.won, pairs.lost, won, lost, apart, gap)
 
     def summary(self, draws: Draws) -> dict[str, Any]:
         """What the journal keeps of a round's draws."""
         group = torch.arange(len(draws.tokens)) // self.config.group_size
-        values = summary(self.rewards, draws.scores, draws.reward, group)
+        values = summary(self.rewards, draws.scores, draws.reward, group) | order_summary(self.rewards, draws.orders)
         varied = diversity(draws.tokens, self.config.group_size)
         biased = {"guidance_gap": draws.gap.mean().item()} if self.sampling.mode == "cond_only" else {}
         apart = {"drift": draws.drift.mean().item()} | biased

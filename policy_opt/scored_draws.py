@@ -15,10 +15,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
-from PIL import Image
 from torch import Tensor
 
-from rwk.policy_opt.advantage import Weighted, score_all
+from rwk.policy_opt.advantage import Columns, Weighted, score_all
 from rwk.policy_opt.generator import Rollout
 
 
@@ -26,33 +25,46 @@ class Scored(NamedTuple):
     """A draw and what the rewards say of it."""
 
     rollout: Rollout
-    images: list[Image.Image]
+    levels: Tensor
+    """[B, 3, H, W] uint8, its images."""
     scores: Tensor
-    """[B, R] as in `score_all`."""
+    """[B, R] as in `Columns`."""
+    orders: Tensor
+    """[B, J, 2] likewise."""
     waited: float
     """Seconds that were spent on nothing else than its scores."""
 
 
 def scored(
-    drawn: Iterable[tuple[Rollout, list[Image.Image]]], rewards: Sequence[Weighted], *, meanwhile: bool
+    drawn: Iterable[tuple[Rollout, Tensor]],
+    rewards: Sequence[Weighted],
+    *,
+    meanwhile: bool,
+    seed: int = 0,
+    from_pixels: bool = False,
 ) -> Iterator[Scored]:
     """Each draw with its scores, in order.
 
     Args:
-        drawn: draws when it is asked for the next.
+        drawn: draws when it is asked for the next, and gives its images as 8-bit levels [B, 3, H, W].
         meanwhile: ask it for the next while the one before is scored.
+        seed: as in `score_all`.
+        from_pixels: likewise.
     """
     behind = 1 if meanwhile else 0
     with ThreadPoolExecutor(1, "rewards") as pool:
-        held: deque[tuple[Rollout, list[Image.Image], Future[Tensor]]] = deque()
-        for rollout, images in drawn:
-            held.append((rollout, images, pool.submit(score_all, rewards, images, rollout.prompts)))
+        held: deque[tuple[Rollout, Tensor, Future[Columns]]] = deque()
+        for rollout, levels in drawn:
+            asked = (rewards, levels, rollout.prompts, rollout.group)
+            coming = pool.submit(score_all, *asked, seed=seed, from_pixels=from_pixels)
+            held.append((rollout, levels, coming))
             while len(held) > behind:
                 yield _waited(*held.popleft())
         while held:
             yield _waited(*held.popleft())
 
 
-def _waited(rollout: Rollout, images: list[Image.Image], coming: Future[Tensor]) -> Scored:
+def _waited(rollout: Rollout, levels: Tensor, coming: Future[Columns]) -> Scored:
     began = time.perf_counter()
-    return Scored(rollout, images, coming.result(), time.perf_counter() - began)
+    found = coming.result()
+    return Scored(rollout, levels, found.scores, found.orders, time.perf_counter() - began)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
-Schedule = Literal["constant", "linear", "cosine"]
+Schedule = Literal["constant", "linear", "cosine", "cosine_to_tenth"]
 GrpoLoss = Literal["grpo", "gspo", "dapo", "dr_grpo", "bnpo", "cispo", "sapo"]
 Scale = Literal["group", "batch", "none"]
 Baseline = Literal["group", "others"]
@@ -37,7 +37,9 @@ class Optimisation:
     """What all algorithms have in common."""
 
     learning_rate: float = setting(2e-4, "Peak learning rate of AdamW.")
-    schedule: Schedule = setting("constant", "How the learning rate falls after the warm-up.")
+    schedule: Schedule = setting(
+        "constant", "How the learning rate falls after the warm-up: not, to 0, or by a cosine to a tenth."
+    )
     warmup: int = setting(0, "Updates over which the learning rate rises from 0.")
     weight_decay: float = setting(0.0, "Weight decay of AdamW.")
     max_grad_norm: float = setting(1.0, "Gradients longer than this are shortened to it.")
@@ -61,8 +63,16 @@ class Optimisation:
         "in a step or a round; what is learnt stays the same.",
         switch=True,
     )
+    from_pixels: bool = setting(
+        False,
+        "Hand images to differentiable rewards as tensors, where the generator made them, in place of pictures in main "
+        "memory; `rwk info` says how far such a score may stand from the official one.",
+        switch=True,
+    )
     micro_batch: int = setting(
-        0, "Images, or pairs, that go through the model at once in one process; 0 takes all of an update."
+        0,
+        "Images, or prompts with all their pairs, that go through the model at once in one process; 0 takes all of an "
+        "update.",
     )
     gradient_checkpointing: bool = setting(
         False,

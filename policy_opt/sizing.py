@@ -202,7 +202,7 @@ def plan(
 
     Args:
         prompts: different ones to learn from.
-        rewards: that score every image.
+        rewards: that score every image; a pair judge counts once for each answer about it.
         guided: whether guidance is other than 1.
         mode: of `Sampling`.
         processes: over which a draw and an update are spread.
@@ -263,19 +263,9 @@ def _counts(config: Optimisation, prompts: int, processes: int) -> tuple[int, in
     drawn_for = min(config.prompts_per_round or prompts, prompts)
     images = config.rounds * drawn_for * config.group_size
     at_once = min(config.prompts_per_draw, -(-drawn_for // processes)) * config.group_size
-    chosen = config.rounds * drawn_for * _chosen(config)
-    rows = chosen if isinstance(config, Rft) else 2 * chosen
-    return images, at_once, config.epochs * rows, min(2 * chosen, images)
-
-
-def _chosen(config: Rounds) -> int:
-    """Pairs, or images of rft, of one group at most."""
-    if isinstance(config, Rft):
-        return config.keep
-    if not isinstance(config, Pairwise):
-        raise TypeError(f"no plan is known of {type(config).__name__}.")
-    everyone = config.group_size * (config.group_size - 1) // 2
-    return {"best_worst": 1, "top_bottom": config.pair_k**2, "all": everyone}[config.pairs]
+    learnt = config.rounds * drawn_for * config.learnt
+    beside = config.rounds * drawn_for * isinstance(config, Rft)  # the worst of each group
+    return images, at_once, config.epochs * learnt, learnt + beside
 
 
 def _kept(config: Optimisation) -> int:
@@ -289,6 +279,5 @@ def _kept(config: Optimisation) -> int:
 def _micro(config: Optimisation, processes: int) -> int:
     """Rows that go through the model at once, with gradient, in one process."""
     if isinstance(config, Rounds):
-        one = config.micro_batch or config.batch_size // processes
-        return one if isinstance(config, Rft) else 2 * one
+        return (config.micro_batch or config.batch_size // processes) * config.learnt
     return config.micro_batch or (config.rows if isinstance(config, Grpo) else 0) // processes

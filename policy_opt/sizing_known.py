@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from rwk.policy_opt.sizing import JANUS_PRO, Shape, llama_shape
 
@@ -48,6 +49,16 @@ def showo_shape(side: int, draws: int) -> Shape:
     )
 
 
+def llamagen_t2i_shape(side: int) -> Shape:
+    """LlamaGen XL of as many codes as the square of `side`, without T5, whose features of 2,048 it projects."""
+    hidden, codes = 1280, 16_384
+    sizes = {"hidden": hidden, "layers": 36, "inner": 3584, "vocabulary": codes, "codes": codes}
+    shape = llama_shape(**sizes, tokens=side**2, head="shared")
+    projection, no_text = 2048 * hidden + hidden**2, 120 * 2048
+    beside = 2048 + hidden + 2 * hidden + hidden + codes - 36 * 2 * hidden  # queries, keys and values are one layer
+    return replace(shape, parameters=shape.parameters + projection + no_text, linear=shape.linear + beside)
+
+
 EMU3 = llama_shape(
     **{"hidden": 4096, "layers": 32, "inner": 14_336, "vocabulary": 184_622, "codes": 32_768, "tokens": 8100},
     keys=1024,
@@ -75,6 +86,8 @@ KNOWN = {
         for stage in ("rl", "sft")
         for size, sizes in SIMPLEAR.items()
     },
+    "llamagen.t2i_xl_256": llamagen_t2i_shape(16),
+    "llamagen.t2i_xl_512": llamagen_t2i_shape(32),
     **{name: showo_shape(16, 18) for name in ("showo.256", "showo.clip_256")},
     **{name: showo_shape(32, 50) for name in ("showo.512", "showo.512_base", "showo.clip_512")},
     **{f"var.d{depth}": var_shape(depth, _SIDES) for depth in (16, 20, 24, 30)},

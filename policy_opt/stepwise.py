@@ -22,6 +22,7 @@ from rwk.policy_opt.batched import BatchedGenerator
 from rwk.policy_opt.distribution import distribution, draw, placed_uniforms, row_uniforms
 from rwk.policy_opt.generator import Rollout, Sampling, TokenStatistics
 from rwk.policy_opt.module_state import without_dropout
+from rwk.policy_opt.packed import packed
 
 Reader = Callable[[Tensor], Tensor]
 """From the codes [B, k] of all draws before to the states [B, n, D] of the tokens of the next draw."""
@@ -126,9 +127,9 @@ class StepwiseGenerator(BatchedGenerator):
         Args:
             noise: [B, end] quantiles.
         """
-        parts = []
-        with torch.no_grad(), without_dropout(self.module):
-            for part in self._parts(len(prompts), recipe.guidance):
+        parts, count = [], len(prompts)
+        with torch.no_grad(), without_dropout(self.module), packed(self.module, rows=count, calls=noise.shape[1]):
+            for part in self._parts(count, recipe.guidance):
                 parts.append(self._drawn_part(prompts[part], begun[part], noise[part], recipe))
         tokens, logprobs = (torch.cat(list(column)) for column in zip(*parts, strict=True))
         return tokens, logprobs

@@ -11,18 +11,18 @@ import json
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 from rwk.policy_opt.configs import Dpo, Grpo, Rebel, Rft
 from rwk.policy_opt.experiment import Experiment, Recipe
 from rwk.policy_opt.ladder_config import Ladder
 from rwk.policy_opt.prompts import domains, gold_of
+from rwk.policy_opt.study_budget import SECONDS, Config, matched, of_draws, per_unit, unlimited
 
-Match = Literal["images", "none"]
-Config = Grpo | Dpo | Rebel | Rft
+Match = Literal["images", "seconds", "none"]
 ALGORITHMS: dict[str, type[Config]] = {"dpo": Dpo, "grpo": Grpo, "ladder": Ladder, "rebel": Rebel, "rft": Rft}
 
 
@@ -30,7 +30,7 @@ ALGORITHMS: dict[str, type[Config]] = {"dpo": Dpo, "grpo": Grpo, "ladder": Ladde
 class Axis:
     """What is varied: points by label, in order, each with the settings that make it.
 
-    A setting is a field of `Experiment` or of every algorithm, `images` (the budget that is matched), `iterations`
+    A setting is a field of `Experiment` or of every algorithm, `images` or `seconds` (what is matched), `iterations`
     (runs after one another, each from the generator that the last left, which becomes the reference), or the name of
     an algorithm or variant with a table of its own.
     """
@@ -56,6 +56,8 @@ class Study:
     match: Match = "images"
     images: int = 4096
     """Images that every cell draws to learn from, where they are matched."""
+    seconds: float = 0.0
+    """Of processor time that every cell may learn for, where they are matched; it ends at the next update."""
     margin: float = 0.01
     """The least difference of gold accuracy that counts."""
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -74,8 +76,10 @@ class Study:
             raise ValueError(f"a variant needs a name of its own, got that of an algorithm or setting, {taken[0]}.")
         if self.seeds < 1 or self.images < 1 or not self.rewards or not self.generators:
             raise ValueError("a study needs a reward, a generator, and seeds and images of at least 1.")
-        if self.match not in ("images", "none"):
-            raise ValueError(f"match must be images or none, got {self.match!r}.")
+        if self.match not in get_args(Match):
+            raise ValueError(f"match must be one of {', '.join(get_args(Match))}, got {self.match!r}.")
+        if self.match == "seconds" and not self.seconds > 0:
+            raise ValueError(f"a study matched on seconds needs seconds above 0, got {self.seconds}; name --seconds.")
 
 
 WORLD = Study(
@@ -143,11 +147,14 @@ class Cell(NamedTuple):
     """Axis -> label of the point."""
     main: bool
     """Whether it is at the study's own settings."""
+    seconds: float | None = None
+    """Of processor time after which one iteration ends; None where that has no limit but its updates or rounds."""
 
     @property
     def digest(self) -> str:
         """SHA-256 of all that the result depends on."""
         held = [self.algorithm, asdict(self.experiment), asdict(self.config), self.iterations, asdict(self.recipe)]
+        held += [] if self.seconds is None else [self.seconds]
         return hashlib.sha256(json.dumps(held, sort_keys=True).encode()).hexdigest()
 
     @property
@@ -158,9 +165,10 @@ class Cell(NamedTuple):
 
     def plan(self) -> Plan:
         """What it will cost, computed from the settings."""
-        images = self.iterations * self.config_images()
+        config = self._foreseen()
+        unit = per_unit(config, _prompts(self.experiment))
+        images = self.iterations * unit * (config.draws if isinstance(config, Grpo) else config.rounds)
         gold = gold_of(self.experiment.prompts)
-        config = self.config
         later = config.then if isinstance(config, Grpo) else ()
         scored = len({*self.experiment.rewards, *later, *([gold] if gold else [])})
         judged = self.iterations * 2 * len(_sizes(self.experiment).test) * self.experiment.eval_prompts
@@ -168,16 +176,20 @@ class Cell(NamedTuple):
             trained = config.rows * config.steps
             seconds = images * SECONDS["grpo"]
         else:
-            groups = per_unit(config, _prompts(self.experiment)) // config.group_size
-            trained = groups * (config.keep if isinstance(config, Rft) else 2) * config.epochs * config.rounds
+            groups = unit // config.group_size
+            trained = groups * config.learnt * config.epochs * config.rounds
             seconds = images * SECONDS["dpo"]
         judged *= self.experiment.eval_images
         return Plan(images, images * scored, self.iterations * trained, judged, seconds + judged * SECONDS["judged"])
 
-    def config_images(self) -> int:
-        """Images that one iteration draws."""
-        unit = per_unit(self.config, _prompts(self.experiment))
-        return unit * (self.config.draws if isinstance(self.config, Grpo) else self.config.rounds)
+    def _foreseen(self) -> Config:
+        """The config with as many updates or rounds as it is likely to make."""
+        if self.seconds is None:
+            return self.config
+        each = SECONDS["grpo" if isinstance(self.config, Grpo) else "dpo"]
+        return of_draws(
+            self.config, max(1, round(self.seconds / (each * per_unit(self.config, _prompts(self.experiment)))))
+        )
 
 
 class Plan(NamedTuple):
@@ -194,10 +206,6 @@ class Plan(NamedTuple):
     """On one idle core, of `shapes.llama`; elsewhere only a proportion."""
 
 
-SECONDS = {"grpo": 3.5 / 128, "dpo": 25 / 1024, "judged": 15 / 1200}
-"""An image's share of the time, learning included, of `shapes.llama` on one core."""
-
-
 @cache
 def _sizes(experiment: Experiment) -> Any:
     return domains(experiment.prompts, train=experiment.prompt_count, test=experiment.eval_prompts, seed=0)
@@ -205,27 +213,6 @@ def _sizes(experiment: Experiment) -> Any:
 
 def _prompts(experiment: Experiment) -> int:
     return len({prompt.text for prompt in _sizes(experiment).train})
-
-
-def per_unit(config: Config, prompts: int) -> int:
-    """Images of one draw of GRPO, or of one round of the others, with that many prompts to learn from."""
-    if isinstance(config, Grpo):
-        return config.rows
-    return min(config.prompts_per_round or prompts, prompts) * config.group_size
-
-
-def matched(config: Config, images: int, prompts: int) -> Config:
-    """The config with as many updates or rounds as draw exactly that many images; raises ValueError where none do."""
-    unit = per_unit(config, prompts)
-    count, rest = divmod(images, unit)
-    if rest or not count:
-        raise ValueError(
-            f"{type(config).__name__.lower()} draws {unit} images at a time, which do not fill {images} exactly; "
-            f"take {max(1, count) * unit} or {(count + 1) * unit} images, or another group_size."
-        )
-    if isinstance(config, Grpo):
-        return replace(config, steps=count * config.num_iterations)
-    return replace(config, rounds=count)
 
 
 def cells(study: Study) -> list[Cell]:
@@ -256,7 +243,8 @@ def _cell(study: Study, algorithm: str, reward: str, generator: str, seed: int, 
     for source in (study.settings, variant, point):
         given |= {key: value for key, value in source.items() if key not in named}
         given |= {**source.get(kind, {}), **source.get(algorithm, {})}
-    images, iterations = given.pop("images", study.images), given.pop("iterations", 1)
+    images, seconds = given.pop("images", study.images), given.pop("seconds", study.seconds)
+    iterations = given.pop("iterations", 1)
     config_type = ALGORITHMS[kind]
     ours = {item.name for item in fields(config_type)}
     shared = {item.name for item in fields(Experiment)}
@@ -273,4 +261,7 @@ def _cell(study: Study, algorithm: str, reward: str, generator: str, seed: int, 
         if images % iterations:
             raise ValueError(f"{images} images do not fall into {iterations} iterations; take a multiple.")
         config = matched(config, images // iterations, _prompts(experiment))
-    return Cell(algorithm, reward, experiment, config, iterations, Recipe(**study.recipe), {}, False)
+    each = seconds / iterations if study.match == "seconds" else None
+    if each is not None:
+        config = unlimited(config)
+    return Cell(algorithm, reward, experiment, config, iterations, Recipe(**study.recipe), {}, False, each)

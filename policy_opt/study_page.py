@@ -16,7 +16,9 @@ Document = Mapping[str, Any]
 def write_page(document: Document, folder: Path) -> Path:
     """Writes `page.html`; gives its path."""
     done, total = len(document["cells"]), document["cells planned"]
-    lead = f"{done} of {total} cells, matched on {document['study']['match']}; gold accuracy with 95 % intervals."
+    match, seconds = document["study"]["match"], document["study"].get("seconds", 0)
+    each = f" of processor time, {seconds:g} for each" if match == "seconds" else ""
+    lead = f"{done} of {total} cells, matched on {match}{each}; gold accuracy with 95 % intervals."
     save(folder / "page.html", page(f"Study {document['study']['name']}", sections(document), lead=lead))
     return folder / "page.html"
 

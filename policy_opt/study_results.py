@@ -61,7 +61,10 @@ def analyse(study: Mapping[str, Any], records: Records) -> dict[str, Any]:
 
 def table(records: Records, domains: Sequence[str]) -> list[dict[str, Any]]:
     """A row for each condition and domain: base, best of n and tuned, each the mean over seeds with its interval."""
-    found = []
+    found, meter = (
+        [],
+        [key for key in (records[0]["meter"] if records else ()) if all(key in r["meter"] for r in records)],
+    )
     for group in conditions(records):
         first = group[0]
         for domain in domains:
@@ -71,7 +74,7 @@ def table(records: Records, domains: Sequence[str]) -> list[dict[str, Any]]:
                 row[name] = _interval(group, domain, name)
             of = [float(np.nanmean(record["gold"][domain]["tuned"])) for record in group]
             row["seed means"] = of
-            row["meter"] = {key: float(np.mean([r["meter"][key] for r in group])) for key in first["meter"]}
+            row["meter"] = {key: float(np.mean([r["meter"][key] for r in group])) for key in meter}
             found.append(row)
     return found
 

@@ -16,6 +16,7 @@ from rwk.policy_opt.evaluate import Drawn, best_of
 from rwk.policy_opt.journal import Progress, Trained, derived_seed, read
 from rwk.policy_opt.optimize import GOLD, Comparison, optimize, write_json
 from rwk.policy_opt.study import Cell
+from rwk.policy_opt.trl_trainers import make_ready
 
 Tell = Callable[[str], None]
 
@@ -52,6 +53,7 @@ def run_cells(
 
 def run_cell(cell: Cell, folder: Path, *, device: str = "cpu", progress: Progress | None = None) -> None:
     """Runs a cell from where it was left, and writes its `result.json` last."""
+    make_ready()  # else the first cell of a process would pay for the imports
     home = (folder / "cells" / cell.name).resolve()
     experiment = cell.experiment
     parts: list[dict[str, Any]] = []
@@ -68,6 +70,7 @@ def run_cell(cell: Cell, folder: Path, *, device: str = "cpu", progress: Progres
                 resume=(out / "config.json").exists(),
                 device=device,
                 progress=progress,
+                seconds=cell.seconds,
             )
             write_json(record, judged(found))
         parts.append(json.loads(record.read_text()))
@@ -86,6 +89,7 @@ def run_cell(cell: Cell, folder: Path, *, device: str = "cpu", progress: Progres
         "config": asdict(cell.config),
         "experiment": asdict(cell.experiment),
         "iterations": cell.iterations,
+        "budget seconds": cell.seconds and cell.seconds * cell.iterations,
         "meter": meter,
         "prompts": parts[0]["prompts"],
         "gold": gold,
@@ -110,13 +114,18 @@ def _means(drawn: Drawn) -> list[float]:
 
 
 def metered(trained: Trained) -> dict[str, float]:
-    """What learning cost; seconds are those of every update that was kept, parts before a kill included."""
+    """What learning cost; seconds are those of every update that was kept, parts before a kill included.
+
+    Those of the processor do not depend on what else the machine does, and count as many as its threads took.
+    """
+    rows = read(trained.metrics)
     return {
         "images sampled": trained.images_sampled,
         "reward forwards": trained.reward_forwards,
         "tokens trained": trained.tokens_trained,
         "reference tokens": trained.reference_tokens,
-        "seconds": sum(row["seconds"] for row in read(trained.metrics)),
+        "seconds": sum(row["seconds"] for row in rows),
+        "processor seconds": sum(row["processor_seconds"] for row in rows),
     }
 
 

@@ -31,14 +31,15 @@ COMPBENCH = {
     "shape": (_BLIP,),
     "texture": (_BLIP,),
     "spatial": (_PLACES,),
+    "3d_spatial": ("compbench.spatial_3d",),
     "numeracy": ("compbench.numeracy",),
     "non_spatial": (_CLIP,),
     "complex": (_BLIP, _PLACES, _CLIP),
 }
 """Category of T2I-CompBench++ -> the rewards whose mean is its score.
 
-The 3D category, for which the benchmark looks at a map of depths, is left out. Of a complex prompt CLIP reads all words
-here, where the benchmark's code leaves out those that spaCy takes for adjectives.
+Of a complex prompt CLIP reads all words here, where the benchmark's code leaves out those that spaCy takes for
+adjectives.
 """
 COMPLEX = {"complex_val_spatial": (_BLIP, _PLACES), "complex_val_action": (_BLIP, _CLIP)}
 """File of complex prompts -> the rewards for these; all three are for the others."""

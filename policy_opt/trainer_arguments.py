@@ -8,6 +8,9 @@ from typing import Any
 from rwk.policy_opt.policy import World
 from rwk.policy_opt.settings import Optimisation
 
+SCHEDULES = {"constant": "constant_with_warmup", "cosine_to_tenth": "cosine_with_min_lr"}
+"""What transformers calls otherwise."""
+
 
 def trainer_arguments(config: Optimisation, folder: Path, place: World, *, rows: int) -> dict[str, Any]:
     """TRL's arguments that all algorithms share.
@@ -27,7 +30,8 @@ def trainer_arguments(config: Optimisation, folder: Path, place: World, *, rows:
         "per_device_train_batch_size": micro,
         "gradient_accumulation_steps": own // micro,
         "learning_rate": config.learning_rate,
-        "lr_scheduler_type": "constant_with_warmup" if config.schedule == "constant" else config.schedule,
+        "lr_scheduler_type": SCHEDULES.get(config.schedule, config.schedule),
+        "lr_scheduler_kwargs": {"min_lr_rate": 0.1} if config.schedule == "cosine_to_tenth" else None,
         "warmup_steps": config.warmup,
         "weight_decay": config.weight_decay,
         "max_grad_norm": config.max_grad_norm,

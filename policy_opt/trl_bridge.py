@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rwk.policy_opt.calibrated import soft_label_loss
 from rwk.policy_opt.configs import Dpo, Grpo, Rebel, Rft, Rounds
@@ -26,7 +26,7 @@ from rwk.policy_opt.rebel import rebel_loss
 from rwk.policy_opt.recorder import recorder, stopper
 from rwk.policy_opt.sharded import learner_of, taking_over
 from rwk.policy_opt.trainer_arguments import trainer_arguments
-from rwk.policy_opt.trl_trainers import PairLoss, dpo_class, grpo_class, likelihood_class, pair_class, tokenizer, trl
+from rwk.policy_opt.trl_trainers import PairLoss, dpo_class, grpo_class, likelihood_class, tokenizer, trl
 
 Draw = Callable[[list[int], int], tuple[Rollout, Tensor]]
 """From the handles of the prompts that are next in this process, each once, and the updates done so far, to a rollout
@@ -113,16 +113,20 @@ def dpo_trainer(
     """
 
     def soft(won: Tensor, lost: Tensor, columns: dict[str, Tensor]) -> Tensor:
-        return soft_label_loss(won, lost, columns["p_won"], beta=config.beta)
+        return soft_label_loss(won, lost, columns["p_won"], columns["weight"], beta=config.beta)
 
-    mean_margin = pairs.margin.double().mean().item()
+    mean_margin = (pairs.weight * pairs.margin).double().mean().item()
 
     def by_margin(won: Tensor, lost: Tensor, columns: dict[str, Tensor]) -> Tensor:
-        margin = columns["margin"]
-        weight = margin / mean_margin if config.margin_weight else torch.ones_like(margin)
+        margin, weight = columns["margin"], columns["weight"]
+        weight = weight * margin / mean_margin if config.margin_weight else weight
         return margin_loss(won, lost, margin, weight, beta=config.beta, offset=config.margin_offset)
 
-    own = by_margin if config.margin_offset or config.margin_weight else None
+    def hinge(won: Tensor, lost: Tensor, columns: dict[str, Tensor]) -> Tensor:
+        return (columns["weight"] * (1 - config.beta * (won - lost)).relu()).mean()
+
+    own = hinge if config.loss_type == "hinge" else None  # TRL's cannot be weighted: it multiplies in place
+    own = by_margin if config.margin_offset or config.margin_weight else own
     trainer = _pair_trainer(
         soft if config.soft_labels else own,
         config,
@@ -131,10 +135,10 @@ def dpo_trainer(
         folder,
         place,
         beta=config.beta,
-        loss_type=[config.loss_type, "sft"] if config.sft_weight else [config.loss_type],
-        loss_weights=[1.0, config.sft_weight] if config.sft_weight else None,
+        loss_type=[config.loss_type],
         label_smoothing=config.label_smoothing,
     )
+    trainer.sft_weight = config.sft_weight
     return _finished(trainer, policy, journal, before=before)
 
 
@@ -144,7 +148,7 @@ def rebel_trainer(
     """TRL's trainer for DPO with the loss of REBEL; arguments as for `dpo_trainer`."""
 
     def squares(won: Tensor, lost: Tensor, columns: dict[str, Tensor]) -> Tensor:
-        return rebel_loss(won, lost, columns["margin"], eta=config.eta)
+        return rebel_loss(won, lost, columns["margin"], columns["weight"], eta=config.eta)
 
     trainer = _pair_trainer(squares, config, policy, pairs, folder, place, beta=1 / config.eta)
     return _finished(trainer, policy, journal, before=before)
@@ -159,14 +163,14 @@ def rft_trainer(
     """
     from transformers import TrainingArguments
 
-    ids = torch.cat([pairs.handles[:, None], pairs.won], dim=1)
+    ids = _ids(pairs.handles, pairs.won)
     with quiet():
         trainer = likelihood_class()(
             model=learner_of(policy),
             args=TrainingArguments(
                 **trainer_arguments(config, folder, place, rows=config.batch_size), num_train_epochs=config.epochs
             ),
-            train_dataset=[{"input_ids": row} for row in ids],
+            train_dataset=[{"input_ids": row, "weight": weight} for row, weight in zip(ids, pairs.weight, strict=True)],
         )
     return _finished(trainer, policy, journal, before=before)
 
@@ -183,44 +187,64 @@ def _pair_trainer(
     """A trainer for pairs with a loss of our own, or else TRL's; `loss` is what TRL is told of it."""
     from datasets import Dataset
 
-    beside = {"margin": pairs.margin, "p_won": pairs.p_won} if own else {}
-    columns = {
-        "prompt_ids": [[handle] for handle in pairs.handles.tolist()],
-        "chosen_ids": pairs.won.tolist(),
-        "rejected_ids": pairs.lost.tolist(),
-        "ref_chosen_logps": pairs.reference_won.tolist(),
-        "ref_rejected_logps": pairs.reference_lost.tolist(),
-    } | {name: column.tolist() for name, column in beside.items()}
+    learner = learner_of(policy)
+    # Where it shards, TRL loads a reference from the hub although none is asked; so it is given an empty one.
+    empty = None if learner is policy else Policy(nn.Identity(), policy.statistics, [], policy.sampling)
     with quiet():
-        trainer = (pair_class() if own else dpo_class())(
-            model=learner_of(policy),
+        trainer = dpo_class()(
+            model=learner,
+            ref_model=empty,
             args=trl().DPOConfig(
                 **trainer_arguments(config, folder, place, rows=config.batch_size),
                 **loss,
                 num_train_epochs=config.epochs,
                 precompute_ref_log_probs=True,
+                use_weighting=True,
                 max_length=None,
                 disable_dropout=False,
             ),
-            train_dataset=Dataset.from_dict(columns),
+            data_collator=_collator(pairs),
+            train_dataset=Dataset.from_dict({"prompt": list(range(len(pairs.handles)))}),
             processing_class=tokenizer(),
         )
-    if own:
-        collate, trainer.own_loss = trainer.data_collator, own
-        trainer.data_collator = lambda rows: (
-            collate(rows) | {"columns": {name: torch.tensor([row[name] for row in rows]) for name in beside}}
-        )
+    trainer.own_loss, trainer.ref_model = own, None
     return trainer
 
 
-def train(trainer: Any, checkpoint: Path | None, *, ends: Callable[[int], bool] | None = None) -> None:
+def _collator(pairs: PreferencePairs) -> Callable[[list[dict[str, int]]], dict[str, Any]]:
+    """From numbers of prompts to all their pairs, as TRL's collator has them: better images first, then the worse."""
+    won, lost = _ids(pairs.handles, pairs.won), _ids(pairs.handles, pairs.lost)
+
+    def collate(rows: list[dict[str, int]]) -> dict[str, Any]:
+        taken = torch.tensor([row["prompt"] for row in rows])
+        ids = torch.cat([won[taken].flatten(0, 1), lost[taken].flatten(0, 1)])  # [2 * B * C, 1 + L]
+        image = torch.ones_like(ids)
+        image[:, 0] = 0
+        return {
+            "input_ids": ids,
+            "attention_mask": torch.ones_like(ids),
+            "completion_mask": image,
+            "ref_chosen_logps": pairs.reference_won[taken].flatten(),
+            "ref_rejected_logps": pairs.reference_lost[taken].flatten(),
+            "columns": {name: getattr(pairs, name)[taken].flatten() for name in ("margin", "p_won", "weight")},
+        }
+
+    return collate
+
+
+def _ids(handles: Tensor, tokens: Tensor) -> Tensor:
+    """[N, C, 1 + L] what TRL takes images [N, C, L] of N prompts for."""
+    return torch.cat([handles[:, None, None].expand(*tokens.shape[:2], 1), tokens], dim=2)
+
+
+def train(trainer: Any, checkpoint: Path | None, *, ends: Sequence[Callable[[int], bool] | None] = ()) -> None:
     """Runs a trainer to its end, from a checkpoint where there is one.
 
     Args:
-        ends: is called after each update with the trainer's updates so far, and ends the run where it is true.
+        ends: each is called after each update with the trainer's updates so far, and ends the run where it is true.
     """
-    if ends:
-        trainer.add_callback(stopper(ends))
+    for one in filter(None, ends):
+        trainer.add_callback(stopper(one))
     module = trainer.model.trained
     training = module.training
     try:

@@ -5,18 +5,19 @@ from __future__ import annotations
 import functools
 import importlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
 from rwk.policy_opt.modalities import EntropyControl
 from rwk.policy_opt.off_policy import truncated_weights
+from rwk.policy_opt.policy import PolicyOutput
 from rwk.policy_opt.rft import rft_loss
 from rwk.policy_opt.settings import KlEstimator
 
 PairLoss = Callable[[Tensor, Tensor, dict[str, Tensor]], Tensor]
-"""From log-ratios [P] to the reference of the better and of the worse images, and the columns `margin` [P] and `p_won`
-[P] of `PreferencePairs`, to a loss []."""
+"""From log-ratios [P] to the reference of the better and of the worse images, and the columns `margin`, `p_won` and
+`weight`, all [P], of `PreferencePairs`, to a loss []."""
 
 
 def kl_penalty(now: Tensor, old: Tensor | None, reference: Tensor, how: KlEstimator) -> Tensor:
@@ -38,6 +39,13 @@ def kl_penalty(now: Tensor, old: Tensor | None, reference: Tensor, how: KlEstima
 def trl() -> Any:
     """The library, on first use, since it is slow to import."""
     return importlib.import_module("trl")  # which exports its classes in a way that no type checker sees
+
+
+def make_ready() -> None:
+    """Imports all that a trainer takes, which is seconds of work, before anybody measures what learning costs."""
+    importlib.import_module("datasets")
+    for made in (grpo_class, dpo_class, likelihood_class, tokenizer):
+        made()
 
 
 class _Silent:
@@ -116,16 +124,53 @@ def grpo_class() -> Any:
     return ImageGrpoTrainer
 
 
+class WeightedOutput(NamedTuple):
+    """A `PolicyOutput` with what TRL takes the weight of a sequence from: exp(mean(log_probs - log_sum_sq_probs))."""
+
+    log_probs: Tensor
+    entropy: Tensor
+    mean_logits: Tensor
+    is_top1: Tensor
+    log_sum_sq_probs: Tensor
+
+
+def read_once(model: Any, ids: Tensor) -> PolicyOutput:
+    """The model's answer for rows [B, 1 + L], of which equal ones go through it once."""
+    rows, place = ids.unique(dim=0, return_inverse=True)
+    return PolicyOutput(*(value[place] for value in model(input_ids=rows, labels=rows)))
+
+
 @functools.cache
 def dpo_class() -> Any:
-    """DPO on pairs that are ids already, with the log-probabilities of their reference."""
+    """DPO on weighted pairs with known log-probabilities of their reference, or a loss of our own, `own_loss`."""
 
     class ImageDpoTrainer(_Silent, trl().DPOTrainer):  # type: ignore[misc]
+        own_loss: PairLoss | None = None
+        sft_weight = 0.0
+
         def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
-            return dataset  # in ids already
+            return dataset  # numbers of prompts, of which the collator knows the pairs
 
         def _precompute_ref_logps(self, dataset: Any, *_: Any) -> Any:
-            return dataset  # has them
+            return dataset  # are known
+
+        def _compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool) -> Any:
+            columns, answers = inputs.pop("columns"), []
+            weight = columns["weight"]
+
+            def overheard(input_ids: Tensor, **_: Any) -> WeightedOutput:
+                answers.append(read_once(model, input_ids))
+                half = weight.log().repeat(2)[:, None] / 2  # TRL multiplies the weights of a pair's two images
+                return WeightedOutput(*answers[0], answers[0].log_probs.detach() - half)
+
+            loss = super()._compute_loss(overheard, inputs, return_outputs)
+            now = answers[0].log_probs.sum(dim=1).chunk(2)
+            if self.own_loss:  # TRL's is dropped, and what it logs stays
+                won, lost = now[0] - inputs["ref_chosen_logps"], now[1] - inputs["ref_rejected_logps"]
+                loss = self.own_loss(won, lost, columns)
+            if self.sft_weight:  # TRL's cannot be weighted
+                loss = loss + self.sft_weight * rft_loss(answers[0].log_probs.chunk(2)[0], weight)
+            return loss
 
     return ImageDpoTrainer
 
@@ -137,32 +182,10 @@ def likelihood_class() -> Any:
 
     class LikelihoodTrainer(Trainer):
         def compute_loss(self, model: Any, inputs: dict[str, Any], *_: Any, **__: Any) -> Any:
-            ids = inputs["input_ids"]
-            return rft_loss(model(input_ids=ids, labels=ids).log_probs)
+            ids = inputs["input_ids"].flatten(0, 1)  # [B, C, 1 + L]
+            return rft_loss(read_once(model, ids).log_probs, inputs["weight"].flatten())
 
     return LikelihoodTrainer
-
-
-@functools.cache
-def pair_class() -> Any:
-    """DPO with a loss of our own, `own_loss`."""
-
-    class ImagePairTrainer(dpo_class()):  # type: ignore[misc]
-        own_loss: PairLoss
-
-        def _compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool) -> Any:
-            columns, answers = inputs.pop("columns"), []
-
-            def overheard(**asked: Any) -> Any:
-                answers.append(model(**asked))
-                return answers[-1]
-
-            super()._compute_loss(overheard, inputs, return_outputs)  # for what it logs; its loss is dropped
-            now = answers[0].log_probs.sum(dim=1).chunk(2)
-            won, lost = now[0] - inputs["ref_chosen_logps"], now[1] - inputs["ref_rejected_logps"]
-            return self.own_loss(won, lost, columns)
-
-    return ImagePairTrainer
 
 
 @functools.cache

@@ -12,28 +12,19 @@ sub-policies are here the places in the group.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate, normalize
-from torchvision.transforms.functional import pil_to_tensor
 
 from rwk.policy_opt.advantage import combine
-from rwk.rewards.base import to_rgb
 
 SIDE = 8
 """Colours along each side of what an image is compared by."""
 
 
-def pictures(images: Sequence[Image.Image]) -> Tensor:
-    """[B, 3 * SIDE * SIDE] in 0..1: the mean colours of each image's fields."""
-    fields = []
-    for image in images:
-        pixels = pil_to_tensor(to_rgb(image))[None].float() / 255  # [1, 3, H, W]
-        fields.append(interpolate(pixels, size=(SIDE, SIDE), mode="area").flatten())
-    return torch.stack(fields)
+def fields(levels: Tensor) -> Tensor:
+    """[B, 3 * SIDE * SIDE] in 0..1: the mean colours of each image's fields, of 8-bit levels [B, 3, H, W]."""
+    return interpolate(levels.float() / 255, size=(SIDE, SIDE), mode="area").flatten(1).cpu()
 
 
 def likeness(seen: Tensor, size: int) -> Tensor:

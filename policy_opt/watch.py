@@ -41,6 +41,7 @@ from rwk.policy_opt.outliers import embedding, outlier_share
 from rwk.policy_opt.policy import Policy, Statistics, World, kl_per_image
 from rwk.policy_opt.prompts import Prompt
 from rwk.policy_opt.settings import Optimisation
+from rwk.rewards.base import Reward
 
 SEED = 1_000_033
 """Seed of every look, apart from those of training and of judging."""
@@ -177,7 +178,10 @@ class Watch:
         if self._reference:
             kl = kl_per_image(self._generator.statistics, self._reference, drawn.rollout)
             found["kl"] = place.gather(kl.unflatten(0, (-1, per_prompt)))[:count]
-        seen = embedding(list(rewards.values()), [image for row in drawn.images for image in row])
+        seen = embedding(
+            [part for part in rewards.values() if isinstance(part, Reward)],
+            [image for row in drawn.images for image in row],
+        )
         if seen is not None:
             found["features"] = place.gather(seen)[: count * per_prompt]
         return found

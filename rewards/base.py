@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 import struct
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, final
+from typing import ClassVar, NamedTuple, final
 
 import numpy as np
 import torch
@@ -103,6 +103,13 @@ class Reward(ABC):
         "",
     )
     """Prompts that the reward can judge, of unequal length; `rewards.contract` scores them."""
+    casts: bool = False
+    """Whether its network computes in the half precision that is asked for, its head apart; else nothing changes."""
+    drift: ClassVar[Mapping[str, float]] = {}
+    """Most that a score moved where the network computed in that precision; `benchmarks/drift.py` measured it, on
+    random weights at the published size."""
+    precision_note: str = ""
+    """What is to be said beside `drift`: how else it was measured, or why a network stays as it is."""
 
     def example_images(self) -> list[Image.Image]:
         """Images that the reward can tell apart, four or more; empty where any image will do."""
@@ -156,7 +163,7 @@ class Reward(ABC):
         Raises:
             ValueError: when the number of prompts does not fit, or `batch_size` is below 1.
         """
-        _check_images_and_prompts(self.spec.name, images, prompts)
+        check_images_and_prompts(self.spec.name, images, prompts)
         check_prompts(self.spec, len(images), len(prompts))
         if batch_size < 1:
             raise ValueError(f"{self.spec.name} needs batch_size of at least 1, got {batch_size}.")
@@ -166,7 +173,7 @@ class Reward(ABC):
             readable: list[int] = []
             batch: list[Image.Image] = []
             for index in range(start, min(start + batch_size, len(images))):
-                found = _decoded(self.spec.name, images[index])
+                found = decoded(self.spec.name, images[index])
                 if isinstance(found, str):
                     notes[index] = found
                 else:
@@ -175,7 +182,7 @@ class Reward(ABC):
             if batch:
                 with torch.no_grad():
                     result = self._score(batch, [prompts[i] for i in readable] if prompts else [])
-                scored = _checked(self.spec.name, result, len(batch))
+                scored = checked(self.spec.name, result, len(batch))
                 values[readable] = scored.values
                 for index, note in zip(readable, scored.notes, strict=True):
                     notes[index] = note
@@ -203,7 +210,7 @@ class PixelReward(Reward):
                 notes[i] = f"needs an image of at least {least} pixels, got {image.width}x{image.height}"
                 continue
             pixels = pil_to_tensor(image)[None].to(self.device, torch.float32) / 255  # [1, 3, H, W]
-            values[i] = _checked(self.spec.name, self.score_pixels(pixels, prompts[i : i + 1]), 1).values[0]
+            values[i] = checked(self.spec.name, self.score_pixels(pixels, prompts[i : i + 1]), 1).values[0]
         return Scores(values, notes)
 
 
@@ -219,7 +226,7 @@ def check_prompts(spec: RewardSpec, images: int, prompts: int) -> None:
     raise ValueError(f"{spec.name} needs one prompt per image, got {images} images and {prompts} prompts; {advice}.")
 
 
-def _check_images_and_prompts(name: str, images: Sequence[Image.Image], prompts: Sequence[str]) -> None:
+def check_images_and_prompts(name: str, images: Sequence[Image.Image], prompts: Sequence[str]) -> None:
     """Raises ValueError for what is no sequence of images or of prompts; a string would pass for a prompt a letter."""
     if isinstance(prompts, str):
         raise ValueError(f"{name} needs a list of prompts, got the text {prompts[:40]!r}; put it in a list.")
@@ -227,7 +234,7 @@ def _check_images_and_prompts(name: str, images: Sequence[Image.Image], prompts:
         raise ValueError(f"{name} needs a list of images, got one {type(images).__name__}; put it in a list.")
 
 
-def _decoded(name: str, image: Image.Image) -> Image.Image | str:
+def decoded(name: str, image: Image.Image) -> Image.Image | str:
     """The image as RGB, or a note of why it cannot be decoded."""
     if not isinstance(image, Image.Image):
         raise ValueError(f"{name} needs PIL images, got {type(image).__name__}; open it with PIL.Image.open.")
@@ -237,7 +244,7 @@ def _decoded(name: str, image: Image.Image) -> Image.Image | str:
         return f"cannot be decoded: {error}"
 
 
-def _checked(name: str, result: Tensor | Scores, count: int) -> Scores:
+def checked(name: str, result: Tensor | Scores, count: int) -> Scores:
     """The batch's result as float32 on the CPU; raises ValueError for any other shape than [count]."""
     scores = result if isinstance(result, Scores) else Scores(result, [""] * count)
     if tuple(scores.values.shape) != (count,) or len(scores.notes) != count:

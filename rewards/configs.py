@@ -61,8 +61,9 @@ class Scoring:
         default="exact",
         metadata={"help": "As the official code prepares images, or faster and a grey level or so apart."},
     )
-    precision: Literal["float32", "bfloat16", "float16"] = field(
-        default="float32", metadata={"help": "What CLIP-like towers compute in; `rwk info` tells what that changes."}
+    precision: Literal["published", "float32", "bfloat16", "float16"] = field(
+        default="published",
+        metadata={"help": "What networks compute in, heads apart; `rwk info` tells what that changes."},
     )
     cache: Path | None = field(
         default=None, metadata={"help": "Folder of embeddings and scores to keep, and to take from where they are."}

@@ -14,7 +14,10 @@ from rwk.rewards.home import home
 from rwk.rewards.omissions import Omissions
 from rwk.rewards.pictures import Picture, content, identity
 
-BUILT_IN = {"shapes.preferences": "rwk.adapters.shapes_preferences:preferences"}
+BUILT_IN = {
+    "shapes.preferences": "rwk.adapters.shapes_preferences:preferences",
+    "shapes.unfinished": "rwk.adapters.shapes_preferences:unfinished_preferences",
+}
 """Data that rwk makes itself: `module:function`, called with a folder and `seed=`, which gives back a JSONL file."""
 
 

@@ -106,8 +106,9 @@ class Permuted(Named):
             raise ValueError(f"{name} needs one part, got {len(parts)}; permute each by itself.")
         if not (math.isfinite(k) and k >= 0):
             raise ValueError(f"{name} needs a k that is finite and at least 0, got {k}.")
-        super().__init__()
         self._part, self.k = next(iter(parts.values())), k
+        super().__init__(device=str(self._part.device))
+        self.casts, self.precision_note = self._part.casts, self._part.precision_note
         spec = self._part.spec
         self.example_prompts = self._part.example_prompts
         self.spec = RewardSpec(

@@ -1,4 +1,4 @@
-"""Names of rewards and generators, and how a name becomes an object. Listing imports no adapter."""
+"""Names of rewards, generators and pair judges, and how a name becomes an object. Listing imports no adapter."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import inspect
 import json
 import warnings
 from collections.abc import Iterable
-from functools import cache, partial
+from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -16,6 +16,7 @@ from typing import Any, Generic, TypeVar
 from rwk.rewards.base import Reward
 from rwk.rewards.home import home
 from rwk.rewards.networks import Networks
+from rwk.rewards.precision import Precision
 
 T = TypeVar("T")
 
@@ -32,7 +33,7 @@ class Registry(Generic[T]):
     def __init__(self, kind: str, base: str, table: dict[str, str]) -> None:
         """
         Args:
-            kind: "reward" or "generator"; also names the folder in `$RWK_HOME` and the entry-point group.
+            kind: "reward", "generator" or "judge"; also names the folder in `$RWK_HOME` and the entry-point group.
             base: `module:Class` that every entry must be a subclass of.
             table: the built-in names.
         """
@@ -174,6 +175,7 @@ REWARDS: Registry[Reward] = Registry(
         "colorfulness": "rwk.adapters.pixels:Colorfulness",
         "compbench.numeracy": "rwk.adapters.compbench:CompbenchNumeracy",
         "compbench.spatial": "rwk.adapters.compbench:CompbenchSpatial",
+        "compbench.spatial_3d": "rwk.adapters.compbench:CompbenchSpatial3d",
         "compressibility.jpeg": "rwk.adapters.jpeg:Compressibility",
         "contrast": "rwk.adapters.pixels:Contrast",
         "cyclereward.combo": "rwk.adapters.cyclereward:CycleCombo",
@@ -251,15 +253,26 @@ def load(name: str, **options: Any) -> Reward:
     return REWARDS.load(name, **options)
 
 
-def load_all(names: Iterable[str], **options: Any) -> dict[str, Reward]:
+def load_all(names: Iterable[str], *, precision: Precision = "published", **options: Any) -> dict[str, Reward]:
     """The rewards of these names, which take what `load` takes, to score with together.
 
     A name that occurs several times, in expressions too, is loaded once, and rewards on the same weights hold one
     network between them.
+
+    Args:
+        names: of rewards, and expressions.
+        precision: what weights are loaded in where they are published in half precision; all others are float32.
+        options: as `load` takes them.
     """
     from rwk.rewards.expression import is_expression, parse
 
-    part = cache(partial(REWARDS.load, networks=Networks(), **options))
+    networks = Networks()
+
+    @cache
+    def part(name: str) -> Reward:
+        typed = precision != "published" and "dtype" in inspect.signature(REWARDS.kind_of(name)).parameters
+        return REWARDS.load(name, networks=networks, **({"dtype": precision} if typed else {}), **options)
+
     return {
         name: parse(name, part) if is_expression(name) and not REWARDS.knows(name) else part(name)
         for name in dict.fromkeys(names)

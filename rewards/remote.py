@@ -35,6 +35,8 @@ class RemoteReward(Reward):
     asked again after 0.25, 0.5, 1 ... seconds. The machine is addressed itself, not through a proxy.
     """
 
+    precision_note = "it computes as its server loaded it"
+
     def __init__(self, url: str, *, device: str = "cpu", timeout: float = 120.0, tries: int = 6) -> None:
         """
         Args:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import collections
 import math
 from collections.abc import Mapping, Sequence
-from typing import Literal
 
 import numpy as np
 import torch
@@ -16,10 +15,10 @@ from rwk.rewards.cache import Cache, Prints, key_of
 from rwk.rewards.combine import Combination
 from rwk.rewards.errors import RunFailed
 from rwk.rewards.opening import Opened, key_of_image, stage
+from rwk.rewards.precision import Precision, cast, overflow
 from rwk.rewards.sinks import Row
 from rwk.rewards.staged import EmbeddedReward, PreparedReward, Ready, by_shape
 
-Precision = Literal["float32", "bfloat16", "float16"]
 TEXTS = 4096
 """Embeddings of texts that are held, the latest used."""
 NO_PROMPT = "needs a prompt"
@@ -54,7 +53,7 @@ class Scorer:
         self, rewards: Mapping[str, Reward], *, precision: Precision, cache: Cache | None, prints: Prints
     ) -> None:
         self._rewards = rewards
-        self._precision = getattr(torch, precision)
+        self._precision = precision
         self._cache, self._prints = cache, prints
         self._texts: collections.OrderedDict[tuple[object, str], Tensor] = collections.OrderedDict()
         self._new: list[tuple[bytes, Tensor]] = []
@@ -100,7 +99,7 @@ class Scorer:
                 found = self._scored(name, reward, [batch[i] for i in chosen], prompted)
                 values[chosen] = found.values
                 for i, note in zip(chosen, found.notes, strict=True):
-                    notes[i] = note
+                    notes[i] = note or overflow(reward, self._precision, values[i].item())
         return Scores(values, notes)
 
     def _scored(self, name: str, reward: Reward, chosen: list[Opened], prompted: bool) -> Scores:
@@ -108,7 +107,8 @@ class Scorer:
         try:
             if isinstance(reward, EmbeddedReward):
                 return self._embedded(reward, chosen, prompts)
-            return self._plain(reward, chosen, prompts)
+            with cast(reward, self._precision):
+                return self._plain(reward, chosen, prompts)
         except torch.OutOfMemoryError:
             raise
         except Exception as error:
@@ -142,7 +142,7 @@ class Scorer:
         ready = [opened.ready.get(reward.preparation, "") for opened in chosen]
         new = [each if what not in opened.made else "" for each, opened in zip(ready, chosen, strict=True)]
         for places, pixels in by_shape(new):
-            with self._autocast(reward):
+            with cast(reward, self._precision):
                 rows = reward.embed_ready(pixels)
             for i, row in zip(places, rows.float(), strict=True):
                 chosen[i].made[what] = row
@@ -161,7 +161,7 @@ class Scorer:
         found = {key: row for key in keys if (row := self._known_text(reward, key)) is not None}
         new = [key for key in dict.fromkeys(keys) if key not in found]
         if new:
-            with self._autocast(reward):
+            with cast(reward, self._precision):
                 rows = reward.text_features([text for _, text in new])
             for key, row in zip(new, rows.float(), strict=True):
                 self._texts[key] = found[key] = row
@@ -184,9 +184,6 @@ class Scorer:
         key = key_of_image(reward, opened, self._prints) if self._cache else None
         if key:
             self._new.append((key, row))
-
-    def _autocast(self, reward: Reward) -> torch.autocast:
-        return torch.autocast(reward.device.type, self._precision, enabled=self._precision != torch.float32)
 
 
 def _note(ready: Ready) -> str:

@@ -24,8 +24,9 @@ from rwk.rewards.errors import RunFailed
 from rwk.rewards.images import guarded
 from rwk.rewards.manifest import Item, prompt_of
 from rwk.rewards.opening import Opened, Opener
+from rwk.rewards.precision import Precision
 from rwk.rewards.ranks import Ranks
-from rwk.rewards.rows import Precision, Scorer, columns, leaves
+from rwk.rewards.rows import Scorer, columns, leaves
 from rwk.rewards.sinks import Part, Row, merged, part_path, parts_of, write_table
 from rwk.rewards.staged import PreparedReward
 from rwk.rewards.summary import Summary
@@ -52,8 +53,9 @@ class Means:
     """Images that go through a network at once; None finds out. Less where the memory does not hold them."""
     workers: int = 2
     """Threads that read, decode and prepare images."""
-    precision: Precision = "float32"
-    """What the towers of embedding rewards compute in; `EmbeddedReward.drift` says what that changes."""
+    precision: Precision = "published"
+    """What networks compute in where `Reward.casts`; `Reward.drift` says what that changes. In float32, as in that
+    which is published, a network computes as it was loaded."""
     cache: Path | None = None
     """Folder of embeddings and scores that are not computed again."""
 

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from typing import ClassVar
+from collections.abc import Callable, Hashable, Iterator, Sequence
 
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
 from rwk.rewards.base import PixelReward, Scores
+from rwk.rewards.precision import in_float32, wide
 
 Ready = Tensor | str
 """A prepared image, or why it gets no score."""
@@ -60,9 +60,7 @@ class PreparedReward(PixelReward):
 class EmbeddedReward(PreparedReward):
     """A reward that is a function of an embedding of the image and, where it reads prompts, of one of a text."""
 
-    drift: ClassVar[Mapping[str, float]] = {}
-    """Most that a score moved where the tower ran in that precision; `benchmarks/drift.py` measured it, on random
-    weights at the published size."""
+    casts = True
 
     @property
     @abstractmethod
@@ -91,7 +89,10 @@ class EmbeddedReward(PreparedReward):
         """[B] scores, with gradient, of embeddings of images [B, E] and of as many texts, in float32."""
 
     def score_taken(self, ready: Tensor, prompts: Sequence[str]) -> Tensor:
-        return self.score_features(self.embed_ready(ready), self.embedded_texts(prompts))
+        text = self.embedded_texts(prompts)
+        return in_float32(
+            lambda image: self.score_features(image, None if text is None else wide(text)), self.embed_ready(ready)
+        )
 
     def embedded_texts(self, prompts: Sequence[str]) -> Tensor | None:
         """[B, E] embeddings of what is embedded for prompts, each different one once; None where none is read."""

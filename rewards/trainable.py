@@ -18,6 +18,7 @@ from torchvision.transforms.functional import pil_to_tensor
 
 from rwk.rewards.base import Reward
 from rwk.rewards.layers import add_lora, first_layers
+from rwk.rewards.precision import in_float32
 from rwk.rewards.registry import REWARDS
 from rwk.rewards.staged import PreparedReward, Ready
 from rwk.rewards.tunable import HeadKind, Tunable
@@ -82,6 +83,7 @@ class Trainable(Reward):
     """The name of the class in the registry, which a saved folder holds."""
     keeps_lora: ClassVar[bool] = False
     """Whether low-rank changes are saved beside the weights that they change, or merged into them first."""
+    casts = True
     module: nn.Module
     """The network; its part `head` makes [B] scores of [B, D] features and has `rescale(factor)`."""
 
@@ -103,8 +105,7 @@ class Trainable(Reward):
 
     def head(self, features: Tensor) -> Tensor:
         """[B] scores of features [B, D], with gradient."""
-        scores: Tensor = self.module.get_submodule("head")(features)
-        return scores
+        return in_float32(self.module.get_submodule("head"), features)
 
     def refuse(self, prompts: Iterable[str]) -> None:
         """Raises ValueError for the first prompt that gets no score."""

@@ -9,6 +9,7 @@ T = TypeVar("T")
 THINGS = ("dog", "cow", "key", "bowl")
 PLURALS = ("dogs", "cows", "keys", "bowls")
 PLACES = ("on side of", "next to", "near", "on the left of", "on the right of", "on the bottom of", "on the top of")
+DEPTHS = ("in front of", "behind", "hidden by")
 NUMBERS = ("one", "two", "three", "four")
 EACH = 150
 """Cases of a category."""
@@ -72,3 +73,36 @@ def numeracy() -> list[Case]:
         surest = sorted(things, key=lambda each: -each.score)
         cases.append(Case(" and ".join(words), surest))
     return cases
+
+
+class Scene(NamedTuple):
+    """A case, and how near every pixel of its picture is."""
+
+    case: Case
+    nearness: list[list[float]]
+    """Rows from top to bottom, larger is nearer; of a coarse picture whose pixels are squares of `COARSE`."""
+
+
+COARSE, WIDE, HIGH = 30, 16, 12
+"""A picture of 480 by 360 pixels."""
+
+
+def depth() -> list[Scene]:
+    """Two things that mostly overlap, and a map of nearness that has a slope and a step."""
+    draw, scenes = random.Random(32), []
+    for _ in range(EACH):
+        first = one(draw, THINGS)
+        second = one(draw, tuple(name for name in THINGS if name != first))
+        left, top = 100 + 100 * draw.random(), 60 + 80 * draw.random()
+        things = [Thing(first, 0.3 + 0.7 * draw.random(), (left, top, left + 150, top + 120))]
+        if draw.random() < 0.9:
+            across, down = 160 * draw.random() ** 2, 140 * draw.random() ** 2
+            box = (left + across, top + down, left + across + 100 + 50 * draw.random(), top + down + 100)
+            things.append(Thing(second, 0.3 + 0.7 * draw.random(), box))
+        if draw.random() < 0.2:  # once more, and less surely
+            things.append(Thing(first, 0.3 * draw.random(), (10.0, 10.0, 60.0, 60.0)))
+        slope, step = draw.random() - 0.5, 8 * (draw.random() - 0.5)
+        rows = [[10 + slope * (x - 2 * y) + (step if x > 8 else 0) for x in range(WIDE)] for y in range(HIGH)]
+        surest = sorted(things, key=lambda each: -each.score)
+        scenes.append(Scene(Case(f"a {first} {one(draw, DEPTHS)} a {second}", surest), rows))
+    return scenes

@@ -1,4 +1,6 @@
-"""Two updates of a small transformer on a CPU, in each process that `accelerate launch` starts.
+"""Runs of a small transformer on a CPU, in each process that `accelerate launch` starts: OUT ALGORITHM... [UPDATE].
+
+A run goes on with what is in its folder. With an update the process is killed there.
 
 accelerate shards by FSDP2 on accelerators alone. Its own code is made to do it here by the kind of machine that it
 takes this one for; wrapping, gathering and the collectives, by gloo, are real.
@@ -7,27 +9,42 @@ takes this one for; wrapping, gathering and the collectives, by gloo, are real.
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from rwk.adapters.shapes_generator import ShapesLlama
 from rwk.policy_opt.advantage import Weighted
-from rwk.policy_opt.configs import Grpo
+from rwk.policy_opt.configs import Dpo, Grpo
+from rwk.policy_opt.dpo import dpo
 from rwk.policy_opt.generator import Sampling
 from rwk.policy_opt.grpo import grpo
 from rwk.policy_opt.policy import world
 from rwk.rewards.registry import load
 
 PROMPTS = [f"a photo of a {colour} {shape}" for colour in ("red", "blue") for shape in ("circle", "square")]
-CONFIG = Grpo(steps=2, prompts_per_step=4, group_size=4, learning_rate=1e-3, save_every=1, kl_every=0)
+GRPO = Grpo(steps=3, prompts_per_step=4, group_size=4, learning_rate=1e-3, save_every=1, kl_every=0)
+DPO = Dpo(
+    rounds=2, prompts_per_draw=2, batch_size=4, group_size=3, pairs="all", learning_rate=1e-3, save_every=1, kl_every=0
+)
+RUNS: dict[str, Any] = {"grpo": (grpo, GRPO), "dpo": (dpo, DPO)}
 
 
-def run(out: Path) -> None:
-    """Writes the run to a folder."""
+def run(out: Path, name: str, kill_at: int = 0) -> None:
+    """Writes the run of an algorithm to a folder, or goes on with what is there."""
+
+    def progress(step: int, total: int, row: dict[str, Any]) -> None:
+        if step == kill_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    learn, config = RUNS[name]
     reward = [Weighted("colour", load("colorfulness"))]
-    grpo(CONFIG, ShapesLlama.tiny(), reward, PROMPTS, out=out, sampling=Sampling(guidance=2.0))
+    resume = (out / "metrics.jsonl").exists()
+    sampling = Sampling(guidance=2.0)
+    learn(config, ShapesLlama.tiny(), reward, PROMPTS, out=out, sampling=sampling, resume=resume, progress=progress)
 
 
 if __name__ == "__main__":
@@ -39,4 +56,7 @@ if __name__ == "__main__":
 
         PartialState._prepare_backend = lambda *_: ("gloo", DistributedType.MULTI_XPU)
         PartialState.set_device = lambda self: setattr(self, "device", torch.device("cpu"))
-    run(Path(sys.argv[1]))
+    updates = [int(word) for word in sys.argv[2:] if word.isdigit()]
+    for name in sys.argv[2:]:
+        if name in RUNS:
+            run(Path(sys.argv[1], name), name, *updates)

@@ -146,6 +146,7 @@ def test_what_a_score_depends_on_is_part_of_its_key(tmp_path: Path, decoded: lis
     assert len(decoded) >= 8
     if change != "head":
         assert [row["clip"] for row in after] != [row["clip"] for row in before]
+        assert [row["whole"] for row in after] != [row["whole"] for row in before] or change == "activation"
 
 
 def test_what_cannot_be_named_is_not_kept(tmp_path: Path, decoded: list[Path]) -> None:

@@ -145,11 +145,12 @@ def test_soft_labels() -> None:
     for z, q in ((0.1 * 0.5, 0.9), (0.1 * -3, 0.6)):
         s = 1 / (1 + math.exp(-z))
         expected += -(q * math.log(s) + (1 - q) * math.log(1 - s)) / 2
-    assert soft_label_loss(won, lost, p, beta=0.1).item() == pytest.approx(expected)
-    hard = soft_label_loss(won, lost, torch.ones(2), beta=0.1)
+    assert soft_label_loss(won, lost, p, torch.ones(2), beta=0.1).item() == pytest.approx(expected)
+    hard = soft_label_loss(won, lost, torch.ones(2), torch.ones(2), beta=0.1)
     assert torch.allclose(hard, -torch.nn.functional.logsigmoid(0.1 * (won - lost)).mean())
     apart = torch.tensor([math.log(0.8 / 0.2) / 0.1], requires_grad=True)
-    soft_label_loss(apart, torch.zeros(1), torch.tensor([0.8]), beta=0.1).backward()  # type: ignore[no-untyped-call]
+    one = torch.ones(1)
+    soft_label_loss(apart, 0 * one, 0.8 * one, one, beta=0.1).backward()  # type: ignore[no-untyped-call]
     assert apart.grad is not None
     assert abs(apart.grad.item()) < 1e-7
 

@@ -12,8 +12,9 @@ import pytest
 import torch
 from PIL import Image
 
-from rwk.adapters.compbench import CompbenchNumeracy, CompbenchSpatial
-from rwk.adapters.compbench_rules import numeracy, read_counts, read_place, spatial
+from rwk.adapters.compbench import CompbenchNumeracy, CompbenchSpatial, CompbenchSpatial3d
+from rwk.adapters.compbench_rules import numeracy, read_counts, read_depth, read_place, spatial, spatial_3d
+from rwk.adapters.dpt import UNUSED, Dpt
 from rwk.adapters.grounding_dino import GroundingDino
 from rwk.adapters.grounding_rules import Boxes, Wanted
 from rwk.rewards.registry import load
@@ -50,6 +51,51 @@ def test_numbers_are_scored_as_by_the_authors_code(record_property: Any) -> None
     official = torch.tensor(RECORDED["numeracy"])
     assert len(set(official.tolist())) == 7
     AGREE(record_property, CompbenchNumeracy.spec.name, RECORDED, torch.tensor(values), official, atol=1e-6)
+
+
+def test_depths_are_scored_as_by_the_authors_code(record_property: Any) -> None:
+    """Of things that overlap much, little or not, either in front, the score is T2I-CompBench++'s own.
+
+    That was shown the map with rows for columns, as it looks columns up among the rows.
+    """
+    values = []
+    for (prompt, things), rows in CASE["depth"]():
+        wanted = read_depth(prompt)
+        assert wanted.place is not None
+        first, second, place = wanted.place
+        surest = [next(((t.score, t.box) for t in things if t.name == name), None) for name in (first, second)]
+        values.append(spatial_3d(surest, place, pixels_of(rows)))
+    official = torch.tensor(RECORDED["depth"])
+    assert len(set(official.tolist())) > 100
+    AGREE(record_property, CompbenchSpatial3d.spec.name, RECORDED, torch.tensor(values), official, atol=1e-6)
+
+
+def pixels_of(rows: list[list[float]]) -> torch.Tensor:
+    """[360, 480] nearness of every pixel of a coarse map."""
+    coarse: int = CASE["COARSE"]
+    return torch.tensor(rows).repeat_interleave(coarse, 0).repeat_interleave(coarse, 1)
+
+
+@pytest.mark.parametrize(
+    ("place", "first", "second", "worth"),
+    [
+        ("in front of", (0, 0, 10, 10), (2, 0, 12, 10), 1),
+        ("behind", (0, 0, 10, 10), (2, 0, 12, 10), 0),
+        ("hidden by", (2, 0, 12, 10), (0, 0, 10, 10), 1),
+        ("in front of", (0, 0, 10, 10), (20, 0, 30, 10), 0),  # nothing shared
+        ("in front of", (0, 0, 10, 10), (5, 0, 15, 10), 2 / 3),  # a third of the union
+        ("in front of", (0, 0, 10, 10), (0, 0, 20, 10), 1),  # just half, which the benchmark's code gives nothing
+        ("in front of", (3.2, 0, 3.9, 10), (0, 0, 10, 10), 0),  # no whole pixel
+        ("in front of", (-4, 0, 6, 10), (0, 0, 10, 10), 6 / 7),  # over the edge
+    ],
+)
+def test_depth_needs_the_right_order_and_a_shared_area(
+    place: str, first: tuple[float, ...], second: tuple[float, ...], worth: float
+) -> None:
+    """The nearer thing has the larger mean in its box; what the boxes share counts up to half of their union."""
+    nearness = -torch.arange(40.0).repeat(20, 1)  # falls from left to right
+    assert spatial_3d([(0.9, first), (0.7, second)], place, nearness) == pytest.approx(0.25 * 1.6 + 0.5 * worth)
+    assert spatial_3d([(0.9, first), None], place, None) == pytest.approx(0.25 * 0.9)
 
 
 @pytest.mark.parametrize(
@@ -116,6 +162,43 @@ def test_places_are_those_of_the_picture() -> None:
     assert near == pytest.approx([0.35 + 0.5 * 150 / (0.7 * 480 * 200 / 290)])
     found |= {"dog": found["dog"][:1], "bowl": [[0.9, 0.5, 0.1, 0.1, 0.6]]}
     assert rigged(CompbenchSpatial, found).score([tall], prompts[2:]).values.tolist() == pytest.approx([0.75])
+
+
+def test_depth_is_looked_at_in_the_boxes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a picture of any size, at 480 pixels along its longer side, rows from top to bottom."""
+    found = {"dog": [[0.3, 0.5, 0.4, 0.4, 0.8]], "cow": [[0.4, 0.5, 0.4, 0.4, 0.6]]}
+    reward = rigged(CompbenchSpatial3d, found)
+    asked = []
+
+    def nearness(image: Image.Image, size: tuple[int, int]) -> torch.Tensor:
+        asked.append((image.size, size))
+        return -torch.arange(float(size[0])).repeat(size[1], 1)
+
+    monkeypatch.setattr(reward.depth, "nearness", nearness)
+    prompts = ["a dog in front of a cow", "a dog behind a cow", "a dog hidden by a key", "a dog on a cow"]
+    values, notes = reward.score([Image.new("RGB", (100, 60))] * 4, prompts)
+    assert values[:3].tolist() == pytest.approx([0.35 + 0.5, 0.35, 0.2])
+    assert math.isnan(values[3])
+    assert "in front" in notes[3]
+    assert asked == [((100, 60), (480, 288))] * 2
+
+
+def test_dpt_loads_from_the_published_layout(tmp_path: Path) -> None:
+    """The published file lacks the layers that nothing uses; the map is the same, and of the size that is asked for."""
+    tiny = Dpt.tiny()
+    tiny.network.save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    held = {k: v for k, v in tiny.network.state_dict().items() if UNUSED[0] not in k}
+    assert len(held) < len(tiny.network.state_dict())
+    torch.save(held, tmp_path / "pytorch_model.bin")
+    image = Image.effect_noise((50, 30), 60).convert("RGB")
+    before = tiny.nearness(image, (48, 29))
+    assert before.shape == (29, 48)
+    assert before.std() > 0.01
+    assert torch.allclose(Dpt.load("dpt", tmp_path, side=64).nearness(image, (48, 29)), before, atol=1e-6)
+    torch.save({k: v for k, v in held.items() if "head" not in k}, tmp_path / "pytorch_model.bin")
+    with pytest.raises(ValueError, match="dpt needs a checkpoint that fills its network"):
+        Dpt.load("dpt", tmp_path, side=64)
 
 
 def test_boxes_of_one_thing_count_once() -> None:

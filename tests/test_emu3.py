@@ -230,6 +230,23 @@ def test_a_checkpoint_that_does_not_fill_the_network_is_refused(tmp_path: Path, 
         Emu3Gen(weights=tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (None, "transformers' own layout, such as BAAI/Emu3-Gen-hf, got no config.json in"),
+        ('{"hidden_size": 3}', "got a config.json that names no model_type in"),
+        ("[", "got one that cannot be read, "),
+    ],
+)
+def test_a_folder_without_a_kind_is_refused(tmp_path: Path, text: str | None, told: str) -> None:
+    """What the folder lacks is said, and neither that it is of type None nor that it is no folder."""
+    if text is not None:
+        (tmp_path / "config.json").write_text(text)
+    with pytest.raises(ValueError, match=told) as refused:
+        Emu3Gen(weights=tmp_path)
+    assert "None" not in str(refused.value)
+
+
 def test_other_layouts_and_tokenizers_are_refused(tmp_path: Path) -> None:
     """The authors' own layout is told from transformers'; codes that are not one row of ids could not be drawn from."""
     path = published(tmp_path) / "config.json"

@@ -82,6 +82,66 @@ class NotRenormalised(Drawing):
         return super().statistics(replace(rollout, sampling=replace(rollout.sampling, top_k=0, top_p=1.0)))
 
 
+class TopPNotRenormalised(Drawing):
+    """Likewise of top-p alone."""
+
+    def after(self, rollout: Rollout) -> Rollout:
+        with torch.no_grad():
+            return replace(rollout, logprobs=self.logprobs(rollout))
+
+    def statistics(self, rollout: Rollout) -> TokenStatistics:
+        return super().statistics(replace(rollout, sampling=replace(rollout.sampling, top_p=1.0)))
+
+
+class OffByOneCodes(Drawing):
+    """Gives the id behind each code that it drew, as where the first id of the codes is wrong by one."""
+
+    def after(self, rollout: Rollout) -> Rollout:
+        return replace(rollout, tokens=(rollout.tokens + 1) % self.spec.codes)
+
+
+class WrongUnconditionalRow(ShapesLlama):
+    """Guides each row away from the unconditional states of its neighbour."""
+
+    def _draw(self, prefix: Prefix, group: list[int], noise: Tensor, recipe: Sampling) -> tuple[Tensor, Tensor]:
+        self.guided = len(group) > len(noise)
+        return super()._draw(prefix, group, noise, recipe)
+
+    def backbone(self, embeds: Tensor, *, positions: Any = None, mask: Any = None, cache: Any = None) -> Tensor:
+        hidden = super().backbone(embeds, positions=positions, mask=mask, cache=cache)
+        if cache is None or embeds.shape[1] > 1 or not self.guided:
+            return hidden
+        cond, uncond = hidden.chunk(2)
+        return torch.cat([cond, uncond.roll(1, 0)])
+
+
+class StaleCache(ShapesLlama):
+    """While it draws, the cache holds the code before in the place of the last."""
+
+    def backbone(self, embeds: Tensor, *, positions: Any = None, mask: Any = None, cache: Any = None) -> Tensor:
+        hidden = super().backbone(embeds, positions=positions, mask=mask, cache=cache)
+        for layer in cache.layers if cache is not None and embeds.shape[1] == 1 else ():
+            for room in layer.room:
+                room[:, :, layer.filled - 1] = room[:, :, layer.filled - 2]
+        return hidden
+
+
+class StalePrefix(ShapesLlama):
+    """Draws from the prompts that were read before, where they were as many."""
+
+    def sample(self, prompts: Sequence[str], **options: Any) -> Rollout:
+        self.drawing = True
+        try:
+            return super().sample(prompts, **options)
+        finally:
+            self.drawing = False
+
+    def _prefill(self, prefixes: Sequence[Sequence[int]], codes: Tensor) -> Prefix:
+        known: dict[int, Prefix] = vars(self).setdefault("known", {})
+        fresh = super()._prefill(prefixes, codes)
+        return known.setdefault(len(prefixes), fresh) if self.drawing else fresh
+
+
 class OffByOne(ShapesLlama):
     """Gives each token the log-probability of its neighbour."""
 
@@ -211,6 +271,13 @@ class StretchedByTheBatch(ShapesLlama):
         images = super().decode(tokens)
         brightest = max(image.convert("L").getextrema()[1] for image in images)
         return [image.point(lambda value: value * 200 // brightest) for image in images]
+
+
+class BluerLevels(ShapesLlama):
+    """Rewards of pixels see other images than those that are kept."""
+
+    def decode(self, tokens: Tensor) -> list[Image.Image]:
+        return [Image.merge("RGB", image.split()[::-1]) for image in super().decode(tokens)]
 
 
 class HalfSize(ShapesLlama):
@@ -348,11 +415,16 @@ CAUGHT: dict[type[ShapesLlama], tuple[contract.Check, str]] = {
     ConditionalLogprobs: (probability_checks.check_logprobs_match_the_sampler, "with Sampling(guidance=3.0"),
     ForgetsTemperature: (probability_checks.check_logprobs_match_the_sampler, "temperature=0.8"),
     ForgetsTopP: (probability_checks.check_logprobs_match_the_sampler, "top_p=0.9"),
+    OffByOneCodes: (probability_checks.check_logprobs_match_the_sampler, "off by"),
+    WrongUnconditionalRow: (probability_checks.check_logprobs_match_the_sampler, "with Sampling(guidance=3.0"),
+    StaleCache: (probability_checks.check_logprobs_match_the_sampler, "off by"),
+    StalePrefix: (contract.check_draws_ignore_companions, "a prompt alone draws"),
     OffByOne: (probability_checks.check_logprobs_match_the_sampler, "off by"),
     SeesPadding: (probability_checks.check_logprobs_match_the_sampler, "off by"),
     CountsPadding: (probability_checks.check_logprobs_match_the_sampler, "off by"),
     PadsLeftWithoutMask: (probability_checks.check_logprobs_ignore_neighbours, "each row alone"),
     NotRenormalised: (probability_checks.check_truncation_is_renormalised, "top_k=1"),
+    TopPNotRenormalised: (probability_checks.check_truncation_is_renormalised, "top_p=1e-06"),
     DrawsAtTemperatureOne: (probability_checks.check_draws_follow_the_logprobs, "temperature=0.2"),
     IgnoresTheSeed: (contract.check_seed_decides, "9 different images"),
     SeedsByTheBatch: (contract.check_draws_ignore_companions, "a prompt alone draws"),
@@ -373,6 +445,7 @@ CAUGHT: dict[type[ShapesLlama], tuple[contract.Check, str]] = {
     ForgetsToDetach: (probability_checks.check_detached_guidance, "is that of matched"),
     StretchedByTheBatch: (contract.check_decode, "a row alone"),
     HalfSize: (contract.check_decode, "(24, 24)"),
+    BluerLevels: (contract.check_decode, "levels"),
     LosesItsWeights: (contract.check_saves_and_loads, "after save and load"),
     Pickles: (contract.check_saves_and_loads, "optimizer.pt"),
     TakesText: (contract.check_refuses_wrong_calls, "were sampled"),

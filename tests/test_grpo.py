@@ -119,6 +119,26 @@ def test_resumes_where_it_was(tmp_path: Path, change: dict[str, Any]) -> None:
     assert [row["step"] for row in read(tmp_path / "parts" / "metrics.jsonl")] == list(range(1, 9))
 
 
+def test_survives_a_kill(tmp_path: Path) -> None:
+    """Killed by SIGKILL anywhere, a run goes on to the weights, to the bit, and the metrics of one that was left alone.
+
+    It is killed before there is a checkpoint, right after an update between two of them and at the last, and in the
+    middle of the first, the fourth and the seventh draw.
+    """
+
+    def metrics(folder: Path) -> list[dict[str, Any]]:
+        rows = read(folder / "metrics.jsonl")
+        return [{name: value for name, value in row.items() if "seconds" not in name} for row in rows]
+
+    whole = weights(tuned(GRPO, tmp_path / "whole"))
+    places = {"1": 1, "5": 5, "8": 8, "draw-1": 0, "draw-4": 3, "draw-7": 6}
+    for folder, done in zip(toy["killed"](tmp_path, "grpo", *places), places.values(), strict=True):
+        assert [row["step"] for row in read(folder / "metrics.jsonl")] == list(range(1, done + 1)), folder.name
+        assert not (folder / "generator").exists()
+        assert torch.equal(weights(tuned(GRPO, folder, resume=True)), whole), folder.name
+        assert metrics(folder) == metrics(tmp_path / "whole"), folder.name
+
+
 def test_the_average_ends_the_run(tmp_path: Path) -> None:
     """The run ends with d w + (1 - d) w' of the weights after each update, from those at the beginning on."""
     ends = [weights(tuned(replace(GRPO, steps=steps), tmp_path / f"{steps}")) for steps in (1, 2)]

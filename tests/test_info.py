@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from rwk.policy_opt.generator import GENERATORS
+from rwk.rewards.precision import UNMEASURED
 from rwk.rewards.registry import REWARDS, load
 from rwk.rewards.staged import EmbeddedReward
 from rwk.rewards.weights import Weights
@@ -95,12 +96,26 @@ def test_drift_of_everything_published_that_embeds_is_known() -> None:
         assert sizes[0] == sizes[1], name
 
 
+def test_every_published_network_has_a_drift_or_says_why_not() -> None:
+    """A bound for bfloat16 that was measured, or a sentence, for all that has a name and weights of others."""
+    kinds = {name: REWARDS.target(name) for name in REWARDS.names() if "." in name and name != "tuned.pixels"}
+    assert sum(bool(kind.drift) for kind in kinds.values()) >= 24
+    for name, kind in kinds.items():
+        assert bool(kind.drift or kind.precision_note) == (kind.casts or bool(kind.precision_note)), name
+        assert all(most > 0 for most in kind.drift.values()), name
+        assert not kind.drift or (kind.casts and "bfloat16" in kind.drift), name
+        assert bool(kind.drift) != (kind.precision_note == UNMEASURED) or not kind.casts or "unified" in name, name
+
+
 def test_what_half_precision_changes_is_told(rwk: Rwk, bare: Path) -> None:
-    """Where the drift of a score was measured it is told, and where it was not nothing is."""
+    """Where the drift of a score was measured it is told; where a network stays as it is, or was not measured, why."""
     assert told(rwk, "clipscore.b32_cosine")["drift"] == {"bfloat16": 0.0012, "float16": 7.5e-05}
-    assert told(rwk, "imagereward.v1")["drift"] is None
     shown = " ".join(rwk("info", "clipscore.b32_cosine").out.split())
     assert "half precision bfloat16 moves a score by up to 0.0012, float16" in shown
+    found = told(rwk, "geneval.strict")
+    assert (found["drift"], found["precision_note"][:13]) == (None, "both networks")
+    assert "half precision both networks stay in float32" in " ".join(rwk("info", "geneval.strict").out.split())
+    assert "half precision" not in rwk("info", "contrast").out
 
 
 def test_every_file_of_a_list_counts(rwk: Rwk, bare: Path) -> None:

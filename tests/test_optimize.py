@@ -8,11 +8,13 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from rwk.calibration.calibrate import place_of
 from rwk.calibration.pairs import PairTable
@@ -28,16 +30,22 @@ DPO = ["optimize", "--algo", "dpo", *SMALL, "--batch-size", "4", "--rounds", "2"
 REBEL = ["optimize", "--algo", "rebel", *SMALL, "--batch-size", "4", "--rounds", "2"]
 
 
-def call(words: list[str], home: Path, *, check: bool = True) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(words), env=environment(home), capture_output=True, text=True, check=check)
+@pytest.fixture
+def call(rwk: Any) -> Iterator[Callable[..., Any]]:
+    """Calls a command that is to succeed in this process, with one thread, as those have that are started."""
+
+    def done(*words: str) -> Any:
+        ended = rwk(*words)
+        assert ended.code == 0, ended.err
+        return ended
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield done
+    torch.set_num_threads(threads)
 
 
-def command(words: list[str]) -> list[str]:
-    return [sys.executable, "-m", "rwk.cli", *words]
-
-
-def environment(home: Path) -> dict[str, str]:
-    return {**os.environ, "RWK_HOME": str(home), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+ENVIRONMENT = {"OMP_NUM_THREADS": "1"}
 
 
 def metrics(run: Path) -> list[dict[str, Any]]:
@@ -48,11 +56,10 @@ WATCH = ["--watch", "shapes.verifier", "--watch-prompts", "4", "--watch-every", 
 
 
 @pytest.mark.parametrize("words", [[*GRPO, "--steps", "2", *WATCH], DPO, REBEL], ids=["grpo", "dpo", "rebel"])
-def test_run_leaves_its_record_a_page_and_a_generator_to_name(words: list[str], tmp_path: Path) -> None:
+def test_run_leaves_its_record_a_page_and_a_generator_to_name(words: list[str], tmp_path: Path, call: Any) -> None:
     """One JSON document on stdout; base, best of n and tuned, in three domains, with the truth; the name draws."""
     out = tmp_path / "run"
-    said = call([*words, "--out", str(out), "--name", "mine", "--json"], tmp_path)
-    document = json.loads(said.stdout)
+    document = json.loads(call(*words, "--out", str(out), "--name", "mine", "--json").out)
     assert list(document["results"]) == ["base", "best of 2", "tuned"]
     assert list(document["results"]["tuned"]) == ["in domain", "out of domain", "held out"]
     assert set(document["results"]["tuned"]["held out"]) == {"shapes.verifier", "gold accuracy"}
@@ -71,50 +78,52 @@ def test_run_leaves_its_record_a_page_and_a_generator_to_name(words: list[str], 
     assert "http://" not in page.replace("http://www.w3.org", "").replace("http://purl.org", "").replace(
         "http://creativecommons.org", ""
     )
-    call(["sample", "--generator", "mine", "--count", "2", "--per-prompt", "1", "--out", str(tmp_path / "s")], tmp_path)
+    call("sample", "--generator", "mine", "--count", "2", "--per-prompt", "1", "--out", str(tmp_path / "s"))
     rows = [json.loads(line) for line in (tmp_path / "s" / "manifest.jsonl").read_text().splitlines()]
     assert all((tmp_path / "s" / row["image"]).stat().st_size > 0 for row in rows)
     assert len(rows) == 2
 
 
-@pytest.mark.parametrize(
-    ("words", "mark"),
-    [([*GRPO, "--steps", "4"], "checkpoints"), (DPO, "round-1/checkpoints")],
-    ids=["grpo", "dpo"],
-)
-def test_killed_run_goes_on_where_it_was(words: list[str], mark: str, tmp_path: Path) -> None:
-    """After kill -9, `--resume` ends with the same generator as a run that was left alone."""
-    words = [*words, "--save-every", "1"]
-    call([*words, "--out", str(tmp_path / "whole")], tmp_path)
+def test_killed_run_goes_on_where_it_was(tmp_path: Path, call: Any, rwk: Any) -> None:
+    """After kill -9, `--resume` ends with the same generator as a run that was left alone.
+
+    Other algorithms, and other places to be killed at, are in their own tests, on a smaller generator.
+    """
+    words = [*GRPO, "--steps", "4", "--save-every", "1"]
+    call(*words, "--out", str(tmp_path / "whole"))
     cut = [*words, "--out", str(tmp_path / "cut")]
-    with subprocess.Popen(command(cut), env=environment(tmp_path), stderr=subprocess.DEVNULL) as process:
+    command = [sys.executable, "-m", "rwk.cli", *cut]
+    with subprocess.Popen(command, env=os.environ | ENVIRONMENT, stderr=subprocess.DEVNULL) as process:
         until = time.monotonic() + 120
-        while not list((tmp_path / "cut" / mark).glob("checkpoint-*/complete")) and time.monotonic() < until:
+        while not list((tmp_path / "cut" / "checkpoints").glob("checkpoint-*/complete")) and time.monotonic() < until:
             time.sleep(0.02)
         process.send_signal(signal.SIGKILL)
     assert process.returncode == -signal.SIGKILL
     assert not (tmp_path / "cut" / "result.json").exists()
-    refused = call([*cut, "--resume", "--learning-rate", "1"], tmp_path, check=False)
-    assert refused.returncode == 2
-    assert "has learning_rate" in refused.stderr
-    assert "got 1.0; resume it with the settings that it has" in refused.stderr
-    call([*cut, "--resume"], tmp_path)
+    refused = rwk(*cut, "--resume", "--learning-rate", "1")
+    assert refused.code == 2
+    assert "has learning_rate" in refused.err
+    assert "got 1.0; resume it with the settings that it has" in refused.err
+    call(*cut, "--resume")
     steps = [[row["step"] for row in metrics(tmp_path / run)] for run in ("whole", "cut")]
     assert steps[0] == steps[1]
     weights = [(tmp_path / run / "generator" / "model.safetensors").read_bytes() for run in ("whole", "cut")]
     assert weights[0] == weights[1]
 
 
-@pytest.mark.parametrize("words", [[*GRPO, "--steps", "2"], DPO], ids=["grpo", "dpo"])
-def test_two_processes_learn_as_one(words: list[str], tmp_path: Path) -> None:
-    """Two processes (gloo) share the images of an update, and come to the results of one process up to rounding."""
+def test_two_processes_learn_as_one(tmp_path: Path, call: Any) -> None:
+    """Two processes (gloo) share the images of an update, and come to the results of one process up to rounding.
+
+    All algorithms do so in test_trl_bridge.py, on a smaller generator.
+    """
+    words = [*GRPO, "--steps", "2"]
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "rwk.cli"]
     two = [sys.executable, *launch, *words, "--out", str(tmp_path / "two"), "--json"]
-    said = subprocess.run(two, env=environment(tmp_path), capture_output=True, text=True)
+    said = subprocess.run(two, env=os.environ | ENVIRONMENT, capture_output=True, text=True)
     # Judged by what was written: gloo now and then aborts at interpreter exit, when all is done.
     document = json.loads(said.stdout)
     assert document["processes"] == 2, said.stderr
-    one = json.loads(call([*words, "--out", str(tmp_path / "one"), "--json"], tmp_path).stdout)
+    one = json.loads(call(*words, "--out", str(tmp_path / "one"), "--json").out)
     assert one["processes"] == 1
     for key in ("images_sampled", "reward_forwards", "tokens_trained", "steps"):
         assert document["cost"][key] == one["cost"][key]
@@ -124,13 +133,13 @@ def test_two_processes_learn_as_one(words: list[str], tmp_path: Path) -> None:
         assert document["results"]["base"][domain] == scores
 
 
-def test_folder_that_is_taken_is_refused_before_anything_is_drawn(tmp_path: Path) -> None:
+def test_folder_that_is_taken_is_refused_before_anything_is_drawn(tmp_path: Path, rwk: Any) -> None:
     """A run in a folder that holds one is refused, and what lies there stays."""
     (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n')
     (tmp_path / "config.json").write_text("{}")
-    said = call([*DPO, "--out", str(tmp_path)], tmp_path, check=False)
-    assert said.returncode == 2
-    assert "must be free for a new run, got one that holds a run; resume it or name another" in said.stderr
+    said = rwk(*DPO, "--out", str(tmp_path))
+    assert said.code == 2
+    assert "must be free for a new run, got one that holds a run; resume it or name another" in said.err
     assert (tmp_path / "config.json").read_text() == "{}"
 
 

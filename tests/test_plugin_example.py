@@ -78,3 +78,13 @@ def test_the_project_s_name_is_found(importable: Path) -> None:
     registry: Registry[Any] = Registry("reward", "rwk.rewards.base:Reward", {})
     assert registry.load("warmth.v1").spec.name == "warmth.v1"
     assert PROJECT["tool"]["setuptools"]["py-modules"] == ["warmth"]
+
+
+def test_the_page_s_judge_keeps_the_contract(importable: Path) -> None:
+    """The pair judge on the page runs through its contract, and fails where it looks at one image alone."""
+    held: dict[str, Any] = {}
+    exec(compile(block("python", "class Warmer"), str(PAGE), "exec"), held)
+    held["test_warmer_keeps_the_contract"]()
+    held["Warmer"]._compare = lambda self, first, second, prompts: held["Warmth"]().score(first).values.clamp(0, 1)
+    with pytest.raises(AssertionError, match="check_sees_both_images: .* whatever is shown second"):
+        held["test_warmer_keeps_the_contract"]()

@@ -6,11 +6,15 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from click.testing import CliRunner
 
 from rwk.cli.optimize import ALGORITHMS, command
 from rwk.policy_opt.experiment import LearntRecipe
+from rwk.policy_opt.journal import read
+from rwk.policy_opt.policy import world
 from rwk.policy_opt.presets import PRESETS, SIZES
+from rwk.policy_opt.trainer_arguments import trainer_arguments
 from rwk.rewards import registry
 
 
@@ -51,6 +55,67 @@ def test_dry_run_takes_presets_and_draws_nothing(tmp_path: Path, monkeypatch: py
     assert (scaled["steps"], scaled["learning_rate"]) == (150, 2e-4)
     assert planned("--preset", "study", "--algo", "dpo")["group_size"] == 4
     assert not list(tmp_path.iterdir())
+
+
+TINY = {
+    "grpo": ["--steps", "1", "--prompts-per-step", "2", "--kl-every", "0"],
+    "dpo": ["--rounds", "1", "--prompts-per-round", "2", "--batch-size", "2", "--kl-every", "0"],
+}
+CALLS = [(name, algo) for name, preset in PRESETS.items() for algo in preset.settings]
+
+
+@pytest.mark.parametrize(("name", "algo"), CALLS)
+def test_runs_in_the_world(name: str, algo: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By name, scaled down, one update long; the tuned generator is kept."""
+    monkeypatch.chdir(tmp_path)
+    sizes = ["--prompt-count", "8", "--eval-prompts", "1", "--eval-images", "1", *TINY[algo]]
+    words = ["--preset", name, "--algo", algo, *sizes, "--out", "run", "--name", "mine", "--json"]
+    done = CliRunner().invoke(command, words, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    group = PRESETS[name].settings[algo]["group_size"]
+    learnt = json.loads(done.stdout)["algorithm"]
+    assert (learnt["group_size"], len(read(tmp_path / "run" / "metrics.jsonl"))) == (group, 1)
+    assert (tmp_path / "run" / "generator" / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize(("name", "algo"), CALLS)
+def test_dry_runs_on_its_own_model(name: str, algo: str) -> None:
+    """Whole, by the names of the generators that it was made for, without their weights."""
+    preset = PRESETS[name]
+    assert preset.generators
+    given = [] if preset.rewards else ["--reward", "clipscore.vit_l_14"]
+    for generator in preset.generators:
+        whole = planned("--preset", name, "--algo", algo, "--generator", generator, *given)
+        for setting, value in preset.settings[algo].items():
+            found = whole[setting]
+            assert (tuple(found) if isinstance(value, tuple) else found) == value, setting  # type: ignore[arg-type]
+
+
+def test_simple_ar_warms_up_and_ends_above_0() -> None:
+    """A tenth of its updates warm up; then the rate falls by a cosine from 1e-6 to a tenth of it."""
+    from transformers import TrainingArguments, get_scheduler
+
+    config = ALGORITHMS["grpo"](**PRESETS["simple_ar"].values("grpo", scaled=False))
+    assert config.warmup == -(-config.steps // 10)  # type: ignore[union-attr]
+    told = trainer_arguments(config, Path("out"), world(torch.device("cpu")), rows=28)
+    told = {name: value for name, value in told.items() if name.startswith(("lr_", "warmup"))}
+    made = TrainingArguments("out", use_cpu=True, report_to="none", **told)
+    optimiser = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], lr=config.learning_rate)
+    schedule = get_scheduler(
+        made.lr_scheduler_type,
+        optimiser,
+        made.get_warmup_steps(config.steps),  # type: ignore[union-attr]
+        config.steps,  # type: ignore[union-attr]
+        made.lr_scheduler_kwargs,
+    )
+    rates = []
+    for _ in range(config.steps + 1):  # type: ignore[union-attr]
+        rates.append(schedule.get_last_lr()[0])
+        optimiser.step()
+        schedule.step()
+    assert (rates[0], rates[79], rates[158]) == pytest.approx((0, 5e-7, 1e-6))
+    assert rates[158 + 707] == pytest.approx(5.5e-7)
+    assert rates[-1] == pytest.approx(1e-7)
 
 
 @pytest.mark.parametrize(

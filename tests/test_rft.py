@@ -13,9 +13,10 @@ import torch
 from rwk.policy_opt import trl_bridge
 from rwk.policy_opt.advantage import Weighted
 from rwk.policy_opt.configs import Rft
+from rwk.policy_opt.draws import Draws
 from rwk.policy_opt.generator import Sampling
 from rwk.policy_opt.journal import Journal, read
-from rwk.policy_opt.pairs import PreferencePairs, best_of_group
+from rwk.policy_opt.pairs import best_of_group, mined
 from rwk.policy_opt.policy import Policy, world
 from rwk.policy_opt.rft import rft
 
@@ -41,19 +42,24 @@ def test_kept() -> None:
 
 @pytest.mark.parametrize("micro", [0, 1])
 def test_gradient(tmp_path: Path, micro: int) -> None:
-    """The first update follows the mean of - log p over tokens and images, however it is accumulated."""
-    won = Toy().sample(PROMPTS[:3], seed=5, sampling=GUIDED)
-    none = torch.zeros(3)
-    pairs = PreferencePairs(torch.arange(3), won.tokens, torch.zeros_like(won.tokens), none, none, none + 1, none + 1)
+    """The first update follows the mean of - log p over tokens, images and prompts, however it is accumulated."""
+    reward = torch.tensor([3.0, 2, 1, 2, 1, 1, 0, 5, 4])
+    rollout = Toy().sample(PROMPTS[:3], per_prompt=3, seed=5, sampling=GUIDED)
+    config = replace(RFT, group_size=3, keep=2, batch_size=3, epochs=1, max_grad_norm=1e4, micro_batch=micro)
+    kept, none = mined(config, reward, rollout.group), torch.zeros(5)
+    assert kept.won.tolist() == [0, 1, 3, 7, 8]
+    tokens, scores = rollout.tokens, reward[:, None]
+    drawn = Draws(rollout.group, tokens, scores, reward, kept.won, kept.lost, none, none, none, none)
+    pairs = drawn.preferences(config, None)
     generator = Toy()
     policy = Policy(generator.module, generator.statistics, PROMPTS, GUIDED)
-    config = replace(RFT, batch_size=3, epochs=1, max_grad_norm=1e4, micro_batch=micro)
     journal, place = Journal(tmp_path / "metrics.jsonl"), world(torch.device("cpu"))
     trl_bridge.train(
         trl_bridge.rft_trainer(config, policy, pairs, journal, tmp_path / "checkpoints", place, before=0), None
     )
     fresh = Toy()
-    loss = -fresh.logprobs(won).mean()
+    each = fresh.logprobs(rollout).mean(1)
+    loss = -(each[:2].mean() + each[3] + each[7:].mean()) / 3
     gradients = torch.autograd.grad(loss, list(fresh.module.parameters()))
     row = read(tmp_path / "metrics.jsonl")[0]
     assert row["loss"] == pytest.approx(loss.item(), rel=1e-4)

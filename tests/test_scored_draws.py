@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from rwk.policy_opt.advantage import Weighted
+from rwk.policy_opt.advantage import Weighted, score_all
 from rwk.policy_opt.configs import Rft
 from rwk.policy_opt.dpo import dpo
 from rwk.policy_opt.generator import Rollout, Sampling
@@ -80,9 +80,8 @@ def test_the_next_is_drawn_meanwhile(tmp_path: Path) -> None:
     assert torch.equal(weights(generator), weights(serial))
     assert (generator.draws, reward.calls) == (24, 24)
     assert threading.main_thread().name not in reward.threads
-    seconds = {"seconds", "seconds_sample", "seconds_score"}
     rows = [
-        [{name: value for name, value in row.items() if name not in seconds} for row in read(path / "metrics.jsonl")]
+        [{name: value for name, value in row.items() if "seconds" not in name} for row in read(path / "metrics.jsonl")]
         for path in (tmp_path / "serial", trained.metrics.parent)
     ]
     assert rows[0] == rows[1]
@@ -120,9 +119,40 @@ def test_a_failing_reward_ends_the_run() -> None:
 
     generator = Toy()
     rollout = generator.sample(PROMPTS[:1], seed=0)
-    draws = [(rollout, generator.decode(rollout.tokens))] * 2
+    draws = [(rollout, generator.levels(rollout.tokens))] * 2
     with pytest.raises(RuntimeError, match="no reward today"):
         list(scored(draws, [Weighted("failing", Failing())], meanwhile=True))
+
+
+def test_rewards_are_asked_by_pixels_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With `from_pixels` no image is made for rewards of pixels, and scores are as near as the reward says."""
+    levels = torch.randint(256, [40, 3, 48, 48], generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    names, prompts = ["colorfulness", "contrast", "shapes.clip"], ["a red circle"] * len(levels)
+    group = torch.zeros(len(levels), dtype=torch.long)
+    rewards = [Weighted(name, load(name)) for name in names]
+    expected = score_all(rewards, levels, prompts, group).scores
+    with monkeypatch.context() as patch:
+        patch.setattr("rwk.policy_opt.advantage.as_images", None)
+        found = score_all(rewards, levels, prompts, group, from_pixels=True).scores
+    for column, part in enumerate(rewards):
+        off = (found[:, column] - expected[:, column]).abs()
+        assert (off <= part.reward.tolerance + 1e-5 * expected[:, column].abs()).all(), part.name
+    mixed = [Weighted("shapes.verifier", load("shapes.verifier")), rewards[0]]
+    ways = [score_all(mixed, levels, prompts, group, from_pixels=asked).scores for asked in (True, False)]
+    assert torch.equal(*ways)
+
+
+@pytest.mark.parametrize("config", [replace(GRPO, kl_every=0), RFT])
+def test_pixels_learn_what_images_teach(config: Any, tmp_path: Path) -> None:
+    """A run whose reward is asked by pixels is the run whose reward is asked by images, where both score alike."""
+    found = []
+    for from_pixels in (False, True):
+        generator, reward = Toy(), Weighted("contrast", load("contrast"))
+        learn = rft if config is RFT else grpo
+        learn(replace(config, from_pixels=from_pixels), generator, [reward], PROMPTS, out=tmp_path / str(from_pixels))
+        found.append(weights(generator))
+    assert torch.allclose(*found, atol=1e-6)
+    assert not torch.equal(found[0], weights(Toy()))
 
 
 def test_parts_are_drawn_like_the_whole(tmp_path: Path) -> None:

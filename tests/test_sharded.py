@@ -23,6 +23,7 @@ from rwk.policy_opt.policy import Policy
 from rwk.policy_opt.sharded import layers_of, learner_of
 
 SCRIPT = Path(__file__).with_name("sharded_case.py")
+case = runpy.run_path(str(SCRIPT))
 FOLDER = Path(next(iter(rwk.policy_opt.__path__)), "accelerate")
 CONFIGS = {
     "ddp": {"multi_gpu": True},
@@ -51,29 +52,51 @@ def test_accelerate_understands(name: str, monkeypatch: pytest.MonkeyPatch) -> N
     assert arguments.num_processes == 8
 
 
-def test_two_processes_learn_what_one_does(tmp_path: Path) -> None:
-    """Two updates, sharded by the config that is shipped; weights are those of one process, but for rounding.
+def launched(out: Path, *words: str) -> str:
+    """What two processes, sharded by the config that is shipped, said of their runs in folders of `out`.
 
-    Judged by what was written: a process may abort in native code after all is done (gloo, on CPU).
+    They are judged by what they wrote: a process may abort in native code after all is done (gloo, on CPU).
     """
     launch = f"-m accelerate.commands.launch --config_file {FOLDER / 'fsdp2.yaml'} --num_processes 2"
     done = subprocess.run(
-        [sys.executable, *launch.split(), "--main_process_port", "0", str(SCRIPT), str(tmp_path / "two")],
+        [sys.executable, *launch.split(), "--main_process_port", "0", str(SCRIPT), str(out), *words],
         env=os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
         capture_output=True,
-        timeout=240,
+        timeout=400,
         check=False,
     )
-    assert (tmp_path / "two" / "generator").exists(), done.stderr.decode()[-2000:]
-    assert (tmp_path / "two" / "checkpoints" / "checkpoint-2" / "pytorch_model_fsdp_0").exists()
-    runpy.run_path(str(SCRIPT))["run"](tmp_path / "one")
-    one, two = (load_file(tmp_path / name / "generator" / "model.safetensors") for name in ("one", "two"))
-    apart = torch.cat([(one[key] - two[key]).abs().flatten() for key in one])
-    assert apart.mean() < 1e-5  # Adam enlarges rounding where a gradient is all but 0
-    rows = [read(tmp_path / name / "metrics.jsonl") for name in ("one", "two")]
-    assert [row["step"] for row in rows[1]] == [1, 2]
-    assert rows[0][0]["grad_norm"] == pytest.approx(rows[1][0]["grad_norm"], rel=1e-3)
-    assert rows[1][1]["drift"] < 1e-5
+    return done.stderr.decode()[-3000:]
+
+
+def test_two_processes_learn_what_one_does_and_go_on_after_a_kill(tmp_path: Path) -> None:
+    """GRPO killed at its second update and resumed, and DPO, end with the weights and metrics of one process alone.
+
+    So the checkpoint, in parts, gives back weights, AdamW's state and the place in the data, and images of several
+    pairs are read once under FSDP2 too.
+    """
+    told = launched(tmp_path / "two", "grpo", "2")
+    cut = tmp_path / "two" / "grpo"
+    assert [row["step"] for row in read(cut / "metrics.jsonl")] == [1, 2], told
+    assert not (cut / "generator").exists()
+    assert (cut / "checkpoints" / "checkpoint-1" / "pytorch_model_fsdp_0").exists()
+    assert not (cut / "checkpoints" / "checkpoint-2" / "complete").exists()
+    told = launched(tmp_path / "two", "grpo", "dpo")
+    ShapesLlama.tiny().save(tmp_path / "begun")
+    begun = load_file(tmp_path / "begun" / "model.safetensors")
+    for name, last in (("grpo", 3), ("dpo", 2)):
+        assert (tmp_path / "two" / name / "generator").exists(), told
+        case["run"](tmp_path / "one" / name, name)
+        one, two = (load_file(tmp_path / run / name / "generator" / "model.safetensors") for run in ("one", "two"))
+        apart = torch.cat([(one[key] - two[key]).abs().flatten() for key in one])
+        moved = torch.cat([(one[key] - begun[key]).abs().flatten() for key in one])
+        assert apart.mean() < 1e-3 * moved.mean()  # Adam enlarges rounding where a gradient is all but 0
+        rows = [read(tmp_path / run / name / "metrics.jsonl") for run in ("one", "two")]
+        assert [row["step"] for row in rows[0]] == [row["step"] for row in rows[1]] == list(range(1, last + 1))
+        for alone, both in zip(*rows, strict=True):
+            for value in ("loss", "grad_norm", "reward/colour/mean"):
+                assert alone.get(value) == pytest.approx(both.get(value), rel=1e-3, abs=1e-5), (name, value)
+    assert rows[1][0]["pairs"] == 12
+    assert rows[1][-1]["drift"] < 1e-5
 
 
 def test_what_cannot_be_sharded_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,6 @@ from rwk.adapters.aesthetic import AestheticV1Base32
 from rwk.adapters.clip_towers import OpenClipReward, bucketed, tokenizer
 from rwk.adapters.clipscore import ClipCosine, ClipScore, ClipScoreNoPrefix
 from rwk.adapters.hpsv2 import Hpsv2, Hpsv2Legacy
-from rwk.adapters.imagereward import ImageReward
 from rwk.adapters.preprocess import Preprocess
 from rwk.rewards.base import Reward
 from rwk.rewards.manifest import Item
@@ -141,9 +140,9 @@ def test_prompts_of_a_length_go_together() -> None:
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 def test_towers_alone_run_in_half_precision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str) -> None:
-    """Embeddings are made in half precision; heads see float32, and rewards that do not embed stay as they are."""
+    """Embeddings are made in half precision; heads see float32, and rewards without a network stay as they are."""
     items = CASE["draw"](tmp_path, 4, PROMPTS[:1])
-    rewards: dict[str, Reward] = {**on_one_tower(), "imagereward.v1": ImageReward.tiny()}
+    rewards: dict[str, Reward] = {**on_one_tower(), "sharpness": load_all(["sharpness"])["sharpness"]}
     single = scored(items, rewards)
     seen: list[torch.dtype] = []
     head = ClipScore.score_features
@@ -156,7 +155,7 @@ def test_towers_alone_run_in_half_precision(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(ClipScore, "score_features", watched)
     half = scored(items, rewards, precision=precision)
     assert set(seen) == {torch.float32}
-    assert half["imagereward.v1"] == single["imagereward.v1"]
+    assert half["sharpness"] == single["sharpness"]
     assert half["clipscore.b32"] != single["clipscore.b32"]
     assert half["clipscore.b32"] == pytest.approx(single["clipscore.b32"], abs=0.05)
 

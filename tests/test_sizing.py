@@ -9,6 +9,9 @@ from typing import Any
 import pytest
 import torch
 
+from rwk.adapters.llamagen_gpt import Gpt, GptConfig
+from rwk.adapters.llamagen_t2i import TextToImage
+from rwk.adapters.llamagen_vq import Vq
 from rwk.adapters.magvit_vq import Magvit
 from rwk.adapters.shapes_generator import ShapesLlama
 from rwk.adapters.showo import Showo
@@ -61,10 +64,10 @@ def test_work_by_hand() -> None:
     assert grpo.tokens_trained == 10 * 1280
     assert grpo.training_operations == SHAPE.active * (6 * 12800 + 2 * 6400)  # old log-probabilities are taken again
     rounds = {"rounds": 2, "prompts_per_round": 0, "group_size": 4}
-    for config, images in ((Dpo(**rounds), 400), (Rebel(**rounds, pairs="all"), 2400), (Rft(**rounds, keep=2), 400)):
+    for config, images in ((Dpo(**rounds), 400), (Rebel(**rounds, pairs="all"), 800), (Rft(**rounds, keep=2), 400)):
         found = plan(config, SHAPE, prompts=100, rewards=1, guided=False)
         assert (found.images_drawn, found.tokens_trained) == (800, images * 10)
-    assert plan(Dpo(**rounds, pairs="top_bottom"), SHAPE, prompts=9, rewards=1, guided=False).tokens_trained == 1440
+    assert plan(Dpo(**rounds, pairs="top_bottom"), SHAPE, prompts=9, rewards=1, guided=False).tokens_trained == 720
     slow = Card(operations=1.0, bandwidth=1e12, share=0.5)
     assert grpo.hours(slow) == pytest.approx((grpo.sampling_operations + 2 * grpo.training_operations) / 3600)
 
@@ -97,7 +100,7 @@ def test_adapters_and_processes() -> None:
 
 
 def without_weights(name: str) -> Generator:
-    """A published VAR or Show-o at full size, of which no weight is kept."""
+    """A published VAR, Show-o or LlamaGen at full size, of which no weight is kept."""
     from transformers import PhiForCausalLM
 
     kind = GENERATORS.target(name)
@@ -105,6 +108,9 @@ def without_weights(name: str) -> Generator:
     with torch.device("meta"):
         if isinstance(generator, Var16):
             generator.module, generator.vq = VarTransformer(kind.sizes), VarVq(kind.vq_sizes)
+        if isinstance(generator, TextToImage):
+            generator.module, generator.vq = Gpt(kind.sizes), Vq(kind.vq_sizes)
+            generator.prompt_ids = lambda prompt: [0] * 64
         if isinstance(generator, Showo):
             generator.module, generator.vq = PhiForCausalLM(kind.sizes.config(8192)), Magvit(kind.vq_sizes)
             generator.prompt_ids = lambda prompt: [0] * 64
@@ -123,6 +129,17 @@ def test_known_shapes_are_those_of_the_networks(name: str) -> None:
     kept = {field: getattr(real, field) for field in ("parameters", "active", "decoder", "keys")}
     assert replace(known, **kept) == real
     assert known.keys == (real.keys if known.cached else 0)
+
+
+@pytest.mark.parametrize("name", [name for name in KNOWN if name.startswith("llamagen.")])
+def test_known_shapes_of_llamagen(name: str) -> None:
+    """Likewise, of the network of the authors' own, which tells no config of transformers."""
+    known, real = KNOWN[name], shape_of(without_weights(name))
+    for field in ("parameters", "decoder"):
+        assert getattr(known, field) == pytest.approx(getattr(real, field), rel=2e-3), field
+    assert (known.linear, known.codes, known.width) == (real.linear, real.codes, real.width)
+    sizes: GptConfig = GENERATORS.target(name).sizes
+    assert (known.tokens, known.layers, known.hidden) == (sizes.grid**2, sizes.layers, sizes.width)
 
 
 def test_draws_by_hand() -> None:

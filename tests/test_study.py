@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from rwk.policy_opt.configs import Dpo, Grpo
-from rwk.policy_opt.study import WORLD, Axis, Study, cells, matched, read_study
+from rwk.policy_opt.journal import Journal, read
+from rwk.policy_opt.study import WORLD, Axis, Study, cells, read_study
+from rwk.policy_opt.study_budget import matched
 from rwk.policy_opt.study_run import finished_cell, locked, run_cells
 
 SMALL = Study(
@@ -66,6 +69,10 @@ def test_variant_is_its_algorithm_with_a_change() -> None:
         ({"variants": {"diversity": {"of": "grpo"}}}, "got that of an algorithm or setting, diversity"),
         ({"settings": {"steepness": 1}}, "steepness is no setting of dpo"),
         ({"settings": {"prompts": "file.txt"}}, "prompts whose truth is known, got file.txt"),
+        ({"match": "tokens"}, "match must be one of images, seconds, none, got 'tokens'"),
+        ({"match": "seconds"}, "seconds above 0, got 0.0; name --seconds"),
+        ({"match": "seconds", "seconds": 5, "algorithms": ("ladder",)}, "a ladder has to know how many updates"),
+        ({"match": "seconds", "seconds": 5, "settings": {"schedule": "cosine"}}, "schedule 'cosine' has to know"),
     ],
 )
 def test_study_that_is_none_is_refused(changes: dict[str, Any], said: str) -> None:
@@ -166,6 +173,64 @@ def test_killed_study_goes_on(tmp_path: Path, rwk: Any) -> None:
     (tmp_path / "page.html").unlink()
     assert rwk("study", str(tmp_path), "--redraw").code == 0
     assert (tmp_path / "page.html").read_bytes() == page
+
+
+def test_seconds_are_the_same_and_images_differ(tmp_path: Path, rwk: Any) -> None:
+    """Each cell learns until its processor seconds are spent, over a kill too, and the tables show both meters."""
+    study = replace(SMALL, match="seconds", seconds=3.0)
+    found, told = cells(study), list[dict[str, Any]]()
+    assert [cell.plan().images > 0 for cell in found] == [True, True]
+    assert (
+        cells(replace(SMALL, match="seconds", seconds=2.0, axes=(Axis("n", {"2": {"iterations": 2}}),)))[2].seconds == 1
+    )
+
+    def stop(_: int, __: int, row: dict[str, Any]) -> None:
+        told.append(row)
+        if len(told) == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_cells(found, tmp_path, progress=stop)
+    assert run_cells(found, tmp_path) == 2
+    assert run_cells(found, tmp_path) == 0
+    for cell in found:
+        record = finished_cell(tmp_path, cell)
+        assert record is not None
+        rows = read(tmp_path / "cells" / cell.name / "iteration-1" / "metrics.jsonl")
+        spent = [row["processor_seconds"] for row in rows]
+        assert record["meter"]["processor seconds"] == pytest.approx(sum(spent))
+        assert sum(spent) >= 3 > sum(spent[:-1])  # it ends at the first update after them
+        assert [row["step"] for row in rows] == list(range(1, len(rows) + 1))
+        drawn = 16 * len(rows) if cell.algorithm == "grpo" else 32 * max(row.get("round", 0) for row in rows)
+        assert record["meter"]["images sampled"] == drawn
+    definition = tmp_path / "small.json"
+    definition.write_text(json.dumps({"seeds": 1, "settings": SMALL.settings}))
+    call = rwk("study", str(definition), "--match", "seconds", "--seconds", "3", "--out", str(tmp_path))
+    assert call.code == 0
+    page = (tmp_path / "page.html").read_text()
+    assert "matched on seconds of processor time, 3 for each" in page
+    assert all(f">{head}</th>" in page for head in ("images sampled", "processor seconds"))
+
+
+def test_drawing_before_a_kill_counts(tmp_path: Path) -> None:
+    """What a round's drawing took is charged again to the line after a kill, and a line that is dropped to nobody."""
+    lines, held = tmp_path / "metrics.jsonl", tmp_path / "drawing_seconds"
+    killed = Journal(lines)
+    sum(number**0.5 for number in range(400_000))
+    killed.charge(held)
+    drawing = float(held.read_text())
+    assert drawing > 0.005
+    again = Journal(lines)
+    again.charge(held)
+    assert again.spent() >= drawing
+    again.write(1, {})
+    again.write(2, {})
+    first, second = (row["processor_seconds"] for row in read(lines))
+    assert first >= drawing > second
+    resumed = Journal(lines)
+    assert (resumed.last, resumed.spent(1), resumed.spent(2)) == (2, first, first + second)
+    resumed.forget_after(1)
+    assert (resumed.last, resumed.spent(2)) == (1, first)
 
 
 def test_lock_of_the_living_holds_and_of_the_dead_is_taken(tmp_path: Path) -> None:

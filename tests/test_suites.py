@@ -17,6 +17,7 @@ from rwk.adapters.blip_vqa import BlipVqa
 from rwk.adapters.clip_towers import SMALL, open_clip_network, small
 from rwk.adapters.clipscore import ClipScore
 from rwk.adapters.compbench import CompbenchSpatial
+from rwk.adapters.dpt import Dpt
 from rwk.adapters.geneval import Geneval
 from rwk.adapters.geneval_prompts import records
 from rwk.adapters.geneval_rules import TAGS
@@ -96,8 +97,8 @@ def test_compbench_has_a_rule_for_every_prompt(folder: Path) -> None:
     assert rules["The red hat was near the mug."] == (blip, places)
     assert rules["The old ship sank in the sea."] == (blip, clip)
     assert rules["The cat sat next to the blue dog."] == (blip, places, clip)
-    assert {prompt.category for prompt in found.prompts} == {"color", "spatial", "numeracy", "non_spatial", "complex"}
-    assert len(benchmark(f"compbench:{folder}", 1).prompts) == 5
+    assert {prompt.category for prompt in found.prompts} == set(COMPBENCH) - {"shape", "texture"}
+    assert len(benchmark(f"compbench:{folder}", 1).prompts) == 6
     assert {name for rule in COMPBENCH.values() for name in rule} <= set(names())
 
 
@@ -182,6 +183,8 @@ def test_compbench_runs_on_published_layouts(
     tiny = CompbenchSpatial.tiny()
     tiny.network.save_pretrained(detector)
     tiny.tokenizer.save_pretrained(detector)
+    Dpt.tiny().network.save_pretrained(detector / "depth")
+    monkeypatch.setattr("rwk.adapters.compbench.DEPTH_SIDE", 64)
     blip.mkdir()
     torch.save({"model": {k: torch.tensor(v) for k, v in BLIP["vqa"]().items()}}, blip / BlipVqa.origin.file)
     (blip / "vocab.txt").write_text("\n".join(BLIP["full_vocabulary"]()))
@@ -195,15 +198,15 @@ def test_compbench_runs_on_published_layouts(
 
     save_file(ClipScore.build().state_dict(), clip / "open_clip_model.safetensors")
     golds = [f"blip_vqa.compbench@{blip}", f"clipscore.b32_cosine@{clip}"]
-    golds += [f"compbench.{kind}@{detector}" for kind in ("spatial", "numeracy")]
+    golds += [f"compbench.{kind}@{detector}" for kind in ("spatial", "spatial_3d", "numeracy")]
     words = [word for name in golds for word in ("--gold", name)]
     words += ["--benchmark", f"compbench:{folder}", "--images", "2", "--seeds", "2", "--reward", "clipscore.b32_cosine"]
     held = result(rwk, tmp_path / "out", *words)
     one = held["benchmarks"][f"compbench:{folder}"]
     assert list(one["scores"]) == ["compbench", "clipscore.b32_cosine", "similarity"]
     categories = one["scores"]["compbench"]["categories"]
-    assert list(categories) == ["color", "spatial", "numeracy", "non_spatial", "complex"]
-    assert one["scores"]["compbench"]["mean"] == pytest.approx(sum(c["mean"] for c in categories.values()) / 5)
+    assert list(categories) == ["color", "spatial", "3d_spatial", "numeracy", "non_spatial", "complex"]
+    assert one["scores"]["compbench"]["mean"] == pytest.approx(sum(c["mean"] for c in categories.values()) / 6)
     assert categories["non_spatial"] == one["scores"]["clipscore.b32_cosine"]["categories"]["non_spatial"]
     assert {tuple(rule["mean_of"]) for rule in one["rules"] if rule["category"] == "complex"} == {
         COMPBENCH["complex"],

@@ -21,10 +21,11 @@ from rwk.adapters.shapes_generator import ShapesLlama
 from rwk.policy_opt import trl_bridge
 from rwk.policy_opt.advantage import Weighted
 from rwk.policy_opt.dpo import dpo
+from rwk.policy_opt.draws import Draws
 from rwk.policy_opt.generator import Rollout, Sampling
 from rwk.policy_opt.grpo import grpo
 from rwk.policy_opt.journal import Journal, read
-from rwk.policy_opt.pairs import PreferencePairs
+from rwk.policy_opt.pairs import PreferencePairs, all_pairs
 from rwk.policy_opt.policy import Policy, world
 from rwk.policy_opt.rebel import rebel
 from rwk.rewards.registry import load
@@ -58,9 +59,11 @@ def trainer_of(algorithm: str, tmp_path: Path, draw: Any = None, reference: Any 
         "soft": replace(DPO, soft_labels=True),
         "margin": replace(DPO, margin_offset=0.7, margin_weight=True),
         "ipo": replace(DPO, loss_type="ipo"),
+        "hinge": replace(DPO, loss_type="hinge"),
+        "sft": replace(DPO, sft_weight=0.5),
         "rebel": REBEL,
     }[algorithm]
-    config = replace(given, batch_size=3, epochs=1, max_grad_norm=1e4)
+    config = replace(given, batch_size=3, epochs=1, max_grad_norm=1e4, **change)
     return begin(config, policy, draw, journal, tmp_path / "checkpoints", place, before=0)
 
 
@@ -86,9 +89,9 @@ def test_private_signatures() -> None:
     for function, names in expected.items():
         assert list(inspect.signature(function).parameters) == names, f"{function.__qualname__}: {HINT}"
     assert {"log_probs", "entropy", "mean_logits", "is_top1"} <= set(utils.FusedCausalLMOutput.__annotations__), HINT
-    columns = ("prompt_ids", "chosen_ids", "rejected_ids", "ref_chosen_logps", "ref_rejected_logps")
+    columns = ("input_ids", "attention_mask", "completion_mask", "ref_chosen_logps", "ref_rejected_logps")
     collate = inspect.getsource(dpo_trainer.DataCollatorForPreference.torch_call)
-    assert all(f'"{column}"' in collate for column in columns), HINT
+    assert all(f'output["{column}"]' in collate for column in columns), HINT
 
 
 @pytest.mark.parametrize("algorithm", ["grpo", "dpo"])
@@ -96,15 +99,19 @@ def test_private_attributes(tmp_path: Path, algorithm: str) -> None:
     """A trainer has the attributes that are set or read, and TRL's head is off the policy."""
     pairs = PreferencePairs(
         torch.arange(3),
-        torch.ones(3, 8).long(),
-        torch.zeros(3, 8).long(),
-        torch.zeros(3),
-        torch.zeros(3),
-        torch.ones(3),
-        torch.ones(3),
+        torch.ones(3, 1, 8).long(),
+        torch.zeros(3, 1, 8).long(),
+        torch.zeros(3, 1),
+        torch.zeros(3, 1),
+        torch.ones(3, 1),
+        torch.ones(3, 1),
+        torch.ones(3, 1),
     )
     trainer = trainer_of(algorithm, tmp_path, pairs if algorithm == "dpo" else lambda handles, step: None)
-    names = {"grpo": ["_step", "_metrics", "beta", "ref_model", "num_iterations"], "dpo": ["precompute_ref_logps"]}
+    names = {
+        "grpo": ["_step", "_metrics", "beta", "ref_model", "num_iterations"],
+        "dpo": ["use_weighting"],
+    }
     for name in names[algorithm]:
         assert hasattr(trainer, name), f"{name}: {HINT}"
     assert trainer.model.forward.__func__ is Policy.forward, HINT
@@ -237,34 +244,70 @@ def test_kl_gradient(tmp_path: Path, how: str, micro: int) -> None:
     assert row["grad_norm"] == pytest.approx(gradient_norm(0.5 * kl, generator), rel=1e-4)
 
 
-@pytest.mark.parametrize("algorithm", ["dpo", "soft", "margin", "ipo", "rebel"])
-def test_pair_gradient(tmp_path: Path, algorithm: str) -> None:
-    """The first update follows - log sigmoid, with hard or soft labels, or the squared error, of the ratios."""
-    rollout = Toy().sample(PROMPTS[:3], per_prompt=2, seed=5, sampling=GUIDED)
-    won, lost = rollout[torch.arange(0, 6, 2)], rollout[torch.arange(1, 6, 2)]
-    reference_won, reference_lost = torch.tensor([-20.0, -22.0, -24.0]), torch.tensor([-21.0, -30.0, -15.0])
-    better, p_won = torch.tensor([0.5, 2.0, 0.125]), torch.tensor([0.9, 0.75, 0.6])
-    pairs = PreferencePairs(torch.arange(3), won.tokens, lost.tokens, reference_won, reference_lost, better, p_won)
-    trl_bridge.train(trainer_of(algorithm, tmp_path, pairs), None)
+@pytest.mark.parametrize("micro", [0, 1])
+@pytest.mark.parametrize("algorithm", ["dpo", "soft", "margin", "ipo", "hinge", "sft", "rebel"])
+def test_pair_gradient(tmp_path: Path, algorithm: str, micro: int) -> None:
+    """The first update follows the mean over prompts of the mean over the pairs of each, accumulated or not.
+
+    Of a pair it is - log sigmoid, with hard or soft labels, or the squared error, of the ratios. All pairs of five
+    images are learnt, but for those of equals: 4, 10 and 7 of a prompt.
+    """
+    reward = torch.tensor([1.0, 1, 1, 1, 0, 5, 2, 4, 1, 3, 2, 0, 1, 1, 1])
+    rollout = Toy().sample(PROMPTS[:3], per_prompt=5, seed=5, sampling=GUIDED)
+    mined = all_pairs(reward, rollout.group)
+    assert torch.bincount(rollout.group[mined.won]).tolist() == [4, 10, 7]
+    reference = -20 - torch.rand(15, generator=torch.Generator().manual_seed(2)) * 30
+    zeros = torch.zeros(len(mined))
+    drawn = Draws(
+        rollout.group,
+        rollout.tokens,
+        reward[:, None],
+        reward,
+        mined.won,
+        mined.lost,
+        reference[mined.won],
+        reference[mined.lost],
+        zeros,
+        zeros,
+    )
+    config = replace(DPO, batch_size=3, group_size=5)
+    assert drawn.updates(config) == DPO.epochs
+    pairs = drawn.preferences(config, 2.0 if algorithm == "soft" else None)
+    trl_bridge.train(trainer_of(algorithm, tmp_path, pairs, micro_batch=micro), None)
+
     generator = Toy()
-    ratio = generator.logprobs(won).sum(1) - reference_won - generator.logprobs(lost).sum(1) + reference_lost
-    if algorithm == "dpo":
-        loss = -torch.nn.functional.logsigmoid(DPO.beta * ratio).mean()
-    elif algorithm == "soft":
-        q = torch.sigmoid(DPO.beta * ratio)
-        loss = -(p_won * q.log() + (1 - p_won) * (1 - q).log()).mean()
+    now = generator.logprobs(rollout).sum(1)
+    ratio = (now - reference)[mined.won] - (now - reference)[mined.lost]
+    share = 1 / (3 * torch.bincount(rollout.group[mined.won])[rollout.group[mined.won]])
+    z, margin = DPO.beta * ratio, mined.margin
+    if algorithm == "soft":
+        p_won = (margin / 2).sigmoid()
+        each = -p_won * z.sigmoid().log() - (1 - p_won) * (-z).sigmoid().log()
     elif algorithm == "margin":
-        apart = DPO.beta * ratio - 0.7 * better
-        loss = (better / better.mean() * (1 + (-apart).exp()).log()).mean()
+        each = margin / (share * margin).sum() * (1 + (0.7 * margin - z).exp()).log()
     elif algorithm == "ipo":
-        loss = ((ratio / 8 - 1 / (2 * DPO.beta)) ** 2).mean()  # per token, of 8
+        each = (ratio / 8 - 1 / (2 * DPO.beta)) ** 2  # per token, of 8
+    elif algorithm == "hinge":
+        each = (1 - z).clamp(min=0)
+        assert 0 < (each == 0).sum() < len(each)
+    elif algorithm == "rebel":
+        each = (ratio / REBEL.eta - margin) ** 2
     else:
-        loss = ((ratio / REBEL.eta - better) ** 2).mean()
+        each = -z.sigmoid().log() - (0.5 / 8 * now[mined.won] if algorithm == "sft" else 0)
+    loss = (share * each).sum()
     row = read(tmp_path / "metrics.jsonl")[0]
     assert row["loss"] == pytest.approx(loss.item(), rel=1e-4)
     assert row["grad_norm"] == pytest.approx(gradient_norm(loss, generator), rel=1e-4)
-    if algorithm == "rebel":
-        assert row["implicit_margin"] == pytest.approx((ratio / REBEL.eta).mean().item(), rel=1e-4)
+
+
+def test_an_image_of_several_pairs_is_read_once(tmp_path: Path) -> None:
+    """All pairs of four images cost four rows, and not twelve."""
+    generator, seen = Toy(), []
+    generator.module.register_forward_pre_hook(lambda _, given: seen.append(len(given[0])))
+    config = replace(DPO, rounds=1, epochs=1, batch_size=6, prompts_per_round=6, pairs="all", kl_every=0)
+    dpo(config, generator, [Weighted("bright", Brightness())], PROMPTS, out=tmp_path)
+    assert max(seen) == 6 * 4
+    assert len(read(tmp_path / "metrics.jsonl")) == 1
 
 
 def test_silent(tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,13 +9,12 @@ from typing import Any
 
 import pytest
 import torch
-from PIL import Image
 
 from rwk.adapters.shapes_generator import ShapesLlama
 from rwk.policy_opt.grpo import grpo
 from rwk.policy_opt.journal import read
 from rwk.policy_opt.permuted import draw_permuted, other_wordings
-from rwk.policy_opt.variety import likeness, pictures, with_variety
+from rwk.policy_opt.variety import fields, likeness, with_variety
 
 toy = runpy.run_path(str(Path(__file__).with_name("toy_generator.py")))
 Toy, Brightness, GRPO = toy["Toy"], toy["Brightness"], toy["GRPO"]
@@ -39,11 +38,11 @@ def test_what_all_images_share_does_not_count() -> None:
 
 def test_pictures_are_mean_colours() -> None:
     """A picture of two halves is 8x8 fields of its two colours."""
-    image = Image.new("RGB", (16, 48), (255, 0, 0))
-    image.paste((0, 0, 255), (8, 0, 16, 48))
-    fields = pictures([image]).unflatten(1, (3, 8, 8))[0]
-    assert fields[0].unique(dim=0).tolist() == [[1, 1, 1, 1, 0, 0, 0, 0]]
-    assert torch.equal(fields[2], 1 - fields[0])
+    levels = torch.zeros([1, 3, 48, 16], dtype=torch.uint8)
+    levels[:, 0, :, :8] = levels[:, 2, :, 8:] = 255
+    found = fields(levels).unflatten(1, (3, 8, 8))[0]
+    assert found[0].unique(dim=0).tolist() == [[1, 1, 1, 1, 0, 0, 0, 0]]
+    assert torch.equal(found[2], 1 - found[0])
 
 
 def test_bonus_by_hand() -> None:

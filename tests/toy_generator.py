@@ -1,12 +1,14 @@
 """A generator small enough to be tuned in a second: 8 grey pixels of 16 levels, and a reward for bright images.
 
-Run as a script it is one process of runs in folders of OUT: toy_generator.py OUT grpo|dpo|rebel... [--kill-at UPDATE].
+Run as a script it is one process of runs in folders of OUT: toy_generator.py OUT grpo|dpo|rebel...
+Or it is several that are killed, each at a place of its own: toy_generator.py OUT grpo|dpo|rebel --kill-at PLACE...
 """
 
 from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import zlib
 from collections.abc import Sequence
@@ -26,6 +28,7 @@ from rwk.policy_opt.generator import Generator, GeneratorSpec, Rollout, Sampling
 from rwk.policy_opt.grpo import Weighted, grpo
 from rwk.policy_opt.prompts import Prompt
 from rwk.policy_opt.rebel import rebel
+from rwk.policy_opt.trl_trainers import dpo_class, grpo_class
 from rwk.policy_opt.watch import Watched
 from rwk.rewards.base import Reward, RewardSpec, Scores
 
@@ -98,8 +101,8 @@ class Toy(Generator):
         angle = torch.arange(CODES) / CODES * 3
         return torch.stack([angle.cos(), angle.sin()], dim=1)
 
-    def decode(self, tokens: Tensor) -> list[Image.Image]:
-        return [Image.fromarray(row[None].astype(np.uint8) * 17) for row in tokens.numpy()]
+    def _levels(self, tokens: Tensor) -> Tensor:
+        return (17 * tokens).to(torch.uint8)[:, None, None].expand(-1, 3, -1, -1)
 
     def _logp(self, prompts: list[str], tokens: Tensor, recipe: Sampling) -> Tensor:
         """[B, L, K] log-probabilities, guided as the recipe says, without dropout."""
@@ -168,22 +171,67 @@ REBEL = Rebel(
 )
 
 
-def main(out: str, *options: str) -> None:
-    """One process of the runs that `torchrun`, or a test that kills it, starts."""
-    torch.set_num_threads(1)
-    kill_at = int(options[-1]) if "--kill-at" in options else -1
+class Mortal(Toy):
+    """Dies by SIGKILL in the middle of a draw, counted from 1; of none at 0."""
 
-    def progress(step: int, total: int, row: dict[str, Any]) -> None:
-        if step == kill_at:
+    def __init__(self, last: int = 0) -> None:
+        super().__init__()
+        self.left = last * TOKENS - TOKENS // 2 if last else -1
+        self.drawing = False
+
+    def sample(self, prompts: Sequence[str], **options: Any) -> Rollout:
+        self.drawing = True
+        rollout = super().sample(prompts, **options)
+        self.drawing = False
+        return rollout
+
+    def _logp(self, prompts: list[str], tokens: Tensor, recipe: Sampling) -> Tensor:
+        self.left -= self.drawing
+        if self.drawing and self.left == 0:
             os.kill(os.getpid(), signal.SIGKILL)
+        return super()._logp(prompts, tokens, recipe)
 
-    rewards = [Weighted("bright", Brightness())]
-    if "grpo" in options:
-        grpo(GRPO, Toy(), rewards, PROMPTS, out=Path(out, "grpo"), progress=progress, watched=WATCHED)
-    if "dpo" in options:
-        dpo(DPO, Toy(), rewards, PROMPTS, out=Path(out, "dpo"), progress=progress)
-    if "rebel" in options:
-        rebel(REBEL, Toy(), rewards, PROMPTS, out=Path(out, "rebel"), progress=progress)
+
+def killed(out: Path, name: str, *places: str) -> list[Path]:
+    """Folders of runs that were killed by SIGKILL: after an update, as 3, or in the middle of a draw, as draw-2."""
+    command = [sys.executable, str(Path(__file__)), str(out), name, "--kill-at", *places]
+    subprocess.run(
+        command, env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}, timeout=600, check=True
+    )
+    return [out / place for place in places]
+
+
+def main(out: str, *options: str) -> None:
+    """The process of runs that `torchrun` starts, or one that is forked, since imports take long, for each kill."""
+    torch.set_num_threads(1)
+    if "--kill-at" not in options:
+        for name in options:
+            more: dict[str, Any] = {"watched": WATCHED} if name == "grpo" else {}
+            learn(name, Toy(), Path(out, name), **more)
+        return
+    dpo_class()  # which imports what each child would import
+    grpo_class()
+    for place in options[2:]:
+        child = os.fork()
+        if not child:
+            draw, update = (int(place[5:]), 0) if place.startswith("draw-") else (0, int(place))
+
+            def progress(step: int, total: int, row: dict[str, Any], update: int = update) -> None:
+                if step == update:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+            learn(options[0], Mortal(draw), Path(out, place), progress=progress)
+            os._exit(0)
+        status = os.waitpid(child, 0)[1]
+        if not os.WIFSIGNALED(status) or os.WTERMSIG(status) != signal.SIGKILL:
+            sys.exit(f"the run was to be killed at {place}, and ended with status {status}")
+
+
+def learn(name: str, generator: Toy, out: Path, **options: Any) -> None:
+    """A run of an algorithm on the toy."""
+    run, config = {"grpo": (grpo, GRPO), "dpo": (dpo, DPO), "rebel": (rebel, REBEL)}[name]
+    begin: Any = run
+    begin(config, generator, [Weighted("bright", Brightness())], PROMPTS, out=out, **options)
 
 
 if __name__ == "__main__":
