@@ -16,7 +16,7 @@ from rwk.adapters.clip_towers import seeded
 from rwk.adapters.preprocess import Preprocess
 from rwk.adapters.published import Origin, PublishedReward
 from rwk.rewards.base import RewardSpec
-from rwk.rewards.precision import UNMEASURED, wide
+from rwk.rewards.precision import wide
 
 CONDITION = (
     "light, color, clarity, tone, style, ambiance, artistry, shape, face, hair, hands, limbs, structure, instance, "
@@ -162,7 +162,7 @@ class Mps(PublishedReward):
     )
     origin = Origin("RE-N-Y/mpsv1", "model.safetensors", "MIT", 4420)
     preprocess = Preprocess(224, rounding="floor")
-    precision_note = UNMEASURED
+    drift = {"bfloat16": 4.7e-2}
     context = 77
     tolerance = 0.02
     threshold = 0.3
