@@ -28,7 +28,8 @@ from rwk.rewards.scoring import Means, score_items
 CASE = runpy.run_path(str(Path(__file__).with_name("tower_case.py")))
 STAYS = {
     *("geneval.flow_grpo", "geneval.soft", "geneval.strict"),
-    *("grounding_dino.t2i_r1", "grounding_dino.t2i_r1_published", "compbench.numeracy", "compbench.spatial"),
+    *("grounding_dino.t2i_r1", "grounding_dino.t2i_r1_published", "compbench.numeracy"),
+    *("compbench.spatial", "compbench.spatial_3d"),
 }
 """Rewards whose network computes in float32 whatever is asked for."""
 WRITES = {"ocr.got", *(name for name in names() if name.startswith("unifiedreward."))}

@@ -49,7 +49,19 @@ def test_gradient(tmp_path: Path, micro: int) -> None:
     kept, none = mined(config, reward, rollout.group), torch.zeros(5)
     assert kept.won.tolist() == [0, 1, 3, 7, 8]
     tokens, scores = rollout.tokens, reward[:, None]
-    drawn = Draws(rollout.group, tokens, scores, reward, kept.won, kept.lost, none, none, none, none)
+    drawn = Draws(
+        rollout.group,
+        tokens,
+        scores,
+        torch.empty(len(tokens), 0, 2),
+        reward,
+        kept.won,
+        kept.lost,
+        none,
+        none,
+        none,
+        none,
+    )
     pairs = drawn.preferences(config, None)
     generator = Toy()
     policy = Policy(generator.module, generator.statistics, PROMPTS, GUIDED)

@@ -262,6 +262,7 @@ def test_pair_gradient(tmp_path: Path, algorithm: str, micro: int) -> None:
         rollout.group,
         rollout.tokens,
         reward[:, None],
+        torch.empty(len(reward), 0, 2),
         reward,
         mined.won,
         mined.lost,
