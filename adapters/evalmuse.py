@@ -25,7 +25,7 @@ from rwk.adapters.noun_phrases import noun_phrases
 from rwk.adapters.preprocess import Preprocess
 from rwk.adapters.published import Origin, PublishedReward
 from rwk.rewards.base import Reward, RewardSpec, Scores
-from rwk.rewards.precision import UNMEASURED, in_float32
+from rwk.rewards.precision import in_float32
 from rwk.rewards.staged import Ready
 
 WORDS = 50
@@ -117,7 +117,7 @@ class FgaBlip2(PublishedReward):
     )
     origin = Origin("hanshuhao/FGA-BLIP2", "fga_blip2.pth", "Apache-2.0; BLIP-2: BSD-3-Clause", 4694)
     preprocess = Preprocess(364, fit="squash")
-    precision_note = UNMEASURED
+    drift = {"bfloat16": 6.5e-4}
     context = 32
     tolerance = 0.02
 
@@ -206,6 +206,7 @@ class FgaElement(FgaBlip2Whole):
     left out, where the authors' evaluation gives it 0; without any there is no score.
     """
 
+    drift = {"bfloat16": 2.1e-3}
     spec = RewardSpec(
         "evalmuse.element", "mean probability of elements", 0, 1, "Apache-2.0", "arXiv:2412.18150", differentiable=True
     )

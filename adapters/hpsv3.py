@@ -19,7 +19,7 @@ from rwk.adapters.pretrained import load_tokenizer, load_whole
 from rwk.adapters.published import Origin, fill, find, read
 from rwk.adapters.vlm import tiny_vlm
 from rwk.rewards.base import PixelReward, RewardSpec, Scores
-from rwk.rewards.precision import UNMEASURED, in_float32
+from rwk.rewards.precision import in_float32
 from rwk.rewards.tunable import HeadKind, ScaledHead, Tunable
 
 REWARD = "<|Reward|>"
@@ -134,7 +134,8 @@ class HpsV3(Tunable, PixelReward):
     """Pixels that an image has after the resize, about."""
     tolerance = 5e-4
     casts = True
-    precision_note = UNMEASURED
+    drift = {"bfloat16": 2.2e-3}
+    precision_note = "measured on 4 of its 28 layers"
 
     def __init__(
         self,
