@@ -228,8 +228,7 @@ class VqaScore(Yes):
     """
 
     spec = _spec("vqascore.vlm", "P(Yes)", "arXiv:2404.01291")
-    drift = {}
-    precision_note = UNMEASURED
+    drift = {"bfloat16": 5.9e-3}
     asks = "vqascore"
 
 
@@ -254,6 +253,5 @@ class Aesthetics(Levels):
     """`Levels` of how the picture pleases rather than of its quality."""
 
     spec = _spec("judge.aesthetics", "level, 1 to 5", "arXiv:2312.17090", 5, 1, needs_prompt=False)
-    drift = {}
-    precision_note = UNMEASURED
+    drift = {"bfloat16": 2.7e-2}
     asks = "qalign.aesthetics"
