@@ -18,7 +18,6 @@ from rwk.adapters.squared import SquaredReward
 from rwk.adapters.timm_head import Head
 from rwk.adapters.vlm import tiny_processor
 from rwk.rewards.base import RewardSpec
-from rwk.rewards.precision import UNMEASURED
 from rwk.rewards.tunable import HeadKind, ScaledHead
 
 BEFORE = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n"
@@ -80,7 +79,8 @@ class Orm(SquaredReward):
     preprocess = Preprocess(384, "squash", mean=HALF, std=HALF)
     border = (127, 127, 127)
     tolerance = 2e-3
-    precision_note = UNMEASURED
+    drift = {"bfloat16": 3.3e-3}
+    precision_note = "measured on 4 of its 28 layers"
     temperature: ClassVar[float] = 0.3
     tokenizer: Any
 
