@@ -7,8 +7,8 @@ what the reward raised). They need no weights: give them `YourReward.tiny()`, or
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 import torch
 from PIL import Image
@@ -19,6 +19,7 @@ from rwk.rewards.base import PixelReward, Reward, RewardSpec, to_rgb
 from rwk.rewards.examples import every_mode, extreme, odd_sizes, ordinary, prompted, truncated
 from rwk.rewards.global_state import global_state, restored, seed_everything, unlikely_state
 
+T = TypeVar("T")
 Check = Callable[[Reward], None]
 
 
@@ -28,14 +29,24 @@ def check_reward(reward: Reward) -> None:
     Raises:
         AssertionError: naming each check that failed, and what it saw.
     """
+    checks = {check.__name__: check for check in checks_for(reward.spec)}
+    run_checks(reward, checks, f"{reward.spec.name} breaks the reward contract")
+
+
+def run_checks(subject: T, checks: Mapping[str, Callable[[T], None]], broken: str) -> None:
+    """Runs checks by name, each on the global state as it was.
+
+    Raises:
+        AssertionError: what is broken, naming each check that failed, and what it saw.
+    """
     failed = []
-    for check in checks_for(reward.spec):
+    for name, check in checks.items():
         try:
             with restored():
-                check(reward)
+                check(subject)
         except Exception as error:
-            failed.append(f"{check.__name__}: {type(error).__name__}: {error}")
-    _require(not failed, f"{reward.spec.name} breaks the reward contract:\n" + "\n".join(failed))
+            failed.append(f"{name}: {type(error).__name__}: {error}")
+    require(not failed, f"{broken}:\n" + "\n".join(failed))
 
 
 def checks_for(spec: RewardSpec) -> list[Check]:
@@ -51,11 +62,11 @@ def check_spec_is_complete(reward: Reward) -> None:
     spec = reward.spec
     for field in ("name", "unit", "licence", "source"):
         value = getattr(spec, field)
-        _require(isinstance(value, str) and value.strip() == value != "", f"spec.{field} is {value!r}")
-    _require(spec.low < spec.high, f"spec.low is {spec.low} and spec.high is {spec.high}")
+        require(isinstance(value, str) and value.strip() == value != "", f"spec.{field} is {value!r}")
+    require(spec.low < spec.high, f"spec.low is {spec.low} and spec.high is {spec.high}")
     base = "a" if isinstance(reward, PixelReward) else "no"
     claim = f"spec.differentiable is {spec.differentiable}, and it is {base} PixelReward"
-    _require(spec.differentiable == isinstance(reward, PixelReward), claim)
+    require(spec.differentiable == isinstance(reward, PixelReward), claim)
 
 
 def check_tiny_is_repeatable(reward: Reward) -> None:
@@ -64,7 +75,7 @@ def check_tiny_is_repeatable(reward: Reward) -> None:
         before = unlikely_state(grad=True)
         first, second = type(reward).tiny(), type(reward).tiny()
         _require_unchanged(before, "tiny()")
-    _require(type(first) is type(reward), f"tiny() of {type(reward).__name__} built a {type(first).__name__}")
+    require(type(first) is type(reward), f"tiny() of {type(reward).__name__} built a {type(first).__name__}")
     if reward.spec.deterministic:
         images, prompts = ordinary(first)
         values = [tiny.score(images, prompts).values for tiny in (first, second)]
@@ -76,18 +87,18 @@ def check_one_number_per_image(reward: Reward) -> None:
     images, prompts = ordinary(reward)
     for count in (0, 1, 4):
         values, notes = reward.score(images[:count], prompts[:count])
-        _require(tuple(values.shape) == (count,), f"values of shape {tuple(values.shape)} for {count} images")
-        _require(values.dtype == torch.float32, f"values of {values.dtype}, not torch.float32")
-        _require(values.device.type == "cpu", f"values on {values.device}, not on the CPU")
+        require(tuple(values.shape) == (count,), f"values of shape {tuple(values.shape)} for {count} images")
+        require(values.dtype == torch.float32, f"values of {values.dtype}, not torch.float32")
+        require(values.device.type == "cpu", f"values on {values.device}, not on the CPU")
         texts = [note for note in notes if isinstance(note, str)]
-        _require(len(texts) == len(notes) == count, f"notes {notes} for {count} images")
+        require(len(texts) == len(notes) == count, f"notes {notes} for {count} images")
 
 
 def check_tells_images_apart(reward: Reward) -> None:
     """Unlike images do not all get one score, as they do where every failure scores 0."""
     values = reward.score(*ordinary(reward)).values
     different = {value for value in values.tolist() if math.isfinite(value)}
-    _require(len(different) > 1, f"unlike images score {values.tolist()}; see Reward.example_images")
+    require(len(different) > 1, f"unlike images score {values.tolist()}; see Reward.example_images")
 
 
 def check_is_deterministic(reward: Reward) -> None:
@@ -156,7 +167,7 @@ def check_refuses_wrong_prompts(reward: Reward) -> None:
             reward.score(images, prompts)
         except ValueError:
             continue
-        _require(False, f"{len(images)} images were scored with prompts {prompts!r}")
+        require(False, f"{len(images)} images were scored with prompts {prompts!r}")
 
 
 def check_needs_no_prompt(reward: Reward) -> None:
@@ -172,9 +183,9 @@ def check_undecodable_is_nan(reward: Reward) -> None:
     whole = reward.score(images, prompts).values
     for format in ("JPEG", "PNG"):
         values, notes = reward.score([truncated(format), *images[1:]], prompts)
-        _require(math.isnan(values[0].item()), f"a truncated {format} file scored {values[0].item()}")
-        _require(notes[0] != "", f"a truncated {format} file got no note")
-        _require(torch.equal(values[1:].isnan(), whole[1:].isnan()), f"beside a truncated file, {values.tolist()}")
+        require(math.isnan(values[0].item()), f"a truncated {format} file scored {values[0].item()}")
+        require(notes[0] != "", f"a truncated {format} file got no note")
+        require(torch.equal(values[1:].isnan(), whole[1:].isnan()), f"beside a truncated file, {values.tolist()}")
 
 
 def check_nan_has_a_note(reward: Reward) -> None:
@@ -182,7 +193,7 @@ def check_nan_has_a_note(reward: Reward) -> None:
     images = [*ordinary(reward)[0], *extreme(), *odd_sizes()]
     scores = reward.score(images, prompted(reward, images))
     for image, value, note in zip(images, scores.values.tolist(), scores.notes, strict=True):
-        _require(not math.isnan(value) or note != "", f"NaN without a note for {image.width}x{image.height} pixels")
+        require(not math.isnan(value) or note != "", f"NaN without a note for {image.width}x{image.height} pixels")
 
 
 def check_stays_in_range(reward: Reward) -> None:
@@ -190,9 +201,9 @@ def check_stays_in_range(reward: Reward) -> None:
     low, high = reward.spec.low, reward.spec.high
     images = [*ordinary(reward)[0], *extreme(), *odd_sizes()]
     for value in reward.score(images, prompted(reward, images)).values.tolist():
-        _require(not math.isinf(value), f"a score is {value}; where there is none it is NaN")
+        require(not math.isinf(value), f"a score is {value}; where there is none it is NaN")
         slack = 1e-5 * abs(value)  # of float32
-        _require(math.isnan(value) or low - slack <= value <= high + slack, f"{value} is outside {low} to {high}")
+        require(math.isnan(value) or low - slack <= value <= high + slack, f"{value} is outside {low} to {high}")
 
 
 def check_takes_every_mode(reward: Reward) -> None:
@@ -210,10 +221,10 @@ def check_leaves_inputs_alone(reward: Reward) -> None:
     given = [*images], [*prompts]
     before = [(image.mode, image.size, dict(image.info), image.tobytes()) for image in images]
     reward.score(images, prompts)
-    _require((images, prompts) == given, "scoring changed a list that it was given")
+    require((images, prompts) == given, "scoring changed a list that it was given")
     for image, old in zip(images, before, strict=True):
         new = image.mode, image.size, dict(image.info), image.tobytes()
-        _require(new == old, f"scoring changed an image of mode {old[0]}")
+        require(new == old, f"scoring changed an image of mode {old[0]}")
 
 
 def check_pixels_agree_with_score(reward: Reward) -> None:
@@ -223,7 +234,7 @@ def check_pixels_agree_with_score(reward: Reward) -> None:
     images = [image.convert("RGB").resize((48, 40)) for image in images]
     with torch.no_grad():
         values = reward.score_pixels(torch.cat([_pixels(image, reward) for image in images]), prompts)
-    _require(tuple(values.shape) == (len(images),), f"score_pixels gave {tuple(values.shape)} for {len(images)} images")
+    require(tuple(values.shape) == (len(images),), f"score_pixels gave {tuple(values.shape)} for {len(images)} images")
     _require_same(values.float().cpu(), reward.score(images, prompts).values, "score_pixels", reward.tolerance)
 
 
@@ -236,11 +247,11 @@ def check_gradient_is_finite(reward: Reward) -> None:
     for i, image in enumerate(images):
         pixels = _pixels(image, reward).requires_grad_()
         score = reward.score_pixels(pixels, prompts[i : i + 1]).sum()
-        _require(score.requires_grad, "score_pixels gave a score without gradient")
+        require(score.requires_grad, "score_pixels gave a score without gradient")
         (slope,) = torch.autograd.grad(score, pixels)
-        _require(bool(slope.isfinite().all()), f"the gradient of the score {score.item()} is not finite")
+        require(bool(slope.isfinite().all()), f"the gradient of the score {score.item()} is not finite")
         steepest = max(steepest, slope.abs().max().item())
-    _require(steepest > 0, "the gradient is 0 for every image")
+    require(steepest > 0, "the gradient is 0 for every image")
 
 
 CHECKS: tuple[Check, ...] = (
@@ -272,7 +283,8 @@ REPEATED: frozenset[Check] = frozenset(
 """Checks that score the same image twice, which says nothing of a reward that draws its scores."""
 
 
-def _require(holds: bool, otherwise: str) -> None:
+def require(holds: bool, otherwise: str) -> None:
+    """Raises AssertionError unless it holds."""
     if not holds:
         raise AssertionError(otherwise)
 
@@ -286,12 +298,12 @@ def _require_same(
     if len(known) and not exactly:
         room += 1e-5 * known.abs().max().item() + 1e-4 * (known.max() - known.min()).item()
     same = torch.allclose(values, expected, rtol=0, atol=room, equal_nan=True)
-    _require(same, f"{case}: scores are {values.tolist()}, expected {expected.tolist()} within {room:.2g}")
+    require(same, f"{case}: scores are {values.tolist()}, expected {expected.tolist()} within {room:.2g}")
 
 
 def _require_unchanged(before: dict[str, object], what: str) -> None:
     changed = [name for name, value in global_state().items() if value != before[name]]
-    _require(not changed, f"{what} changed the global {', '.join(changed)}")
+    require(not changed, f"{what} changed the global {', '.join(changed)}")
 
 
 def _pixels(image: Image.Image, reward: Reward) -> Tensor:

@@ -15,7 +15,7 @@ from PIL import Image
 
 from rwk.rewards import contract
 from rwk.rewards.base import Reward, Scores
-from rwk.rewards.contract import Check, checks_for
+from rwk.rewards.contract import Check, checks_for, require, run_checks
 from rwk.rewards.examples import ordinary
 from rwk.rewards.global_state import restored, seed_everything
 from rwk.rewards.pair_judge import PairJudge
@@ -57,14 +57,7 @@ def check_pair_judge(judge: PairJudge) -> None:
     Raises:
         AssertionError: naming each check that failed, and what it saw.
     """
-    failed = []
-    for name, check in pair_checks_for(judge).items():
-        try:
-            with restored():
-                check(judge)
-        except Exception as error:
-            failed.append(f"{name}: {type(error).__name__}: {error}")
-    _require(not failed, f"{judge.spec.name} breaks the contract of a pair judge:\n" + "\n".join(failed))
+    run_checks(judge, pair_checks_for(judge), f"{judge.spec.name} breaks the contract of a pair judge")
 
 
 def pair_checks_for(judge: PairJudge) -> dict[str, PairCheck]:
@@ -76,10 +69,10 @@ def pair_checks_for(judge: PairJudge) -> dict[str, PairCheck]:
 
 def check_answers_a_probability(judge: PairJudge) -> None:
     """The spec's range is 0 to 1, and so is every answer."""
-    _require((judge.spec.low, judge.spec.high) == (0, 1), f"the range is {judge.spec.low} to {judge.spec.high}")
+    require((judge.spec.low, judge.spec.high) == (0, 1), f"the range is {judge.spec.low} to {judge.spec.high}")
     images, prompts = ordinary(Beside(judge, "first"))
     for value in judge.compare(images, images[::-1], prompts).values.tolist():
-        _require(value != value or 0 <= value <= 1, f"an answer is {value}")
+        require(value != value or 0 <= value <= 1, f"an answer is {value}")
 
 
 def check_sees_both_images(judge: PairJudge) -> None:
@@ -90,7 +83,7 @@ def check_sees_both_images(judge: PairJudge) -> None:
     answers = judge.compare(first, second, prompts[:1] * count**2).values.reshape(count, count)
     for place, columns in (("first", answers.T), ("second", answers)):
         tells = any(len({value for value in column.tolist() if value == value}) > 1 for column in columns)
-        _require(tells, f"whatever is shown {place}, the answers are {answers.tolist()}; see PairJudge.example_images")
+        require(tells, f"whatever is shown {place}, the answers are {answers.tolist()}; see PairJudge.example_images")
 
 
 def check_tiny_is_repeatable(judge: PairJudge) -> None:
@@ -100,16 +93,11 @@ def check_tiny_is_repeatable(judge: PairJudge) -> None:
         with restored():
             seed_everything(seed)
             made.append(type(judge).tiny())
-    _require(type(made[0]) is type(judge), f"tiny() of {type(judge).__name__} built a {type(made[0]).__name__}")
+    require(type(made[0]) is type(judge), f"tiny() of {type(judge).__name__} built a {type(made[0]).__name__}")
     images, prompts = ordinary(Beside(made[0], "first"))
     one, two = (each.compare(images, images[::-1], prompts).values for each in made)
     same = torch.allclose(one, two, equal_nan=True)
-    _require(same, f"two that tiny() built answer {one.tolist()} and {two.tolist()}")
-
-
-def _require(holds: bool, otherwise: str) -> None:
-    if not holds:
-        raise AssertionError(otherwise)
+    require(same, f"two that tiny() built answer {one.tolist()} and {two.tolist()}")
 
 
 def _beside(check: Check, place: Place) -> PairCheck:
