@@ -35,6 +35,9 @@ class GptConfig:
 class Gpt(nn.Module):
     """Under the keys of the published checkpoint; without dropout, which neither sampling nor its probabilities use."""
 
+    shares_prefix = True
+    """Its attention asks layers of the cache that have it; see `policy_opt.shared_prefix`."""
+
     def __init__(self, config: GptConfig) -> None:
         super().__init__()
         self.config = config
@@ -115,8 +118,11 @@ class Attention(nn.Module):
         q, k, v = (part.transpose(1, 2) for part in (turned(q, turns), turned(k, turns), v))
         if cache is not None:
             k, v = cache.update(k, v, self.index)
-        causal = mask is None and q.shape[2] > 1
-        seen = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
+        if hasattr(k, "attended"):
+            seen = k.attended(q, q.shape[3] ** -0.5)
+        else:
+            causal = mask is None and q.shape[2] > 1
+            seen = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
         made: Tensor = self.wo(seen.transpose(1, 2).flatten(2))
         return made
 

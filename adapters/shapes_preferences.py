@@ -1,7 +1,7 @@
 """Preferences of the built-in world: pairs of the generator's own pictures, judged by the verifier.
 
-Between whole pictures some preferences name the wrong one, as people do; between unfinished ones they tell which ends
-up better, for a judge of what an unfinished picture may become.
+Between whole pictures some preferences name the wrong one, as people do; between unfinished ones they tell which may
+still become the better one, for a judge of their potential.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import random
 from pathlib import Path
 
 from rwk.adapters.shapes_generator import ShapesLlama
+from rwk.adapters.shapes_potential import potential
 from rwk.adapters.shapes_prompts import prompts
 from rwk.adapters.shapes_verifier import Verifier
 
@@ -47,12 +48,12 @@ def preferences(
 
 
 def unfinished_preferences(
-    folder: Path, *, seed: int = 0, count: int = 2500, per_prompt: int = 4, device: str = "cpu", drawn: int = UNFINISHED
+    folder: Path, *, seed: int = 0, count: int = 4000, per_prompt: int = 4, device: str = "cpu", drawn: int = UNFINISHED
 ) -> Path:
     """As `preferences`, but of pictures of which `drawn` codes are shown, and without noise.
 
-    Preferred is the one that the verifier finds better once it is finished, so what learns from these pairs learns
-    what may come of an unfinished picture: a judge for `policy_opt.search.parm`.
+    Preferred is the one of higher potential (`shapes_potential`): of which more of the prompt may still come true, by
+    what the verifier finds in its finished part. What learns from these pairs is a judge for `policy_opt.search.parm`.
     """
     return _made(folder, "shapes.long", seed, count, per_prompt, device, drawn=drawn)
 
@@ -74,15 +75,18 @@ def _made(
         return out
     rng = random.Random(f"preferences/{seed}")
     texts = [prompt.text for prompt in prompts(family, count, seed=seed)]
-    generator, verifier = ShapesLlama(device=device), Verifier()
+    generator = ShapesLlama(device=device)
     rollout = generator.sample(texts, per_prompt=per_prompt, seed=seed)
-    images = generator.decode(rollout.tokens)
-    gold = verifier.score(images, rollout.prompts, batch_size=64).values.tolist()
+    if drawn is None:
+        images = generator.decode(rollout.tokens)
+        gold = Verifier().score(images, rollout.prompts, batch_size=64).values.tolist()
+    else:
+        images = generator.decode_partial(rollout.tokens[:, :drawn])
+        gold = potential(images, rollout.prompts, drawn).tolist()
     pictures = folder / "pictures"
     pictures.mkdir(parents=True, exist_ok=True)
     names = [f"pictures/{index:05d}.png" for index in range(len(images))]
-    shown = images if drawn is None else generator.decode_partial(rollout.tokens[:, :drawn])
-    for name, image in zip(names, shown, strict=True):
+    for name, image in zip(names, images, strict=True):
         image.save(folder / name)
     rows = []
     for start in range(0, len(images), per_prompt):

@@ -38,8 +38,8 @@ from rwk.calibration.backbones_page import write_matrix
 from rwk.calibration.preference_domain import preference_domain
 from rwk.calibration.probe import Domain, told
 from rwk.policy_opt.prompts import Prompt, domains
+from rwk.rewards.bases import load_base
 from rwk.rewards.data import PreferenceDataset
-from rwk.rewards.trainable import load_base
 
 SMALL = ("test_resnet", "test_convnext", "test_efficientnet", "test_vit")
 

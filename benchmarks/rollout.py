@@ -2,6 +2,7 @@
 
     OMP_NUM_THREADS=1 python benchmarks/rollout.py                          # the built-in world's size
     python benchmarks/rollout.py --device cuda --dtype bfloat16 --layers 24 --width 1024 --tokens 576 --codes 16384
+    python benchmarks/rollout.py --model janus --device cuda --dtype bfloat16 --torch-compile
     OMP_NUM_THREADS=2 python benchmarks/rollout.py --model janus            # a random Janus
     OMP_NUM_THREADS=2 python benchmarks/rollout.py --model janus --tokens 64 --rounds 1
     OMP_NUM_THREADS=2 python benchmarks/rollout.py --model janus --ceilings  # and what the machine could do at most
@@ -148,6 +149,7 @@ def measure(name: str, ours: Callable[[], object], plain: Callable[[], object], 
 def llama(options: argparse.Namespace) -> None:
     """Sampling and statistics of a Llama with codes in its vocabulary."""
     generator = Measured(options)
+    generator.torch_compile = options.torch_compile
     for name, letters in (("", [15]), (", unequal prompts", [8, 15, 22]), (", prompts of 200", [200])):
         prompts = ["x" * letters[i % len(letters)] + chr(97 + i) for i in range(options.prompts)]
         rows = [prompt for prompt in prompts for _ in range(options.group)]
@@ -211,6 +213,7 @@ def janus(options: argparse.Namespace) -> None:
     network = random_network(layers=options.layers, width=options.width, codes=options.codes, side=side)
     network.to(getattr(torch, options.dtype))
     generator = JanusPro.of(network, tiny_tokenizer(), device=options.device)
+    generator.torch_compile = options.torch_compile
     guidance = generator.spec.sampling.guidance
     around = len(generator.prompt_ids("x")) - 1
     for length in (16, 256):
@@ -275,6 +278,7 @@ def main() -> None:
     parser.add_argument("--dtype", default="float32")
     ways = ["generate", "loop"]
     parser.add_argument("--against", choices=ways, nargs="+", default=ways, help="of Janus: the authors' loop, say")
+    parser.add_argument("--torch-compile", action="store_true", help="rwk draws by compiled steps, as suits a GPU")
     parser.add_argument("--ceilings", action="store_true", help="of Janus also against what the machine can do")
     parser.add_argument("--clock", choices=[*CLOCKS], default="wall", help="cpu counts processor time, with one thread")
     options = parser.parse_args()

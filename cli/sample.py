@@ -22,11 +22,14 @@ def command(drawing: Drawing, recipe: Recipe, common: Common) -> dict[str, Any]:
     """
     with progress("loading"):
         from rwk.policy_opt import generator as generators
+        from rwk.policy_opt.compiled import compile_draws
         from rwk.policy_opt.optimize import sampling_of
         from rwk.policy_opt.sample import sample_to_folder
         from rwk.rewards.registry import load
 
         generator = generators.load(drawing.generator, device=common.device)
+        if drawing.torch_compile:
+            compile_draws(generator)
         reward = load(drawing.by, device=common.device) if drawing.by else None
         refiner = load(drawing.refine_by, device=common.device) if drawing.refine_by else None
     with progress("drawing") as advance:

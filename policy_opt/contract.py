@@ -17,7 +17,7 @@ import torch
 from PIL import Image, ImageChops
 
 from rwk.policy_opt.batched import BatchedGenerator
-from rwk.policy_opt.expect import HARD, PLAIN, draw, logprobs, require, require_close, require_unchanged
+from rwk.policy_opt.expect import HARD, PLAIN, draw, logprobs, require_close, require_unchanged
 from rwk.policy_opt.generator import GENERATORS, Generator, as_images
 from rwk.policy_opt.module_state import changes, in_mode, module_state
 from rwk.policy_opt.probability_checks import (
@@ -32,6 +32,7 @@ from rwk.policy_opt.probability_checks import (
     check_prompt_matters,
     check_truncation_is_renormalised,
 )
+from rwk.rewards.contract import require, run_checks
 from rwk.rewards.global_state import global_state, restored, seed_everything
 
 Check = Callable[[Generator], None]
@@ -43,13 +44,8 @@ def check_generator(generator: Generator) -> None:
     Raises:
         AssertionError: naming each check that failed, and what it saw.
     """
-    failed = []
-    for check in CHECKS:
-        try:
-            check(generator)
-        except Exception as error:
-            failed.append(f"{check.__name__}: {type(error).__name__}: {error}")
-    require(not failed, f"{generator.spec.name} breaks the generator contract:\n" + "\n".join(failed))
+    checks = {check.__name__: check for check in CHECKS}
+    run_checks(generator, checks, f"{generator.spec.name} breaks the generator contract")
 
 
 def check_spec_is_complete(generator: Generator) -> None:

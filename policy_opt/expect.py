@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from rwk.policy_opt.generator import Generator, Rollout, Sampling
+from rwk.rewards.contract import require
 from rwk.rewards.global_state import global_state
 
 TOLERANCE = 1e-4
@@ -21,11 +22,6 @@ def draw(generator: Generator, recipe: Sampling, *, per_prompt: int = 2, seed: i
 def logprobs(generator: Generator, rollout: Rollout) -> Tensor:
     with torch.no_grad():
         return generator.logprobs(rollout)
-
-
-def require(holds: bool, otherwise: str) -> None:
-    if not holds:
-        raise AssertionError(otherwise)
 
 
 def require_close(values: Tensor, expected: Tensor, case: str, tolerance: float = TOLERANCE) -> None:

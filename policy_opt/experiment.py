@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from rwk.policy_opt.presets import PRESETS
-from rwk.policy_opt.settings import setting
+from rwk.policy_opt.settings import COMPILE, setting
 
 Find = Literal["best", "parm", "reflect"]
 Algorithm = Literal["dpo", "grpo", "ladder", "rebel", "rft"]
@@ -157,6 +157,7 @@ class Drawing:
         None, "Name or folder of a reward with a gradient, by which every kept image is refined in its codes."
     )
     trust: float = setting(1.0, "Squared distance of codes that refining may go for each unit of its reward.")
+    torch_compile: bool = setting(False, COMPILE, switch=True)
     out: str = setting("samples", "Folder for the images and manifest.jsonl.")
 
     def __post_init__(self) -> None:

@@ -15,6 +15,7 @@ import torch
 from rwk.calibration.preference_scale import preference_scale
 from rwk.calibration.statistics import Interval
 from rwk.policy_opt import generator as generators
+from rwk.policy_opt.compiled import compile_draws
 from rwk.policy_opt.configs import Dpo, Grpo, Rebel, Rft
 from rwk.policy_opt.dpo import dpo
 from rwk.policy_opt.evaluate import Drawn, accuracy, draw
@@ -104,6 +105,8 @@ def optimize(
     if seconds is not None and isinstance(algorithm, Ladder):
         raise ValueError(f"a ladder ends after its climbs, got {seconds} seconds to end after; leave them out.")
     generator = generators.load(experiment.generator, device=device)
+    if algorithm.torch_compile:
+        compile_draws(generator)
     sampling = sampling_of(generator, recipe)
     later = algorithm.then if isinstance(algorithm, Grpo) else ()
     learnt = list(dict.fromkeys([*experiment.rewards, *later]))

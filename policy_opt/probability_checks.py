@@ -10,9 +10,10 @@ from typing import Any
 import torch
 
 from rwk.policy_opt.batched import BatchedGenerator
-from rwk.policy_opt.expect import HARD, PLAIN, TOLERANCE, draw, logprobs, require, require_close
+from rwk.policy_opt.expect import HARD, PLAIN, TOLERANCE, draw, logprobs, require_close
 from rwk.policy_opt.generator import Generator, Sampling
 from rwk.policy_opt.module_state import moved
+from rwk.rewards.contract import require
 
 RECIPES = (
     PLAIN,

@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cached_property
 from itertools import chain
 from typing import Any, ClassVar
 
@@ -16,13 +17,14 @@ import torch
 from torch import Tensor
 
 from rwk.policy_opt.batched import BatchedGenerator
+from rwk.policy_opt.compiled import CompiledSteps
+from rwk.policy_opt.continuation import continued
 from rwk.policy_opt.distribution import distribution, draw, placed_uniforms, row_uniforms
 from rwk.policy_opt.generator import Rollout, Sampling, TokenStatistics
 from rwk.policy_opt.head_rows import head_rows
 from rwk.policy_opt.module_state import without_dropout
 from rwk.policy_opt.packed import packed
 from rwk.policy_opt.prefix import Prefix, right_behind, right_padded, slot
-from rwk.policy_opt.shared_prefix import attending, shared_cache, shares
 
 
 class CausalGenerator(BatchedGenerator):
@@ -34,6 +36,8 @@ class CausalGenerator(BatchedGenerator):
     """
 
     max_rows = 4096
+    torch_compile: bool = False
+    """Whether it draws by compiled steps; see `compiled.compile_draws`."""
     counts_from_image: ClassVar[bool] = False
     """Whether the first code has position 0, and what stands before it negative ones; else the prompt begins at 0."""
     first_code: int = 0
@@ -41,6 +45,10 @@ class CausalGenerator(BatchedGenerator):
     line: int = 0
     """Codes between which `line_end` stands; 0 where nothing does. It is read, but no choice, and so no token."""
     line_end: int = 0
+
+    @cached_property
+    def _compiled(self) -> CompiledSteps:
+        return CompiledSteps()
 
     @abstractmethod
     def prompt_ids(self, prompt: str) -> list[int]:
@@ -82,15 +90,13 @@ class CausalGenerator(BatchedGenerator):
             mask: [B, 1, S, filled] to add to the attention scores, or None where every row sees all before it.
             cache: transformers' `Cache`, or None.
         """
-        decoder = self.causal_lm.get_decoder()
-        with attending(decoder, cache):
-            output = decoder(
-                inputs_embeds=embeds,
-                position_ids=positions,
-                attention_mask=mask,
-                past_key_values=cache,
-                use_cache=cache is not None,
-            )
+        output = self.causal_lm.get_decoder()(
+            inputs_embeds=embeds,
+            position_ids=positions,
+            attention_mask=mask,
+            past_key_values=cache,
+            use_cache=cache is not None,
+        )
         return output.last_hidden_state  # type: ignore[no-any-return]
 
     def sample(
@@ -194,12 +200,12 @@ class CausalGenerator(BatchedGenerator):
 
         Where the recipe guides, the second half of `source` are the same rows without their prompt.
         """
-        (count, steps), width, filled = noise.shape, max(prefix.lengths), 0
+        count, steps = noise.shape
         copies, room = len(source) // count, slot(prefix.codes + steps, self.line) - slot(prefix.codes, self.line)
-        shared = shares(self.causal_lm, prefix, source)
-        cache = shared_cache(prefix, source, room) if shared else prefix.expand(source, room)
-        mask = None if shared else prefix.mask(source, room)
-        positions = torch.tensor([[prefix.positions[row]] for row in source], device=self.device)
+        if self.torch_compile:
+            read = self._compiled.continued(self.backbone, prefix, source, room)
+        else:
+            read = continued(self.backbone, self.causal_lm, prefix, source, room)
         hidden = prefix.hidden[torch.tensor(source, device=self.device)]  # [copies * B, D]
         tokens = torch.empty([count, steps], dtype=torch.long, device=self.device)
         logprobs = torch.empty([count, steps], device=self.device)
@@ -212,9 +218,7 @@ class CausalGenerator(BatchedGenerator):
             if step + 1 == steps:
                 break
             for embeds in self._woven(code.repeat(copies)[:, None], prefix.codes + step).split(1, 1):
-                seen = None if mask is None else mask[..., : width + filled + 1]
-                hidden = self.backbone(embeds, positions=positions + filled, mask=seen, cache=cache)[:, 0]
-                filled += 1
+                hidden = read(embeds)
         return tokens, logprobs
 
     def _states(self, prefixes: Sequence[Sequence[int]], codes: Tensor) -> Tensor:

@@ -23,6 +23,10 @@ KL_EVERY = (
     "Steps of GRPO, or rounds of the others, between two measurements of the distance to the generator as it began; 0 "
     "measures none."
 )
+COMPILE = (
+    "Draw by a step that torch.compile has made, on a GPU one CUDA graph; it takes a minute to make, and keeps the "
+    "cache of a draw."
+)
 PER_DRAW = "Prompts that are drawn for at once in one process; 0, of GRPO, takes all of a step."
 WATCH_EVERY = "Steps of GRPO, or rounds of the others, between two looks at the watched reward, where one is named."
 
@@ -80,6 +84,7 @@ class Optimisation:
         "more time.",
         switch=True,
     )
+    torch_compile: bool = setting(False, COMPILE, switch=True)
     lora_rank: int = setting(0, "Rank of LoRA adapters on every linear layer; 0 trains all weights.")
     lora_alpha: float = setting(0.0, "Scale of the adapters is lora_alpha / lora_rank; 0 takes twice the rank.")
     kl_every: int = setting(10, KL_EVERY)

@@ -53,14 +53,23 @@ class _Bunch:
 def shares(causal_lm: Any, prefix: Prefix, source: Sequence[int]) -> bool:
     """Whether rows that go on from the prefixes `source` are drawn faster so, and the transformer lets them.
 
-    It is measured on a CPU alone. The transformer takes its attention from transformers' registry and sees all keys.
+    It is measured on a CPU alone. The transformer says `shares_prefix` and asks the cache's layers itself, or takes its
+    attention from transformers' registry and sees all keys.
     """
+    saved = sum(prefix.lengths[row] for row in source) - sum(prefix.lengths[row] for row in set(source))
+    pays = prefix.hidden.device.type == "cpu" and saved >= LEAST_SAVED * len(source)
+    return pays and (_asks(causal_lm) or _registered(causal_lm))
+
+
+def _asks(causal_lm: Any) -> bool:
+    return bool(getattr(causal_lm, "shares_prefix", False))
+
+
+def _registered(causal_lm: Any) -> bool:
     decoder = getattr(causal_lm, "get_decoder", None)
     config = None if decoder is None else decoder().config
-    plain = getattr(config, "_attn_implementation", None) in ("sdpa", "eager")
     own = any(getattr(config, name, None) for name in ("sliding_window", "attn_logit_softcapping"))
-    saved = sum(prefix.lengths[row] for row in source) - sum(prefix.lengths[row] for row in set(source))
-    return plain and not own and prefix.hidden.device.type == "cpu" and saved >= LEAST_SAVED * len(source)
+    return getattr(config, "_attn_implementation", None) in ("sdpa", "eager") and not own
 
 
 def shared_cache(prefix: Prefix, source: Sequence[int], steps: int) -> Any:
@@ -73,20 +82,20 @@ def shared_cache(prefix: Prefix, source: Sequence[int], steps: int) -> Any:
 
 
 @contextmanager
-def attending(decoder: Any, cache: Any) -> Iterator[None]:
+def attending(causal_lm: Any) -> Iterator[None]:
     """The attention that such a cache asks for, and the transformer's own at the end."""
-    if not any(isinstance(layer, _shared_layer()) for layer in getattr(cache, "layers", [])[:1]):
+    if _asks(causal_lm):
         yield
         return
     from transformers import AttentionInterface
 
     AttentionInterface.register(NAME, _attend)
-    own = decoder.config._attn_implementation
-    decoder.config._attn_implementation = NAME
+    config = causal_lm.get_decoder().config
+    own, config._attn_implementation = config._attn_implementation, NAME
     try:
         yield
     finally:
-        decoder.config._attn_implementation = own
+        config._attn_implementation = own
 
 
 def _bunches(prefix: Prefix, source: Sequence[int]) -> list[_Bunch]:

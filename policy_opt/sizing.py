@@ -97,13 +97,16 @@ class Plan:
     sampling_operations: float
     training_operations: float
     sampling_bytes: float
-    """Read by the decoding steps: the weights in each of them, and the cache, half full in the mean."""
+    """Read by the decoding steps: in each the weights and the cache, half full in the mean, or whole if compiled."""
+    keeps_cache: bool = False
+    """Whether the cache stays while it is learnt, as that of compiled steps does."""
 
     @property
     def peak(self) -> int:
-        """Bytes at most: the cache is gone when activations are held."""
+        """Bytes at most: the cache is gone when activations are held, unless compiled steps keep it."""
         held = self.weights + self.gradients + self.optimizer + self.reference + self.average + self.decoder
-        return held + max(self.cache, self.activations + self.logits)
+        learning = self.activations + self.logits
+        return held + (self.cache + learning if self.keeps_cache else max(self.cache, learning))
 
     def hours(self, card: Card = H100) -> float:
         """Hours of drawing and training on one card, without rewards and decoding: a bound from below."""
@@ -216,7 +219,7 @@ def plan(
     copies = 0 if config.lora_rank else _kept(config)
     micro = _micro(config, processes)
     per_row = length * 2 * shape.layers * shape.keys * b if shape.cached else 0
-    draws = shape.draws or shape.tokens
+    draws, filled = shape.draws or shape.tokens, 1.0 if config.torch_compile else 0.5
     again = 1 if shape.cached else draws
     recomputed = 0.0 if shape.cached and not config.gradient_checkpointing else 2.0
     trained_passes = (2.0 * seen + (4.0 + recomputed) * learnt) * trained + 2.0 * seen * passes
@@ -239,7 +242,8 @@ def plan(
         images_scored=images * rewards,
         sampling_operations=2.0 * shape.active * images * shape.tokens * double * again,
         training_operations=shape.active * shape.tokens * again * trained_passes,
-        sampling_bytes=steps * processes * (shape.active * b + at_once * double * per_row / 2),
+        sampling_bytes=steps * processes * (shape.active * b + at_once * double * per_row * filled),
+        keeps_cache=config.torch_compile,
     )
 
 

@@ -95,7 +95,8 @@ class RewardTraining:
     base: str = field(
         default="shapes.clip",
         metadata={
-            "help": "What to start from: a reward, NAME@PATH, its folder, timm:MODEL or open_clip:MODEL.",
+            "help": "What to start from: a reward, NAME@PATH, its folder, scratch:REWARD (that shape with random "
+            "weights), timm:MODEL or open_clip:MODEL.",
             "metavar": "NAME",
         },
     )

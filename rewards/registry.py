@@ -153,7 +153,9 @@ class Registry(Generic[T]):
     def _unknown(self, name: str) -> str:
         known = self.names() + self.kept()
         close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-        hint = f"did you mean {' or '.join(close)}?" if close else f"`rwk list {self.kind}s` names what is known."
+        pairs = ", `rwk list judges` those of two images" if self.kind == "reward" else ""
+        listed = f"`rwk list {self.kind}s` names what is known{pairs}."
+        hint = f"did you mean {' or '.join(close)}?" if close else listed
         return f"unknown {self.kind} {name!r}; {hint} A folder or module:Class is taken too."
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from rwk.rewards import checkpoint, recipe
+from rwk.rewards.bases import choose_parameters, load_base
 from rwk.rewards.configs import RewardTraining
 from rwk.rewards.data import PreferenceDataset
 from rwk.rewards.errors import RunFailed
@@ -22,7 +23,6 @@ from rwk.rewards.losses import bradley_terry_loss, fit_temperature
 from rwk.rewards.margin import Margin
 from rwk.rewards.picture_store import PictureStore
 from rwk.rewards.saving import RewardReport, write_config, write_plot, write_reward
-from rwk.rewards.trainable import choose_parameters, load_base
 
 CHECKPOINT = "checkpoint.safetensors"
 _STATE = ("step", "stale", "losses", "best_loss", "best_step")

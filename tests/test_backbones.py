@@ -18,7 +18,7 @@ from rwk.calibration.backbones import Settings, compare, described, residuals
 from rwk.calibration.backbones_page import write_matrix
 from rwk.calibration.pairs import PairTable
 from rwk.calibration.probe import Domain
-from rwk.rewards.trainable import load_base
+from rwk.rewards.bases import load_base
 
 CASE: dict[str, Any] = runpy.run_path(str(Path(__file__).with_name("probe_case.py")))
 COLOURS, colour_of, domain = CASE["COLOURS"], CASE["colour_of"], CASE["domain"]

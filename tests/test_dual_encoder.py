@@ -11,10 +11,11 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from rwk.adapters.dual_encoder import MAX_SCALE, DualEncoder, WordTokenizer, architecture
+from rwk.rewards.bases import load_base
 from rwk.rewards.errors import RunFailed
 from rwk.rewards.layers import lora_targets
 from rwk.rewards.registry import load
-from rwk.rewards.trainable import Preprocessing, load_base
+from rwk.rewards.trainable import Preprocessing
 
 
 def noise(count: int, size: tuple[int, int] = (32, 32)) -> list[Image.Image]:

@@ -12,29 +12,27 @@ from PIL import Image
 from torchvision.transforms.functional import pil_to_tensor
 
 from rwk.adapters.shapes_generator import ShapesLlama
+from rwk.adapters.shapes_potential import potential
 from rwk.adapters.shapes_preferences import UNFINISHED, unfinished_preferences
-from rwk.adapters.shapes_verifier import Verifier
+from rwk.adapters.shapes_prompts import prompts
 
 
-def test_half_drawn_pairs_tell_what_ends_better(tmp_path: Path) -> None:
-    """The pictures are the beginnings of draws, and of two the one that the verifier finds better at its end wins."""
+def test_half_drawn_pairs_tell_what_may_end_better(tmp_path: Path) -> None:
+    """The pictures are the beginnings of draws, and of two that of which more may still come true wins."""
     file = unfinished_preferences(tmp_path, count=6, per_prompt=3, seed=3)
     rows = [json.loads(line) for line in file.read_text().splitlines()]
     assert len(rows) >= 4
-    prompts = list(dict.fromkeys(row["prompt"] for row in rows))
-    generator, judged = ShapesLlama(), Verifier()
-    from rwk.adapters.shapes_prompts import prompts as family
-
-    texts = [prompt.text for prompt in family("shapes.long", 6, seed=3)]
-    assert set(prompts) <= set(texts)
+    generator = ShapesLlama()
+    texts = [prompt.text for prompt in prompts("shapes.long", 6, seed=3)]
+    assert {row["prompt"] for row in rows} <= set(texts)
     tokens = generator.sample(texts, per_prompt=3, seed=3).tokens
-    gold = judged.score(generator.decode(tokens), [text for text in texts for _ in range(3)]).values
+    shown = generator.decode_partial(tokens[:, :UNFINISHED])
+    truth = potential(shown, [text for text in texts for _ in range(3)], UNFINISHED)
     for row in rows:
         first, second = (int(Path(row[name]).stem) for name in ("first", "second"))
         assert texts[first // 3] == texts[second // 3] == row["prompt"]
-        assert row["p_first"] == float(gold[first] > gold[second])
-        assert gold[first] != gold[second]
-    shown = generator.decode_partial(tokens[:, :UNFINISHED])
+        assert row["p_first"] == float(truth[first] > truth[second])
+        assert truth[first] != truth[second]
     for index, image in enumerate(shown):
         with Image.open(tmp_path / f"pictures/{index:05d}.png") as held:
             assert torch.equal(pil_to_tensor(held), pil_to_tensor(image))
@@ -43,7 +41,7 @@ def test_half_drawn_pairs_tell_what_ends_better(tmp_path: Path) -> None:
 def test_a_trained_judge_searches(rwk: Any, rwk_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`rwk train-reward shapes.unfinished` makes the data and keeps a reward, by which `--search parm` stops images."""
     monkeypatch.setitem(unfinished_preferences.__kwdefaults__, "count", 12)
-    words = ("--name", "potential", "--epochs", "1", "--batch-size", "8", "--json")
+    words = ("--base", "scratch:shapes.clip", "--name", "potential", "--epochs", "1", "--batch-size", "8", "--json")
     ended = rwk("train-reward", "shapes.unfinished", *words)
     assert ended.code == 0, ended.err
     assert json.loads(ended.out)["data"]["train_pairs"] > 8

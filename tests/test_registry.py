@@ -111,7 +111,10 @@ def test_a_folder_with_a_damaged_config(rewards: Registry[Reward], tmp_path: Pat
     ("name", "message"),
     [
         ("colourfulness", "unknown reward 'colourfulness'; did you mean colorfulness"),
-        ("zzz", "unknown reward 'zzz'; `rwk list rewards` names what is known. A folder or module:Class is taken too"),
+        (
+            "zzz",
+            "unknown reward 'zzz'; `rwk list rewards` names what is known, `rwk list judges` those of two images. A",
+        ),
         ("nowhere:Thing", "'nowhere:Thing' cannot be imported from nowhere:Thing: No module"),
         ("rwk.adapters.pixels:Nope", "cannot be imported .* has no attribute 'Nope'"),
         ("pathlib:Path", "must be a subclass of Reward, got .*pathlib.* from pathlib:Path"),

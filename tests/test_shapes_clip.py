@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
+import pytest
 import torch
 
 from rwk.adapters import shapes_prompts
 from rwk.adapters import shapes_world as world
+from rwk.adapters.dual_encoder import DualEncoder
 from rwk.adapters.shapes_clip import WEIGHTS, ShapesClip, example, holds, loss_of, small, two_alternatives
 from rwk.adapters.shapes_generator import ShapesLlama
+from rwk.rewards.bases import load_base
 from rwk.rewards.registry import load
-from rwk.rewards.trainable import load_base
 
 
 def test_near_misses_are_wrong_and_near() -> None:
@@ -63,3 +66,19 @@ def test_the_shipped_one_is_small() -> None:
     assert sum(path.stat().st_size for path in WEIGHTS.iterdir()) < 3_000_000
     assert isinstance(load("shapes.clip"), ShapesClip)
     assert load("shapes.clip").spec.name == "shapes.clip"
+
+
+def test_from_scratch_it_is_its_shape_alone() -> None:
+    """`scratch:shapes.clip` has its architecture and input, and weights that the seed draws; others are refused."""
+    shipped: Any = load_base("shapes.clip")
+    first, again, other = (load_base("scratch:shapes.clip", seed=seed) for seed in (1, 1, 2))
+    assert isinstance(first, DualEncoder)
+    assert (first.architecture, first.preprocessing) == (shipped.architecture, shipped.preprocessing)
+    name = "clip.visual.transformer.resblocks.0.mlp.c_fc.weight"
+    weights = [one.module.get_parameter(name) for one in (shipped, first, again, other)]
+    assert torch.equal(weights[1], weights[2])
+    assert not torch.equal(weights[1], weights[0])
+    assert not torch.equal(weights[1], weights[3])
+    for wrong in ("pickscore.v1", "colorfulness"):
+        with pytest.raises(ValueError, match=f"scratch:REWARD must name a reward that is kept whole.*got {wrong}"):
+            load_base(f"scratch:{wrong}")

@@ -10,12 +10,13 @@ import torch
 from rwk.adapters.anole import Anole
 from rwk.adapters.emu3 import Emu3Gen
 from rwk.adapters.janus import JanusPro
+from rwk.adapters.llamagen_t2i import Xl256
 from rwk.adapters.simplear import SimpleArSft
 from rwk.policy_opt import shared_prefix
 from rwk.policy_opt.generator import Rollout, Sampling
 
-FAMILIES = [JanusPro, SimpleArSft, Emu3Gen, Anole]
-"""With a head of keys for each or for several of queries, with ends of lines, and with normalised queries."""
+FAMILIES = [JanusPro, SimpleArSft, Emu3Gen, Anole, Xl256]
+"""With a head of keys for each or for several of queries, ends of lines, normalised queries, its own attention."""
 
 
 def drawn(
@@ -35,13 +36,14 @@ def test_sharing_changes_nothing(
 ) -> None:
     """Tokens are equal, log-probabilities within 3e-5, and the network has its own attention again."""
     generator = family.tiny()
-    config = generator.causal_lm.get_decoder().config
+    config = getattr(generator.causal_lm, "get_decoder", lambda: generator.causal_lm)().config
+    own = getattr(config, "_attn_implementation", None)
     copied = drawn(generator, prompts, guidance, float("inf"), monkeypatch)
     made: list[int] = []
-    intact = shared_prefix._attend
-    monkeypatch.setattr(shared_prefix, "_attend", lambda *a, **k: made.append(1) or intact(*a, **k))
+    intact = shared_prefix._softmax
+    monkeypatch.setattr(shared_prefix, "_softmax", lambda *a: made.append(1) or intact(*a))
     shared = drawn(generator, prompts, guidance, 0, monkeypatch)
     assert made
     assert torch.equal(copied.tokens, shared.tokens)
     torch.testing.assert_close(copied.logprobs, shared.logprobs, rtol=0, atol=3e-5)
-    assert config._attn_implementation == "sdpa"
+    assert getattr(config, "_attn_implementation", None) == own

@@ -9,13 +9,13 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from rwk.rewards.bases import load_base
 from rwk.rewards.configs import RewardTraining
 from rwk.rewards.data import Preference, PreferenceDataset
 from rwk.rewards.errors import RunFailed
 from rwk.rewards.layers import lora_targets
 from rwk.rewards.registry import load
 from rwk.rewards.train import train_reward
-from rwk.rewards.trainable import load_base
 
 
 def grey(value: int, size: int = 40) -> Image.Image:

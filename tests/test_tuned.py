@@ -27,6 +27,7 @@ from rwk.adapters.unified_reward import UnifiedReward
 from rwk.adapters.vlm import tiny_vlm
 from rwk.calibration.storage import Binding
 from rwk.rewards.base import PixelReward, Reward
+from rwk.rewards.bases import load_base
 from rwk.rewards.configs import RewardTraining
 from rwk.rewards.contract import check_reward
 from rwk.rewards.data import Preference, PreferenceDataset
@@ -35,7 +36,6 @@ from rwk.rewards.held_out import measure
 from rwk.rewards.registry import load
 from rwk.rewards.saving import RewardReport
 from rwk.rewards.train import train_reward
-from rwk.rewards.trainable import load_base
 from rwk.rewards.tunable import HeadKind
 from rwk.rewards.tuned import Tuned
 

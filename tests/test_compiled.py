@@ -1,0 +1,122 @@
+"""Drawing by compiled steps against drawing by plain ones: the same images, whatever the family and the prompts."""
+
+from __future__ import annotations
+
+import copy
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from rwk.adapters.anole import Anole
+from rwk.adapters.emu3 import Emu3Gen
+from rwk.adapters.janus import JanusPro
+from rwk.adapters.llamagen_t2i import Xl256
+from rwk.adapters.simplear import SimpleArSft
+from rwk.adapters.var import Var16
+from rwk.policy_opt import compiled
+from rwk.policy_opt.compiled import compile_draws
+from rwk.policy_opt.generator import Rollout, Sampling
+
+PROMPTS = ["a b", "a red circle", "b"]
+
+
+@pytest.fixture
+def traced(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Steps are made as for a GPU but for its kernels, in one piece or not at all; how many graphs were made."""
+    made: list[int] = []
+
+    def plain_kernels(graph: Any, _: Any) -> Any:
+        made.append(len(graph.graph.nodes))
+        return graph.forward
+
+    torch._dynamo.reset()
+    monkeypatch.setattr(compiled, "OPTIONS", {"backend": plain_kernels, "dynamic": False, "fullgraph": True})
+    return made
+
+
+def drawn(generator: Any, guidance: float = 3.0, prompts: list[str] = PROMPTS) -> Rollout:
+    rollout: Rollout = generator.sample(prompts, per_prompt=2, seed=1, sampling=Sampling(guidance=guidance))
+    return rollout
+
+
+def same(one: Rollout, other: Rollout) -> None:
+    assert torch.equal(one.tokens, other.tokens)
+    torch.testing.assert_close(one.logprobs, other.logprobs, rtol=0, atol=3e-5)
+
+
+@pytest.mark.parametrize("family", [JanusPro, SimpleArSft, Emu3Gen, Anole, Xl256])
+@pytest.mark.parametrize("guidance", [1.0, 3.0])
+def test_compiled_steps_draw_the_same(family: Any, guidance: float, traced: list[int]) -> None:
+    """One graph draws all steps of all prompts; again, for others, and after the weights moved, it is right too."""
+    plain = family.tiny()
+    quick = copy.deepcopy(plain)
+    compile_draws(quick)
+    same(drawn(quick, guidance), drawn(plain, guidance))
+    assert len(traced) == 1
+    assert traced[0] > 20
+    same(drawn(quick, guidance, ["b", "a", "a b b"]), drawn(plain, guidance, ["b", "a", "a b b"]))
+    with torch.no_grad():
+        for one, other in zip(quick.module.parameters(), plain.module.parameters(), strict=True):
+            one.mul_(0.9)
+            other.mul_(0.9)
+    same(drawn(quick, guidance), drawn(plain, guidance))
+    assert len(traced) == 1
+
+
+def test_images_are_continued_by_compiled_steps(traced: list[int]) -> None:
+    """`continue_from`, in the middle of a line too, is as without."""
+    plain, quick = Emu3Gen.tiny(), Emu3Gen.tiny()
+    compile_draws(quick)
+    begun = drawn(plain).tokens[:, :3]
+    rows = [prompt for prompt in PROMPTS for _ in range(2)]
+    wanted, found = (one.continue_from(rows, begun, places=[0, 1] * 3, seed=5) for one in (plain, quick))
+    assert traced
+    assert torch.equal(wanted, found)
+
+
+def test_room_is_kept_where_the_shapes_are(traced: list[int]) -> None:
+    """The next draw of a shape takes the same memory, one of another shape its own; a copy shares none."""
+    quick = JanusPro.tiny()
+    compile_draws(quick)
+    drawn(quick)
+    places = [room.data_ptr() for room in quick._compiled.room]
+    drawn(quick, prompts=["b", "a a", "b b"])
+    assert [room.data_ptr() for room in quick._compiled.room] == places
+    assert not copy.deepcopy(quick)._compiled.room
+    drawn(quick, guidance=1.0)
+    assert quick._compiled.room[0].shape[0] == 6
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch's compiler needs a C++ compiler on a CPU")
+def test_torchs_compiler_draws_the_same() -> None:
+    """With the options that a GPU gets, on the built-in generator's family."""
+    torch._dynamo.reset()
+    plain, quick = SimpleArSft.tiny(), SimpleArSft.tiny()
+    compile_draws(quick)
+    same(drawn(quick), drawn(plain))
+
+
+def test_others_are_refused() -> None:
+    """A generator that draws a whole scale at a time has no such step."""
+    with pytest.raises(ValueError, match="torch_compile needs a generator that draws code by code, got var"):
+        compile_draws(Var16.tiny())
+
+
+def test_the_commands_take_it(rwk: Any, tmp_path: Path, traced: list[int]) -> None:
+    """`rwk sample --torch-compile` draws by it, and `rwk optimize --dry-run` counts the cache that stays."""
+    words = ("--prompts", "shapes.short", "--count", "2", "--per-prompt", "1", "--json")
+    for out, more in (("plain", ()), ("quick", ("--torch-compile",))):
+        ended = rwk("sample", *words, "--out", str(tmp_path / out), *more)
+        assert ended.code == 0, ended.err
+    assert len(traced) == 1
+    for picture in (tmp_path / "plain").glob("*.png"):
+        assert picture.read_bytes() == (tmp_path / "quick" / picture.name).read_bytes()
+    plain, quick = (
+        json.loads(rwk("optimize", "--algo", "grpo", "--reward", "shapes.verifier", "--dry-run", "--json", *more).out)
+        for more in ((), ("--torch-compile",))
+    )
+    assert quick["plan"]["peak"] > plain["plan"]["peak"]
