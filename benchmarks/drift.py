@@ -3,6 +3,7 @@
     python benchmarks/drift.py                                   # every published reward whose network follows
     python benchmarks/drift.py --images 64 --device cuda clipscore.l14_cosine
     python benchmarks/drift.py --detectors                       # why theirs do not follow
+    python benchmarks/drift.py --writers                         # of networks that write what the score is read from
 
 A scale that is part of the weights is set to 100, about what the published ones have; other weights are as their
 library draws them, and for BLIP, EvalMuse, GIT, MPS and the detectors as `tiny` draws them: with spread 0.7 over the
@@ -71,9 +72,9 @@ def draw(folder: Path, count: int) -> list[Item]:
 
 
 def following() -> dict[str, type[Any]]:
-    """Published rewards whose network computes in the precision that is asked for, less what cannot be measured."""
+    """Published rewards whose network computes in the precision that is asked for, and gives a score as it is."""
     kinds = {name: REWARDS.target(name) for name in REWARDS.names() if "." in name}
-    return {name: kind for name, kind in kinds.items() if kind.casts and drift_networks.can_build(kind)}
+    return {name: kind for name, kind in kinds.items() if kind.casts and not drift_networks.writes(kind)}
 
 
 def random_reward(kind: type[Any], device: str) -> Reward:
@@ -113,7 +114,6 @@ def measured(kind: type[Any], items: list[Item], precisions: list[Precision], de
     native = drift_networks.native_of(reward)
     shown = bounded(kind)
     with drift_networks.widened(native):
-        items = drift_networks.quoting(reward, items)
         begun = time.process_time()
         exact = shown(scores(items, {"": reward}, "published")[""])
         took = time.process_time() - begun
@@ -134,12 +134,14 @@ def main() -> None:
     parser.add_argument("--precision", nargs="+", choices=["bfloat16", "float16"], default=["bfloat16", "float16"])
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--detectors", action="store_true", help="what half precision does to boxes and their scores")
+    parser.add_argument("--writers", action="store_true", help="what bfloat16 does to the first word that is written")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         items = draw(Path(folder), asked.images)
-        if asked.detectors:
-            print(json.dumps(drift_networks.detectors(items)), flush=True)
-            return
+        for of in ("detectors", "writers"):
+            if getattr(asked, of):
+                print(json.dumps(getattr(drift_networks, of)(items)), flush=True)
+                return
         known = following()
         for name in asked.names or known:
             print(json.dumps({name: measured(known[name], items, asked.precision, asked.device)}), flush=True)

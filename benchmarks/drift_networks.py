@@ -16,7 +16,7 @@ from rwk.adapters.grounding_dino import GroundingDino, caption
 from rwk.adapters.hpsv3 import HpsV3, HpsV3Network
 from rwk.adapters.judge import Judge
 from rwk.adapters.mask2former import Mask2Former
-from rwk.adapters.ocr import GotOcr, letters
+from rwk.adapters.ocr import GotOcr
 from rwk.adapters.orm import LlavaOneTile, Orm
 from rwk.adapters.unified_reward import UnifiedReward
 from rwk.adapters.vlm import SPECIAL, Vlm, tiny_processor
@@ -25,22 +25,21 @@ from rwk.rewards.base import Reward
 from rwk.rewards.manifest import Item
 from rwk.rewards.precision import Precision
 
-BUILDERS = {Judge: "judge", GotOcr: "got_ocr", FlanT5Xl: "flan_t5", Orm: "orm", HpsV3: "hpsv3"}
+BUILDERS = {Judge: "judge", FlanT5: "flan_t5", Orm: "orm", HpsV3: "hpsv3"}
 """Function that makes the reward, by class."""
 LAYERS = 4
-"""Of the 28 layers of a Qwen2-7B; all other sizes are as published."""
-ALPHABET = "abcdefghijklmnopqrstuvwxyz"
-QUOTED = 6
-"""Letters of what was read in float32 that the prompt asks for."""
+"""Of the 28 layers of a Qwen2-7B, and of the 24 and 24 of the larger T5; all other sizes are as published."""
+LETTERS = list("abcdefghijklmnopqrstuvwxyz")
+VERDICTS = [f"{UnifiedReward.label} {tenths / 10}\n" for tenths in range(10, 51)]
 
 
 def builder_of(kind: type[Any]) -> str:
     return next((name for base, name in BUILDERS.items() if issubclass(kind, base)), "")
 
 
-def can_build(kind: type[Any]) -> bool:
-    """Not of UnifiedReward, of which random weights write no number, and the T5 of 11 billion weights."""
-    return kind is not FlanT5 and not issubclass(kind, UnifiedReward)
+def writes(kind: type[Any]) -> bool:
+    """Whether a score is read out of what the network writes; see `writers`."""
+    return issubclass(kind, UnifiedReward | GotOcr)
 
 
 @contextmanager
@@ -81,28 +80,19 @@ def judge(kind: Any) -> Reward:
     return made
 
 
-def got_ocr(kind: Any) -> Reward:
-    """GOT-OCR 2.0 at its published size that writes 16 small letters."""
-    from transformers import GotOcr2Config, GotOcr2ForConditionalGeneration
-
-    tokenizer = tiny_processor((), added=("<img>", "</img>", "<imgpad>")).tokenizer
-    config = GotOcr2Config(image_token_index=tokenizer.convert_tokens_to_ids("<imgpad>"))
-    config.vision_config.initializer_range = 0.02
-    with made_in(torch.bfloat16):
-        network: Any = GotOcr2ForConditionalGeneration(config)
-        network.lm_head.weight = nn.Parameter(torch.zeros_like(network.lm_head.weight))
-        said = tokenizer.convert_tokens_to_ids(list(ALPHABET))
-        rows = 0.02 * torch.randn(len(said), network.lm_head.weight.shape[1])
-        network.lm_head.weight.data[said] = rows - rows.mean(0)  # so that one of them is above the zeros of the rest
-    made: Reward = kind.of(network, tokenizer, longest=16, preprocess=kind.preprocess)
-    return made
-
-
 def flan_t5(kind: Any) -> Reward:
+    """CLIP-FlanT5; with fewer layers of the T5 of 11 billion weights."""
+    fewer = kind if kind is FlanT5Xl else type("Fewer", (kind,), {"configs": classmethod(fewer_layers)})
     with made_in(torch.bfloat16):
-        network = kind.build()
+        network = fewer.build()
     made: Reward = kind.of(network, tokenizer=tiny_tokenizer())
     return made
+
+
+def fewer_layers(kind: type[FlanT5]) -> tuple[Any, Any]:
+    t5, vision = FlanT5.configs()
+    t5.num_layers = t5.num_decoder_layers = LAYERS
+    return t5, vision
 
 
 def orm(kind: Any) -> Reward:
@@ -184,13 +174,79 @@ def typed(network: nn.Module | None, precision: Precision) -> Iterator[None]:
     yield
 
 
-def quoting(reward: Reward, items: list[Item]) -> list[Item]:
-    """For a reward that reads, prompts that quote what it reads now; else the items."""
-    if not isinstance(reward, GotOcr):
-        return items
-    with torch.no_grad():
-        read = [letters(reward.read(Image.open(item.image)))[:QUOTED] for item in items]
-    return [item._replace(prompt=f'a sign that says "{text}"') for item, text in zip(items, read, strict=True)]
+def writers(items: list[Item]) -> dict[str, Any]:
+    """For GOT-OCR and UnifiedReward, whose network writes: by how much, in nats, bfloat16 moves the log-probability of
+    any of the words that it may write first, their deviation over these words, and how often it writes another.
+    """
+    return {"ocr.got": got_ocr(items), "unifiedreward": unified_reward(items)}
+
+
+@torch.no_grad()
+def first_words(network: Any, inputs: list[dict[str, Tensor]], said: list[int]) -> dict[str, str]:
+    """What bfloat16 does to the first word after each of the inputs, of those with these ids."""
+    head: Any = network.lm_head
+    with seeded():
+        head.weight = nn.Parameter(0.02 * torch.randn(head.weight.shape).to(head.weight))  # not that of the words read
+
+    def chances() -> Tensor:
+        made = []
+        for row in inputs:
+            pixels = row["pixel_values"].to(head.weight.dtype)
+            made.append(network(**{**row, "pixel_values": pixels}).logits[0, -1, said].float().log_softmax(0))
+        return torch.stack(made)
+
+    with widened(network):
+        exact = chances()
+    with typed(network, "bfloat16"):
+        half = chances()
+    return {
+        "spread": f"{exact.std(1).mean():.1e}",
+        "bfloat16": f"{(half - exact).abs().max():.1e}",
+        "others": f"{(half.argmax(1) != exact.argmax(1)).sum()} of {len(inputs)}",
+    }
+
+
+def got_ocr(items: list[Item]) -> dict[str, str]:
+    """GOT-OCR 2.0 at its published size, which writes one of the small letters."""
+    from transformers import GotOcr2Config, GotOcr2ForConditionalGeneration
+
+    tokenizer = tiny_processor((), added=("<img>", "</img>", "<imgpad>")).tokenizer
+    config = GotOcr2Config(image_token_index=tokenizer.convert_tokens_to_ids("<imgpad>"))
+    config.vision_config.initializer_range = 0.02
+    with made_in(torch.bfloat16):
+        network: Any = GotOcr2ForConditionalGeneration(config)
+    reward = GotOcr.of(network, tokenizer, longest=1, preprocess=GotOcr.preprocess)
+    pictures = [reward.preprocess.exact([Image.open(item.image)]) for item in items]
+    rows = [{"input_ids": reward.ids, "pixel_values": pixels} for pixels in pictures]
+    return first_words(network, rows, tokenizer.convert_tokens_to_ids(LETTERS))
+
+
+def unified_reward(items: list[Item]) -> dict[str, str]:
+    """UnifiedReward on Qwen2.5-VL-7B with fewer layers of its language model, which writes one of the verdicts."""
+    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+
+    processor = tiny_processor((), added=VERDICTS)
+    processor.image_processor.size = {"shortest_edge": 56 * 56, "longest_edge": 256 * 28 * 28}
+    ids = {name: processor.tokenizer.convert_tokens_to_ids(name) for name in SPECIAL}
+    config = Qwen2_5_VLConfig(
+        text_config={
+            **{"vocab_size": 152064, "hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": LAYERS},
+            **{"num_attention_heads": 28, "num_key_value_heads": 4, "rms_norm_eps": 1e-6, "bos_token_id": None},
+            "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]},
+            "eos_token_id": ids["<|im_end|>"],
+        },
+        vision_config={"hidden_size": 1280, "intermediate_size": 3420, "out_hidden_size": 3584, "window_size": 112},
+        image_token_id=ids["<|image_pad|>"],
+        video_token_id=ids["<|video_pad|>"],
+        vision_start_token_id=ids["<|vision_start|>"],
+        vision_end_token_id=ids["<|vision_end|>"],
+    )
+    with made_in(torch.bfloat16):
+        network: Any = Qwen2_5_VLForConditionalGeneration(config)
+    vlm = Vlm(network, processor, name=UnifiedReward.spec.name)
+    texts = [vlm.conversation([UnifiedReward.question.replace("{prompt}", item.prompt or "")]) for item in items]
+    rows = [vlm.batch([Image.open(item.image)], [text]) for item, text in zip(items, texts, strict=True)]
+    return first_words(network, rows, processor.tokenizer.convert_tokens_to_ids(VERDICTS))
 
 
 def detectors(items: list[Item]) -> dict[str, Any]:

@@ -118,10 +118,13 @@ class Grpo(Optimisation):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if bool(self.then) != bool(self.then_after) or self.then_after < 0:
-            raise ValueError(
-                f"then and a then_after of at least 1 go together, got {list(self.then)} and {self.then_after}."
-            )
+        self._check_each()
+        self._check_order()
+        self._check_groups()
+        self._check_tokens()
+
+    def _check_each(self) -> None:
+        """Settings by themselves."""
         for name in ("steps", "prompts_per_step", "num_iterations"):
             check(getattr(self, name) >= 1, name, "be at least 1", getattr(self, name))
         for name in (
@@ -135,9 +138,9 @@ class Grpo(Optimisation):
             "importance_cap",
         ):
             check(getattr(self, name) >= 0, name, "be at least 0", getattr(self, name))
-        check(self.epsilon > 0, "epsilon", "be above 0", self.epsilon)
-        if self.epsilon_high is not None:
-            check(self.epsilon_high > 0, "epsilon_high", "be above 0", self.epsilon_high)
+        for name in ("epsilon", "epsilon_high", "entropy_rate", "entropy_limit"):
+            value = getattr(self, name)
+            check(value is None or value > 0, name, "be above 0", value)
         choice("loss_type", self.loss_type, GrpoLoss)
         choice("baseline", self.baseline, Baseline)
         choice("advantage", self.advantage, Comparison)
@@ -147,48 +150,55 @@ class Grpo(Optimisation):
         choice("token_weights", self.token_weights, TokenWeights)
         check(0 < self.reference_mix <= 1, "reference_mix", "lie above 0 and up to 1", self.reference_mix)
         check(0 <= self.ema < 1, "ema", "lie in 0..1", self.ema)
-        if self.token_weights != "none" and self.loss_type == "gspo":
-            raise ValueError("token_weights must be none with loss_type gspo, whose ratio is one for all tokens.")
+        for text in self.sub_policies:
+            changes(text)
+
+    def _check_order(self) -> None:
+        """What happens when: rewards that follow, references that move, checkpoints."""
+        if bool(self.then) != bool(self.then_after) or self.then_after < 0:
+            raise ValueError(
+                f"then and a then_after of at least 1 go together, got {list(self.then)} and {self.then_after}."
+            )
         if self.reference_every and (not self.beta or self.lora_rank):
             raise ValueError(
                 f"reference_every must go with a beta above 0 and no adapters, got beta {self.beta} and lora_rank "
                 f"{self.lora_rank}; leave it at 0."
-            )
-        if self.permute and self.group_size % 2:
-            raise ValueError(f"permute must go with an even group_size, got {self.group_size}; add or take one.")
-        if self.permute and self.token_weights != "none":
-            raise ValueError(
-                f"permute must go without token_weights, which compare images of one wording, got "
-                f"{self.token_weights}; leave one out."
-            )
-        for name in ("entropy_rate", "entropy_limit"):
-            check(getattr(self, name) > 0, name, "be above 0", getattr(self, name))
-        if self.text_weight is not None:
-            check(0 <= self.text_weight <= 1, "text_weight", "lie in 0..1", self.text_weight)
-            check(self.loss_type != "gspo", "text_weight", "go with a ratio for each token", "loss_type gspo")
-        shares = len(self.sub_policies) * (2 if self.permute else 1)
-        if self.sub_policies and (len(self.sub_policies) < 2 or self.group_size % shares):
-            raise ValueError(
-                f"sub_policies must be at least 2 and share a group, or with permute each half of it, equally, got "
-                f"{len(self.sub_policies)} for a group_size of {self.group_size}."
-            )
-        for text in self.sub_policies:
-            changes(text)
-        if self.sub_policies and self.token_weights != "none":
-            raise ValueError(
-                f"sub_policies must go without token_weights, which compare images of one recipe, got "
-                f"{self.token_weights}; leave one out."
-            )
-        if self.diversity and self.margins_count:
-            raise ValueError(
-                f"diversity must go with neither gate nor win_rate, which ask for margins of the reward, got gate "
-                f"{self.gate} and advantage {self.advantage}; leave one out."
             )
         if self.save_every % self.num_iterations:
             raise ValueError(
                 f"save_every must be a multiple of num_iterations, got {self.save_every} and {self.num_iterations}; "
                 f"a draw is not kept in a checkpoint, so one can only be written between two draws."
             )
+
+    def _check_groups(self) -> None:
+        """What a group is made of and compared by."""
+        if self.permute and self.group_size % 2:
+            raise ValueError(f"permute must go with an even group_size, got {self.group_size}; add or take one.")
+        shares = len(self.sub_policies) * (2 if self.permute else 1)
+        if self.sub_policies and (len(self.sub_policies) < 2 or self.group_size % shares):
+            raise ValueError(
+                f"sub_policies must be at least 2 and share a group, or with permute each half of it, equally, got "
+                f"{len(self.sub_policies)} for a group_size of {self.group_size}."
+            )
+        if self.diversity and self.margins_count:
+            raise ValueError(
+                f"diversity must go with neither gate nor win_rate, which ask for margins of the reward, got gate "
+                f"{self.gate} and advantage {self.advantage}; leave one out."
+            )
+
+    def _check_tokens(self) -> None:
+        """How the tokens of an image share its advantage."""
+        if self.token_weights != "none" and self.loss_type == "gspo":
+            raise ValueError("token_weights must be none with loss_type gspo, whose ratio is one for all tokens.")
+        for name, kind in (("permute", "wording"), ("sub_policies", "recipe")):
+            if getattr(self, name) and self.token_weights != "none":
+                raise ValueError(
+                    f"{name} must go without token_weights, which compare images of one {kind}, got "
+                    f"{self.token_weights}; leave one out."
+                )
+        if self.text_weight is not None:
+            check(0 <= self.text_weight <= 1, "text_weight", "lie in 0..1", self.text_weight)
+            check(self.loss_type != "gspo", "text_weight", "go with a ratio for each token", "loss_type gspo")
 
     @property
     def margins_count(self) -> bool:
