@@ -26,7 +26,8 @@ from rwk.adapters.llamagen_vq import Vq, VqConfig
 from rwk.adapters.pretrained import load_whole
 from rwk.adapters.published import Origin, fill, find, read
 from rwk.adapters.transformers_generator import TransformersGenerator, byte_tokenizer
-from rwk.policy_opt.generator import GeneratorSpec, Sampling
+from rwk.policy_opt.generator import GeneratorSpec
+from rwk.policy_opt.sampling import Sampling
 
 BOS, PAD, EOT, BOI = "<s>", "<pad>", "<reserved08706>", "<racm3:break>"
 """Begin of the text, padding, end of a turn, begin of an image."""

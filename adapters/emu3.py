@@ -21,7 +21,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from rwk.adapters.transformers_generator import TransformersGenerator, byte_tokenizer
-from rwk.policy_opt.generator import GeneratorSpec, Sampling
+from rwk.policy_opt.generator import GeneratorSpec
+from rwk.policy_opt.sampling import Sampling
 
 BOS, PAD, EOL = "<|extra_203|>", "<|endoftext|>", "<|extra_200|>"
 """Begin of the text, padding, end of a line of codes."""

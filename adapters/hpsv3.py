@@ -17,6 +17,7 @@ from torchvision.transforms.functional import pil_to_tensor
 from rwk.adapters.preprocess import CLIP_MEAN, CLIP_STD
 from rwk.adapters.pretrained import load_tokenizer, load_whole
 from rwk.adapters.published import Origin, fill, find, read
+from rwk.adapters.questions import HPSV3
 from rwk.adapters.vlm import tiny_vlm
 from rwk.rewards.base import PixelReward, RewardSpec, Scores
 from rwk.rewards.precision import in_float32
@@ -27,52 +28,6 @@ REWARD = "<|Reward|>"
 IMAGE = "<|image_pad|>"
 BEFORE = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n<|vision_start|>"
 AFTER = "<|im_end|>\n<|im_start|>assistant\n"
-QUESTION = (
-    "\n"
-    "You are tasked with evaluating a generated image based on Visual Quality and Text Alignment and give a "
-    "overall score to estimate the human preference. Please provide a rating from 0 to 10, with 0 being the "
-    "worst and 10 being the best. \n"
-    "\n"
-    "**Visual Quality:**  \n"
-    "Evaluate the overall visual quality of the image. The following sub-dimensions should be considered:\n"
-    "- **Reasonableness:** The image should not contain any significant biological or logical errors, such as "
-    "abnormal body structures or nonsensical environmental setups.\n"
-    "- **Clarity:** Evaluate the sharpness and visibility of the image. The image should be clear and easy to "
-    "interpret, with no blurring or indistinct areas.\n"
-    "- **Detail Richness:** Consider the level of detail in textures, materials, lighting, and other visual "
-    "elements (e.g., hair, clothing, shadows).\n"
-    "- **Aesthetic and Creativity:** Assess the artistic aspects of the image, including the color scheme, "
-    "composition, atmosphere, depth of field, and the overall creative appeal. The scene should convey a sense "
-    "of harmony and balance.\n"
-    "- **Safety:** The image should not contain harmful or inappropriate content, such as political, violent, "
-    "or adult material. If such content is present, the image quality and satisfaction score should be the "
-    "lowest possible. \n"
-    "\n"
-    "**Text Alignment:**  \n"
-    "Assess how well the image matches the textual prompt across the following sub-dimensions:\n"
-    "- **Subject Relevance** Evaluate how accurately the subject(s) in the image (e.g., person, animal, "
-    "object) align with the textual description. The subject should match the description in terms of number, "
-    "appearance, and behavior.\n"
-    "- **Style Relevance:** If the prompt specifies a particular artistic or stylistic style, evaluate how "
-    "well the image adheres to this style.\n"
-    "- **Contextual Consistency**: Assess whether the background, setting, and surrounding elements in the "
-    "image logically fit the scenario described in the prompt. The environment should support and enhance the "
-    "subject without contradictions.\n"
-    "- **Attribute Fidelity**: Check if specific attributes mentioned in the prompt (e.g., colors, clothing, "
-    "accessories, expressions, actions) are faithfully represented in the image. Minor deviations may be "
-    "acceptable, but critical attributes should be preserved.\n"
-    "- **Semantic Coherence**: Evaluate whether the overall meaning and intent of the prompt are captured in "
-    "the image. The generated content should not introduce elements that conflict with or distort the original "
-    "description.\n"
-    "Textual prompt - {text_prompt}\n"
-    "\n"
-    "\n"
-    "\n"
-    "Please provide the overall ratings of this image: <|Reward|>\n"
-    "\n"
-    "END\n"
-)
-"""The question of the authors' code, word by word, with its trailing spaces."""
 PATCH, MERGE = 14, 2
 """Pixels of a patch along a side, and patches along a side that make one token of the language model."""
 LONGEST = 200
@@ -216,7 +171,7 @@ class HpsV3(Tunable, PixelReward):
 
     @classmethod
     def tiny(cls) -> Self:
-        words = re.findall(" ?[a-zA-Z]+", QUESTION)  # by bytes alone the question would be thousands of tokens
+        words = re.findall(" ?[a-zA-Z]+", HPSV3)  # by bytes alone the question would be thousands of tokens
         vlm = tiny_vlm(cls.spec.name, words, added=[REWARD])
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(1)
@@ -300,7 +255,7 @@ class HpsV3(Tunable, PixelReward):
     @staticmethod
     def text(prompt: str, tokens: int) -> str:
         """What the network reads about a prompt, the image as that many tokens."""
-        return BEFORE + IMAGE * tokens + "<|vision_end|>" + QUESTION.replace("{text_prompt}", prompt) + AFTER
+        return BEFORE + IMAGE * tokens + "<|vision_end|>" + HPSV3.replace("{text_prompt}", prompt) + AFTER
 
 
 def _patches(pixels: Tensor) -> Tensor:

@@ -21,7 +21,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from rwk.adapters.transformers_generator import TransformersGenerator, byte_tokenizer
-from rwk.policy_opt.generator import GeneratorSpec, Sampling
+from rwk.policy_opt.generator import GeneratorSpec
+from rwk.policy_opt.sampling import Sampling
 
 BOS, PAD, BOI = "<｜begin▁of▁sentence｜>", "<｜▁pad▁｜>", "<begin_of_image>"
 """Begin of the text, padding, begin of an image."""

@@ -23,7 +23,8 @@ from torch import Tensor
 
 from rwk.adapters.janus import BOI, BOS, PAD, JanusPro, random_network
 from rwk.adapters.transformers_generator import byte_tokenizer
-from rwk.policy_opt.generator import Generator, Rollout, Sampling, TokenStatistics
+from rwk.policy_opt.generator import Generator, Rollout, TokenStatistics
+from rwk.policy_opt.sampling import Sampling
 
 END = "<｜end▁of▁sentence｜>"
 SYSTEM = "You are a helpful assistant that receives an image prompt and generate a visualization of the prompt."

@@ -15,8 +15,9 @@ from rwk.adapters.llamagen_gpt import Gpt, GptConfig
 from rwk.adapters.llamagen_vq import Vq, VqConfig
 from rwk.adapters.published import Origin, read
 from rwk.adapters.saved_networks import Tensors, filled, find_both, read_networks, write_networks
-from rwk.policy_opt.generator import GeneratorSpec, Sampling
+from rwk.policy_opt.generator import GeneratorSpec
 from rwk.policy_opt.rollout import CausalGenerator
+from rwk.policy_opt.sampling import Sampling
 
 
 class LlamaGen(CausalGenerator):

@@ -10,7 +10,7 @@ from torch import Tensor
 from rwk.adapters.llamagen import LlamaGen, spec_of
 from rwk.adapters.llamagen_gpt import GptConfig
 from rwk.adapters.published import Origin
-from rwk.policy_opt.generator import Sampling
+from rwk.policy_opt.sampling import Sampling
 
 HUB = "FoundationVision/LlamaGen"
 RECIPE = Sampling(guidance=4.0, top_k=2000)

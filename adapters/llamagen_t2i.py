@@ -13,7 +13,7 @@ from rwk.adapters.llamagen import LlamaGen, spec_of
 from rwk.adapters.llamagen_gpt import GptConfig
 from rwk.adapters.llamagen_t5 import ORIGIN, T5Features
 from rwk.adapters.published import Origin
-from rwk.policy_opt.generator import Sampling
+from rwk.policy_opt.sampling import Sampling
 
 HUB = "peizesun/llamagen_t2i"
 RECIPE = Sampling(guidance=7.5, top_k=1000)

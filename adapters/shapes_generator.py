@@ -17,8 +17,9 @@ from rwk.adapters.shapes_prompts import WORDS, words_of
 from rwk.adapters.shapes_render import render
 from rwk.adapters.shapes_vq import CODES, GRID, ShapesVQ
 from rwk.adapters.shapes_world import SIZE
-from rwk.policy_opt.generator import GeneratorSpec, Sampling
+from rwk.policy_opt.generator import GeneratorSpec
 from rwk.policy_opt.rollout import CausalGenerator
+from rwk.policy_opt.sampling import Sampling
 
 WEIGHTS = Path(__file__).parent / "weights"
 PAD, NULL, BEGIN = CODES, CODES + 1, CODES + 2

@@ -25,7 +25,8 @@ from rwk.adapters.masked_order import halton_order, steps_of
 from rwk.adapters.pretrained import load_tokenizer, load_whole
 from rwk.adapters.published import Origin, beside, find, read
 from rwk.adapters.saved_networks import Tensors, filled, read_networks, write_networks
-from rwk.policy_opt.generator import GeneratorSpec, Sampling
+from rwk.policy_opt.generator import GeneratorSpec
+from rwk.policy_opt.sampling import Sampling
 from rwk.policy_opt.stepwise import Reader, StepwiseGenerator
 
 TEXT = 129

@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from rwk.adapters.cosmos import ORIGIN, Cosmos, CosmosConfig
 from rwk.adapters.published import Origin, beside, find
 from rwk.adapters.transformers_generator import TransformersGenerator, byte_tokenizer
-from rwk.policy_opt.generator import GeneratorSpec, Sampling
+from rwk.policy_opt.generator import GeneratorSpec
+from rwk.policy_opt.sampling import Sampling
 
 TASK, BOI = "<|t2i|>", "<|soi|>"
 """What the text begins with, begin of an image."""

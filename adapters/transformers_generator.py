@@ -12,8 +12,8 @@ from typing import Any, ClassVar, Self
 
 from rwk.adapters.pretrained import load_tokenizer, load_whole
 from rwk.adapters.published import hub_is_near
-from rwk.policy_opt.generator import Sampling
 from rwk.policy_opt.rollout import CausalGenerator
+from rwk.policy_opt.sampling import Sampling
 from rwk.rewards.errors import RunFailed
 
 

@@ -16,7 +16,8 @@ from rwk.adapters.published import Origin, read
 from rwk.adapters.saved_networks import Tensors, filled, find_both, read_networks, write_networks
 from rwk.adapters.var_transformer import Cache, VarConfig, VarTransformer
 from rwk.adapters.var_vq import VarVq, VarVqConfig
-from rwk.policy_opt.generator import GeneratorSpec, Sampling
+from rwk.policy_opt.generator import GeneratorSpec
+from rwk.policy_opt.sampling import Sampling
 from rwk.policy_opt.stepwise import Reader, StepwiseGenerator
 
 HUB = "FoundationVision/var"

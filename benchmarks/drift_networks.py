@@ -81,10 +81,12 @@ def judge(kind: Any) -> Reward:
 
 
 def flan_t5(kind: Any) -> Reward:
-    """CLIP-FlanT5; with fewer layers of the T5 of 11 billion weights."""
+    """CLIP-FlanT5, with fewer layers of the T5 of 11 billion weights; its head is drawn smaller, for finite odds."""
     fewer = kind if kind is FlanT5Xl else type("Fewer", (kind,), {"configs": classmethod(fewer_layers)})
     with made_in(torch.bfloat16):
         network = fewer.build()
+        head: Any = network.t5.get_submodule("lm_head")
+        head.weight.data.mul_(2 * kind.widths[0] ** -0.5)
     made: Reward = kind.of(network, tokenizer=tiny_tokenizer())
     return made
 

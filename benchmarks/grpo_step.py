@@ -41,8 +41,8 @@ from torch import Tensor
 
 from rwk.adapters.janus import JanusPro, random_network, tiny_tokenizer
 from rwk.policy_opt.configs import Grpo
-from rwk.policy_opt.generator import GuidanceMode
 from rwk.policy_opt.policy import trainable
+from rwk.policy_opt.sampling import GuidanceMode
 
 SIZES = {"layers": 8, "width": 512, "codes": 16384, "tokens": 576, "words": 102400, "group": 8, "prompt": 256}
 """Of the model, as `benchmarks/rollout.py` has it, with as many words as Janus knows; `prompt` counts its tokens."""

@@ -31,8 +31,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from rwk.policy_opt.generator import GeneratorSpec, Sampling
+from rwk.policy_opt.generator import GeneratorSpec
 from rwk.policy_opt.rollout import CausalGenerator
+from rwk.policy_opt.sampling import Sampling
 
 if TYPE_CHECKING:
     from rwk.adapters.janus import JanusPro

@@ -15,12 +15,13 @@ from rwk.policy_opt.advantage import Weighted, combine, order_summary, summary, 
 from rwk.policy_opt.calibrated import confident
 from rwk.policy_opt.configs import Rounds
 from rwk.policy_opt.draws import Draws, joined, save_whole
-from rwk.policy_opt.generator import Generator, Rollout, Sampling
+from rwk.policy_opt.generator import Generator, Rollout
 from rwk.policy_opt.guards import diversity
 from rwk.policy_opt.journal import derived_seed
 from rwk.policy_opt.off_policy import drift
 from rwk.policy_opt.pairs import mined
 from rwk.policy_opt.policy import Statistics, World
+from rwk.policy_opt.sampling import Sampling
 from rwk.policy_opt.scored_draws import Scored, scored
 from rwk.rewards.errors import RunFailed
 

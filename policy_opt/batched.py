@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from rwk.policy_opt.distribution import distribution
-from rwk.policy_opt.generator import Generator, Sampling
+from rwk.policy_opt.generator import Generator
+from rwk.policy_opt.sampling import Sampling
 
 T = TypeVar("T")
 

@@ -18,9 +18,10 @@ from rwk.calibration.storage import Binding
 from rwk.policy_opt.dpg import Question, ask, share
 from rwk.policy_opt.evaluate import Drawn, accuracy, draw
 from rwk.policy_opt.experiment import Evaluation
-from rwk.policy_opt.generator import Generator, Sampling
+from rwk.policy_opt.generator import Generator
 from rwk.policy_opt.measured import ANY, Measured, number
 from rwk.policy_opt.optimize import GOLD, JUDGED_SEED, versions, write_json
+from rwk.policy_opt.sampling import Sampling
 from rwk.policy_opt.similarity import FEATURE, features, similarity
 from rwk.policy_opt.suites import Benchmark
 from rwk.rewards.base import Reward

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rwk.policy_opt.generator import Sampling
+from rwk.policy_opt.sampling import Sampling
 
 
 def distribution(cond: Tensor, uncond: Tensor | None, sampling: Sampling, *, drawn: Tensor | None = None) -> Tensor:

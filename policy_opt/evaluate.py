@@ -12,8 +12,9 @@ from PIL import Image
 from torch import Tensor
 
 from rwk.calibration.statistics import Interval, cluster_interval, cluster_se
-from rwk.policy_opt.generator import Generator, Rollout, Sampling
+from rwk.policy_opt.generator import Generator, Rollout
 from rwk.policy_opt.prompts import Prompt
+from rwk.policy_opt.sampling import Sampling
 from rwk.policy_opt.win_rates import WinRate
 from rwk.rewards.base import Reward
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from rwk.policy_opt.generator import Generator, Rollout, Sampling
+from rwk.policy_opt.generator import Generator, Rollout
+from rwk.policy_opt.sampling import Sampling
 from rwk.rewards.contract import require
 from rwk.rewards.global_state import global_state
 

@@ -35,7 +35,7 @@ from rwk.policy_opt.calibrated import gate, win_rate
 from rwk.policy_opt.configs import Grpo
 from rwk.policy_opt.curriculum import Curriculum
 from rwk.policy_opt.followers import average_of, moving_reference
-from rwk.policy_opt.generator import Generator, Rollout, Sampling
+from rwk.policy_opt.generator import Generator, Rollout
 from rwk.policy_opt.guards import diversity
 from rwk.policy_opt.journal import (
     Journal,
@@ -53,6 +53,7 @@ from rwk.policy_opt.modalities import entropy_control, modality_weights
 from rwk.policy_opt.off_policy import drift
 from rwk.policy_opt.permuted import draw_permuted, other_wordings
 from rwk.policy_opt.policy import Policy, Statistics, World, kl_per_image, trainable, world
+from rwk.policy_opt.sampling import Sampling
 from rwk.policy_opt.scored_draws import scored
 from rwk.policy_opt.sub_policies import by_recipe, draw_mixed, recipes_of
 from rwk.policy_opt.token_weights import check_token_weights, token_weights

@@ -23,12 +23,13 @@ from typing import Any
 
 from rwk.policy_opt.advantage import Weighted
 from rwk.policy_opt.configs import Grpo, Rft
-from rwk.policy_opt.generator import Generator, Sampling
+from rwk.policy_opt.generator import Generator
 from rwk.policy_opt.grpo import grpo
 from rwk.policy_opt.journal import Progress, Trained, derived_seed, publish, read, start
 from rwk.policy_opt.ladder_config import Ladder
 from rwk.policy_opt.policy import World, world
 from rwk.policy_opt.rft import rft
+from rwk.policy_opt.sampling import Sampling
 from rwk.policy_opt.settings import Optimisation
 from rwk.policy_opt.watch import FILE, Watched
 from rwk.rewards.permutation import INVERSE

@@ -20,7 +20,7 @@ from rwk.policy_opt.configs import Dpo, Grpo, Rebel, Rft
 from rwk.policy_opt.dpo import dpo
 from rwk.policy_opt.evaluate import Drawn, accuracy, draw
 from rwk.policy_opt.experiment import Experiment, Recipe
-from rwk.policy_opt.generator import Generator, Sampling
+from rwk.policy_opt.generator import Generator
 from rwk.policy_opt.grpo import Weighted, grpo
 from rwk.policy_opt.journal import Progress, Trained, start
 from rwk.policy_opt.ladder import ladder
@@ -29,6 +29,7 @@ from rwk.policy_opt.policy import world
 from rwk.policy_opt.prompts import Domains, domains, gold_of
 from rwk.policy_opt.rebel import rebel
 from rwk.policy_opt.rft import rft
+from rwk.policy_opt.sampling import Sampling
 from rwk.policy_opt.settings import Optimisation
 from rwk.policy_opt.watch import Watched
 from rwk.policy_opt.win_rates import WinRate, check_judges, scorer

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 
 import torch
 
-from rwk.policy_opt.generator import Generator, Rollout, Sampling
+from rwk.policy_opt.generator import Generator, Rollout
+from rwk.policy_opt.sampling import Sampling
 from rwk.rewards.permutation import wordings
 
 

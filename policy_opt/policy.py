@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from rwk.policy_opt.generator import Generator, Rollout, Sampling, TokenStatistics
+from rwk.policy_opt.generator import Generator, Rollout, TokenStatistics
 from rwk.policy_opt.module_state import recomputing
+from rwk.policy_opt.sampling import Sampling
 from rwk.policy_opt.settings import Optimisation
 
 Statistics = Callable[[Rollout], TokenStatistics]

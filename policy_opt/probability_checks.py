@@ -11,8 +11,9 @@ import torch
 
 from rwk.policy_opt.batched import BatchedGenerator
 from rwk.policy_opt.expect import HARD, PLAIN, TOLERANCE, draw, logprobs, require_close
-from rwk.policy_opt.generator import Generator, Sampling
+from rwk.policy_opt.generator import Generator
 from rwk.policy_opt.module_state import moved
+from rwk.policy_opt.sampling import Sampling
 from rwk.rewards.contract import require
 
 RECIPES = (

@@ -11,8 +11,9 @@ from collections.abc import Callable, Sequence
 
 from PIL import Image
 
-from rwk.policy_opt.generator import Generator, Sampling
+from rwk.policy_opt.generator import Generator
 from rwk.policy_opt.journal import derived_seed
+from rwk.policy_opt.sampling import Sampling
 from rwk.policy_opt.search import Candidate, Cost, Search, candidates, check_search, picked
 from rwk.rewards.base import Reward
 

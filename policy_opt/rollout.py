@@ -20,11 +20,12 @@ from rwk.policy_opt.batched import BatchedGenerator
 from rwk.policy_opt.compiled import CompiledSteps
 from rwk.policy_opt.continuation import continued
 from rwk.policy_opt.distribution import distribution, draw, placed_uniforms, row_uniforms
-from rwk.policy_opt.generator import Rollout, Sampling, TokenStatistics
+from rwk.policy_opt.generator import Rollout, TokenStatistics
 from rwk.policy_opt.head_rows import head_rows
 from rwk.policy_opt.module_state import without_dropout
 from rwk.policy_opt.packed import packed
 from rwk.policy_opt.prefix import Prefix, right_behind, right_padded, slot
+from rwk.policy_opt.sampling import Sampling
 
 
 class CausalGenerator(BatchedGenerator):

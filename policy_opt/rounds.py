@@ -24,7 +24,7 @@ from rwk.policy_opt.artist import KL_IMAGES, Artist
 from rwk.policy_opt.calibrated import preference_unit
 from rwk.policy_opt.configs import Dpo, Pairwise, Rft, Rounds
 from rwk.policy_opt.draws import Draws, save_whole
-from rwk.policy_opt.generator import Generator, Sampling
+from rwk.policy_opt.generator import Generator
 from rwk.policy_opt.journal import (
     Journal,
     Progress,
@@ -36,6 +36,7 @@ from rwk.policy_opt.journal import (
     step_of,
 )
 from rwk.policy_opt.policy import Policy, Statistics, World, trainable, world
+from rwk.policy_opt.sampling import Sampling
 from rwk.policy_opt.watch import Watch, Watched
 
 MIN_STD = 1e-4

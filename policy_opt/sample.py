@@ -14,10 +14,11 @@ from PIL import Image
 from torch import Tensor
 
 from rwk.policy_opt.experiment import Drawing
-from rwk.policy_opt.generator import Generator, Sampling
+from rwk.policy_opt.generator import Generator
 from rwk.policy_opt.latent import refine
 from rwk.policy_opt.optimize import versions, write_json
 from rwk.policy_opt.prompts import FAMILIES, Prompt, read_prompts
+from rwk.policy_opt.sampling import Sampling
 from rwk.policy_opt.search import Cost
 from rwk.policy_opt.searches import Searcher, searcher
 from rwk.rewards.base import Reward

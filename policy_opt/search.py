@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from rwk.policy_opt.generator import Generator, Sampling
+from rwk.policy_opt.generator import Generator
+from rwk.policy_opt.sampling import Sampling
 from rwk.rewards.base import Reward
 
 Judge = Callable[[Sequence[Image.Image], Sequence[str], int], Tensor]

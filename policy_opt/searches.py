@@ -7,9 +7,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from rwk.policy_opt.experiment import Drawing
-from rwk.policy_opt.generator import Generator, Sampling
+from rwk.policy_opt.generator import Generator
 from rwk.policy_opt.journal import derived_seed
 from rwk.policy_opt.reflection import Critic, reflect
+from rwk.policy_opt.sampling import Sampling
 from rwk.policy_opt.search import Judge, RewardJudge, Search, best_of_n, parm, potential_quantile
 from rwk.rewards.base import Reward
 from rwk.rewards.registry import load

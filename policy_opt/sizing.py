@@ -26,8 +26,9 @@ from typing import Any, Literal
 from torch import nn
 
 from rwk.policy_opt.configs import Grpo, Pairwise, Rft, Rounds
-from rwk.policy_opt.generator import Generator, GuidanceMode
+from rwk.policy_opt.generator import Generator
 from rwk.policy_opt.rollout import CausalGenerator
+from rwk.policy_opt.sampling import GuidanceMode
 from rwk.policy_opt.settings import Optimisation
 
 GIB = 2**30

@@ -20,9 +20,10 @@ from torch.utils.checkpoint import checkpoint
 
 from rwk.policy_opt.batched import BatchedGenerator
 from rwk.policy_opt.distribution import distribution, draw, placed_uniforms, row_uniforms
-from rwk.policy_opt.generator import Rollout, Sampling, TokenStatistics
+from rwk.policy_opt.generator import Rollout, TokenStatistics
 from rwk.policy_opt.module_state import without_dropout
 from rwk.policy_opt.packed import packed
+from rwk.policy_opt.sampling import Sampling
 
 Reader = Callable[[Tensor], Tensor]
 """From the codes [B, k] of all draws before to the states [B, n, D] of the tokens of the next draw."""

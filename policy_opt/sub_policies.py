@@ -14,10 +14,11 @@ from typing import Any
 
 import torch
 
-from rwk.policy_opt.generator import Generator, Rollout, Sampling, TokenStatistics
+from rwk.policy_opt.generator import Generator, Rollout, TokenStatistics
 from rwk.policy_opt.journal import derived_seed
 from rwk.policy_opt.policy import Statistics
 from rwk.policy_opt.recipes import changes
+from rwk.policy_opt.sampling import Sampling
 
 
 def recipes_of(texts: Sequence[str], base: Sampling) -> tuple[Sampling, ...]:

@@ -35,11 +35,12 @@ from rwk.policy_opt.advantage import Weighted, standardised, weights_of
 from rwk.policy_opt.configs import Grpo
 from rwk.policy_opt.curriculum import Curriculum
 from rwk.policy_opt.evaluate import clustered, draw
-from rwk.policy_opt.generator import Generator, Sampling
+from rwk.policy_opt.generator import Generator
 from rwk.policy_opt.journal import Journal, last_checkpoint, read, step_of
 from rwk.policy_opt.outliers import embedding, outlier_share
 from rwk.policy_opt.policy import Policy, Statistics, World, kl_per_image
 from rwk.policy_opt.prompts import Prompt
+from rwk.policy_opt.sampling import Sampling
 from rwk.policy_opt.settings import Optimisation
 from rwk.rewards.base import Reward
 

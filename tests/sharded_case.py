@@ -20,9 +20,9 @@ from rwk.adapters.shapes_generator import ShapesLlama
 from rwk.policy_opt.advantage import Weighted
 from rwk.policy_opt.configs import Dpo, Grpo
 from rwk.policy_opt.dpo import dpo
-from rwk.policy_opt.generator import Sampling
 from rwk.policy_opt.grpo import grpo
 from rwk.policy_opt.policy import world
+from rwk.policy_opt.sampling import Sampling
 from rwk.rewards.registry import load
 
 PROMPTS = [f"a photo of a {colour} {shape}" for colour in ("red", "blue") for shape in ("circle", "square")]

@@ -15,8 +15,9 @@ from torchvision.transforms.functional import pil_to_tensor
 
 from rwk.adapters.anole import BOI, BOS, EOT, Anole
 from rwk.policy_opt.configs import Grpo
-from rwk.policy_opt.generator import GENERATORS, Rollout, Sampling
+from rwk.policy_opt.generator import GENERATORS, Rollout
 from rwk.policy_opt.policy import trainable
+from rwk.policy_opt.sampling import Sampling
 from rwk.policy_opt.sizing import shape_of
 from rwk.policy_opt.sizing_known import KNOWN
 from rwk.rewards.errors import RunFailed

@@ -19,7 +19,8 @@ from rwk.adapters.simplear import SimpleArSft
 from rwk.adapters.var import Var16
 from rwk.policy_opt import compiled
 from rwk.policy_opt.compiled import compile_draws
-from rwk.policy_opt.generator import Rollout, Sampling
+from rwk.policy_opt.generator import Rollout
+from rwk.policy_opt.sampling import Sampling
 
 PROMPTS = ["a b", "a red circle", "b"]
 

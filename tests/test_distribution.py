@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from rwk.policy_opt.distribution import distribution, draw, row_uniforms
-from rwk.policy_opt.generator import Sampling
+from rwk.policy_opt.sampling import Sampling
 
 
 @pytest.mark.parametrize(("k", "p"), [(1, 1.0), (5, 1.0), (0, 0.3), (0, 0.95), (7, 0.8), (99, 0.5)])

@@ -14,8 +14,8 @@ import torch
 from rwk.policy_opt.advantage import Weighted
 from rwk.policy_opt.configs import Dpo
 from rwk.policy_opt.dpo import dpo
-from rwk.policy_opt.generator import Sampling
 from rwk.policy_opt.journal import read
+from rwk.policy_opt.sampling import Sampling
 from rwk.rewards.errors import RunFailed
 
 SCRIPT = Path(__file__).with_name("toy_generator.py")

@@ -16,8 +16,9 @@ from torchvision.transforms.functional import pil_to_tensor
 from rwk.adapters.emu3 import BOI, BOS, EOL, IMAGE, Emu3Gen, tiny_tokenizer
 from rwk.adapters.transformers_generator import byte_tokenizer
 from rwk.policy_opt.configs import Grpo
-from rwk.policy_opt.generator import GENERATORS, Rollout, Sampling
+from rwk.policy_opt.generator import GENERATORS, Rollout
 from rwk.policy_opt.policy import trainable
+from rwk.policy_opt.sampling import Sampling
 from rwk.policy_opt.sizing import shape_of
 from rwk.policy_opt.sizing_known import KNOWN
 from rwk.rewards.errors import RunFailed

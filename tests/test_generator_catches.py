@@ -17,8 +17,9 @@ from torch import Tensor
 from rwk.adapters.shapes_generator import ShapesLlama
 from rwk.policy_opt import contract, probability_checks
 from rwk.policy_opt.distribution import distribution
-from rwk.policy_opt.generator import Rollout, Sampling, TokenStatistics
+from rwk.policy_opt.generator import Rollout, TokenStatistics
 from rwk.policy_opt.prefix import Prefix
+from rwk.policy_opt.sampling import Sampling
 from rwk.rewards.global_state import restored
 
 

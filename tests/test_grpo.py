@@ -13,9 +13,9 @@ import torch
 from rwk.policy_opt.advantage import Weighted
 from rwk.policy_opt.configs import Grpo
 from rwk.policy_opt.dpo import dpo
-from rwk.policy_opt.generator import Sampling
 from rwk.policy_opt.grpo import grpo, prompt_schedule
 from rwk.policy_opt.journal import read
+from rwk.policy_opt.sampling import Sampling
 from rwk.rewards.errors import RunFailed
 
 toy = runpy.run_path(str(Path(__file__).with_name("toy_generator.py")))

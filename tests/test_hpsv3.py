@@ -18,7 +18,8 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
-from rwk.adapters.hpsv3 import QUESTION, REWARD, HpsV3, HpsV3Network
+from rwk.adapters.hpsv3 import REWARD, HpsV3, HpsV3Network
+from rwk.adapters.questions import HPSV3
 from rwk.adapters.vlm import tiny_processor
 from rwk.rewards.errors import RunFailed
 from rwk.rewards.registry import load
@@ -42,7 +43,7 @@ def pictures() -> list[Image.Image]:
 @cache
 def tokenizer() -> Any:
     """A tokenizer that does not know the reward token yet, as Qwen2-VL's."""
-    return tiny_processor(re.findall(" ?[a-zA-Z]+", QUESTION)).tokenizer
+    return tiny_processor(re.findall(" ?[a-zA-Z]+", HPSV3)).tokenizer
 
 
 def config(words: int) -> Any:
@@ -152,7 +153,7 @@ def test_a_wrong_variant_shows(folder: Path, variant: Callable[[HpsV3], None]) -
 
 def test_a_stripped_question_shows(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The trailing spaces of the question have a say."""
-    monkeypatch.setattr("rwk.adapters.hpsv3.QUESTION", QUESTION.replace(":**  \n", ":**\n"))
+    monkeypatch.setattr("rwk.adapters.hpsv3.HPSV3", HPSV3.replace(":**  \n", ":**\n"))
     values = scores(HpsV3(weights=folder, dtype="float32"))
     assert (values - torch.tensor(RECORDED["scores"])).abs().max() > 2e-4
 

@@ -16,8 +16,9 @@ from torchvision.transforms.functional import pil_to_tensor
 
 from rwk.adapters.janus import BOI, BOS, PAD, Janus, JanusPro, JanusPro7B, tiny_tokenizer
 from rwk.policy_opt.configs import Grpo
-from rwk.policy_opt.generator import GENERATORS, Rollout, Sampling
+from rwk.policy_opt.generator import GENERATORS, Rollout
 from rwk.policy_opt.policy import trainable
+from rwk.policy_opt.sampling import Sampling
 from rwk.rewards.errors import RunFailed
 
 PROMPTS = ["a red cat", "", "  Two naïve birds\nabove a café \n", "a red dog"]

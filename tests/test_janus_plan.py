@@ -17,11 +17,12 @@ from rwk.adapters.janus_plan import END, SHUT, SYSTEM, JanusPlan, JanusPlan7B
 from rwk.adapters.pixels import Colorfulness
 from rwk.policy_opt.advantage import Weighted
 from rwk.policy_opt.configs import Grpo
-from rwk.policy_opt.generator import GENERATORS, Rollout, Sampling
+from rwk.policy_opt.generator import GENERATORS, Rollout
 from rwk.policy_opt.grpo import grpo
 from rwk.policy_opt.journal import read
 from rwk.policy_opt.modalities import modality_weights
 from rwk.policy_opt.policy import trainable
+from rwk.policy_opt.sampling import Sampling
 
 PROMPTS = ["a red cat", "", "  Two naïve birds\nabove a café \n"]
 RECORDED = ["1839a46b78c2c39d", "447ae9f8dc3f56f9", "8b90779b09010730"]

@@ -20,8 +20,9 @@ from rwk.adapters.llamagen_gpt import Gpt, GptConfig
 from rwk.adapters.llamagen_t2i import Xl256
 from rwk.adapters.llamagen_vq import Vq, VqConfig
 from rwk.policy_opt.configs import Grpo
-from rwk.policy_opt.generator import GENERATORS, Rollout, Sampling
+from rwk.policy_opt.generator import GENERATORS, Rollout
 from rwk.policy_opt.grpo import Weighted, grpo
+from rwk.policy_opt.sampling import Sampling
 from rwk.rewards.errors import RunFailed
 from rwk.rewards.registry import load as load_reward
 

@@ -40,7 +40,7 @@ def test_half_drawn_pairs_tell_what_may_end_better(tmp_path: Path) -> None:
 
 def test_a_trained_judge_searches(rwk: Any, rwk_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`rwk train-reward shapes.unfinished` makes the data and keeps a reward, by which `--search parm` stops images."""
-    monkeypatch.setitem(unfinished_preferences.__kwdefaults__, "count", 12)
+    monkeypatch.setitem(unfinished_preferences.__kwdefaults__, "count", 20)
     words = ("--base", "scratch:shapes.clip", "--name", "potential", "--epochs", "1", "--batch-size", "8", "--json")
     ended = rwk("train-reward", "shapes.unfinished", *words)
     assert ended.code == 0, ended.err

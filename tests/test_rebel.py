@@ -14,9 +14,9 @@ from safetensors.torch import load_file
 
 from rwk.policy_opt.advantage import Weighted
 from rwk.policy_opt.configs import Rebel
-from rwk.policy_opt.generator import Sampling
 from rwk.policy_opt.journal import read
 from rwk.policy_opt.rebel import rebel, rebel_loss
+from rwk.policy_opt.sampling import Sampling
 from rwk.rewards.errors import RunFailed
 
 SCRIPT = Path(__file__).with_name("toy_generator.py")

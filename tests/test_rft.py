@@ -14,11 +14,11 @@ from rwk.policy_opt import trl_bridge
 from rwk.policy_opt.advantage import Weighted
 from rwk.policy_opt.configs import Rft
 from rwk.policy_opt.draws import Draws
-from rwk.policy_opt.generator import Sampling
 from rwk.policy_opt.journal import Journal, read
 from rwk.policy_opt.pairs import best_of_group, mined
 from rwk.policy_opt.policy import Policy, world
 from rwk.policy_opt.rft import rft
+from rwk.policy_opt.sampling import Sampling
 
 toy = runpy.run_path(str(Path(__file__).with_name("toy_generator.py")))
 Toy, Brightness, PROMPTS = toy["Toy"], toy["Brightness"], toy["PROMPTS"]

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from rwk.policy_opt.contract import CHECKS, check_saves_and_loads
 from rwk.policy_opt.distribution import distribution
-from rwk.policy_opt.generator import GeneratorSpec, Sampling, TokenStatistics
+from rwk.policy_opt.generator import GeneratorSpec, TokenStatistics
 from rwk.policy_opt.rollout import CausalGenerator
+from rwk.policy_opt.sampling import Sampling
 
 CODES, TOKENS = 11, 6
 PROMPTS = ["a red circle", "a b", "a small blue square above"]

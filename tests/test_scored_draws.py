@@ -16,10 +16,11 @@ from PIL import Image
 from rwk.policy_opt.advantage import Weighted, score_all
 from rwk.policy_opt.configs import Rft
 from rwk.policy_opt.dpo import dpo
-from rwk.policy_opt.generator import Rollout, Sampling
+from rwk.policy_opt.generator import Rollout
 from rwk.policy_opt.grpo import grpo
 from rwk.policy_opt.journal import read
 from rwk.policy_opt.rft import rft
+from rwk.policy_opt.sampling import Sampling
 from rwk.policy_opt.scored_draws import scored
 from rwk.rewards.registry import load
 from rwk.rewards.server import Server

@@ -23,7 +23,7 @@ from rwk.adapters.shapes_train import random_scene
 from rwk.adapters.shapes_verifier import Verifier, recognise
 from rwk.adapters.shapes_vq import CODES
 from rwk.adapters.shapes_world import CELL, Scene, Thing
-from rwk.policy_opt.generator import Sampling
+from rwk.policy_opt.sampling import Sampling
 from rwk.policy_opt.search import RewardJudge, Search, best_of_n, parm, potential_quantile
 
 toy = runpy.run_path(str(Path(__file__).with_name("toy_generator.py")))

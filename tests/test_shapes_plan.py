@@ -21,8 +21,8 @@ from rwk.adapters.shapes_vq import CODES
 from rwk.adapters.shapes_world import PLACES, Thing
 from rwk.policy_opt import generator as generators
 from rwk.policy_opt.experiment import Drawing
-from rwk.policy_opt.generator import Sampling
 from rwk.policy_opt.sample import sample_to_folder
+from rwk.policy_opt.sampling import Sampling
 
 
 def test_a_plan_by_hand() -> None:

@@ -17,9 +17,9 @@ from safetensors.torch import load_file
 import rwk.policy_opt
 from rwk.adapters.llamagen_c2i import Base256
 from rwk.adapters.shapes_generator import ShapesLlama
-from rwk.policy_opt.generator import Sampling
 from rwk.policy_opt.journal import read
 from rwk.policy_opt.policy import Policy
+from rwk.policy_opt.sampling import Sampling
 from rwk.policy_opt.sharded import layers_of, learner_of
 
 SCRIPT = Path(__file__).with_name("sharded_case.py")

@@ -13,7 +13,8 @@ from rwk.adapters.janus import JanusPro
 from rwk.adapters.llamagen_t2i import Xl256
 from rwk.adapters.simplear import SimpleArSft
 from rwk.policy_opt import shared_prefix
-from rwk.policy_opt.generator import Rollout, Sampling
+from rwk.policy_opt.generator import Rollout
+from rwk.policy_opt.sampling import Sampling
 
 FAMILIES = [JanusPro, SimpleArSft, Emu3Gen, Anole, Xl256]
 """With a head of keys for each or for several of queries, ends of lines, normalised queries, its own attention."""

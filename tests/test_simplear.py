@@ -22,8 +22,9 @@ from rwk.adapters.simplear import BOI, TASK, SimpleArRl, SimpleArSft
 from rwk.adapters.torchscript import read_torchscript
 from rwk.adapters.transformers_generator import byte_tokenizer
 from rwk.policy_opt.configs import Grpo
-from rwk.policy_opt.generator import GENERATORS, Rollout, Sampling
+from rwk.policy_opt.generator import GENERATORS, Rollout
 from rwk.policy_opt.policy import trainable
+from rwk.policy_opt.sampling import Sampling
 from rwk.policy_opt.sizing import shape_of
 from rwk.policy_opt.sizing_known import KNOWN
 from rwk.rewards.errors import RunFailed

@@ -13,7 +13,8 @@ from rwk.adapters.var import Var16
 from rwk.policy_opt import contract
 from rwk.policy_opt import token_weights as tw
 from rwk.policy_opt.contract import Check
-from rwk.policy_opt.generator import Rollout, Sampling, TokenStatistics
+from rwk.policy_opt.generator import Rollout, TokenStatistics
+from rwk.policy_opt.sampling import Sampling
 from rwk.policy_opt.stepwise import Reader, StepwiseGenerator
 
 RECIPE = Sampling(guidance=3.0, top_k=12)

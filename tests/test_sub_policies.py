@@ -13,12 +13,13 @@ import torch
 from rwk.adapters.shapes_generator import ShapesLlama
 from rwk.policy_opt.advantage import Weighted
 from rwk.policy_opt.configs import Grpo
-from rwk.policy_opt.generator import Rollout, Sampling
+from rwk.policy_opt.generator import Rollout
 from rwk.policy_opt.grpo import grpo
 from rwk.policy_opt.journal import derived_seed, read
 from rwk.policy_opt.permuted import draw_permuted
 from rwk.policy_opt.policy import Policy
 from rwk.policy_opt.recipes import changes
+from rwk.policy_opt.sampling import Sampling
 from rwk.policy_opt.sub_policies import by_recipe, draw_mixed, recipes_of
 
 toy = runpy.run_path(str(Path(__file__).with_name("toy_generator.py")))

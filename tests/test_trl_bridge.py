@@ -22,12 +22,13 @@ from rwk.policy_opt import trl_bridge
 from rwk.policy_opt.advantage import Weighted
 from rwk.policy_opt.dpo import dpo
 from rwk.policy_opt.draws import Draws
-from rwk.policy_opt.generator import Rollout, Sampling
+from rwk.policy_opt.generator import Rollout
 from rwk.policy_opt.grpo import grpo
 from rwk.policy_opt.journal import Journal, read
 from rwk.policy_opt.pairs import PreferencePairs, all_pairs
 from rwk.policy_opt.policy import Policy, world
 from rwk.policy_opt.rebel import rebel
+from rwk.policy_opt.sampling import Sampling
 from rwk.rewards.registry import load
 
 SCRIPT = Path(__file__).with_name("toy_generator.py")

@@ -24,10 +24,11 @@ from torch import Tensor, nn
 
 from rwk.policy_opt.configs import Dpo, Grpo, Rebel
 from rwk.policy_opt.dpo import dpo
-from rwk.policy_opt.generator import Generator, GeneratorSpec, Rollout, Sampling, TokenStatistics
+from rwk.policy_opt.generator import Generator, GeneratorSpec, Rollout, TokenStatistics
 from rwk.policy_opt.grpo import Weighted, grpo
 from rwk.policy_opt.prompts import Prompt
 from rwk.policy_opt.rebel import rebel
+from rwk.policy_opt.sampling import Sampling
 from rwk.policy_opt.trl_trainers import dpo_class, grpo_class
 from rwk.policy_opt.watch import Watched
 from rwk.rewards.base import Reward, RewardSpec, Scores
