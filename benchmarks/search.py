@@ -7,7 +7,7 @@
 Every search draws the same candidates with the same seed. PARM may draw no more tokens than best of n. Its judge
 `truth` is `adapters.shapes_potential`, the bound that the facts of the finished quadrants put on the picture. A
 reward's name takes its score of the partial picture, and stops the lower `--share` of what it gives candidates of other
-prompts; `rwk train-reward shapes.unfinished --name potential` trains one for it. With `--rounds` there is reflection
+prompts; `rwk train-reward shapes.unfinished --name potential` trains one for it. What a judge stops is told beforehand. With `--rounds` there is reflection
 too, whose critic is `adapters.shapes_critic`.
 
 Each search is held against best of n, and against best of as many as take the same processor time, which lies between
@@ -23,6 +23,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from rwk.adapters.shapes_critic import remarks
@@ -71,9 +72,12 @@ class Clock:
 
 
 def right(chosen: Sequence[Candidate], prompts: Sequence[str]) -> Tensor:
-    """[B] whether every fact of the prompt holds in the image."""
-    scores = Verifier().score([one.image for one in chosen], prompts, batch_size=64).values
-    return (scores == 1).float()
+    """[B] whether every fact of the prompt holds in the candidate's image."""
+    return right_of([one.image for one in chosen], prompts)
+
+
+def right_of(images: Sequence[Image.Image], prompts: Sequence[str]) -> Tensor:
+    return (Verifier().score(images, prompts, batch_size=64).values == 1).float()
 
 
 class Nested:
@@ -102,6 +106,16 @@ def judged(name: str, generator: Generator, options: argparse.Namespace) -> tupl
     return judge, potential_quantile(
         generator, judge, pilot, options.share, checkpoint=options.checkpoint, seed=options.seed
     )
+
+
+def stopped(judge: Judge, least: float, generator: Generator, options: argparse.Namespace) -> str:
+    """What a judge stops of other draws, by whether they would have come out right."""
+    prompts = [prompt.text for prompt in read_prompts("shapes.long", count=225, seed=10)]
+    drawn = generator.sample(prompts, per_prompt=4, seed=options.seed)
+    good = right_of(generator.decode(drawn.tokens), drawn.prompts).bool()
+    shown = generator.decode_partial(drawn.tokens[:, : options.checkpoint])
+    stops = (judge(shown, drawn.prompts, options.checkpoint) < least).float()
+    return f"{stops[good].mean():.0%} of those that come out right and {stops[~good].mean():.0%} of those that do not"
 
 
 def line(name: str, n: int, of: Timed, plain: Nested, prompts: Sequence[str]) -> str:
@@ -150,6 +164,7 @@ def main() -> None:
     stops = [options.checkpoint]
     for name in options.judge or ["truth"]:
         judge, least = judged(name, generator, options)
+        print(f"{name} stops, of 900 other draws, {stopped(judge, least, generator, options)}", flush=True)
         runs[f"parm, {name}"] = lambda n, judge=judge, least=least: parm(  # type: ignore[misc]
             generator, reward, judge, prompts, n, checkpoints=stops, least=least, seed=seed
         )
