@@ -7,8 +7,8 @@
 Every search draws the same candidates with the same seed. PARM may draw no more tokens than best of n. Its judge
 `truth` is `adapters.shapes_potential`, the bound that the facts of the finished quadrants put on the picture. A
 reward's name takes its score of the partial picture, and stops the lower `--share` of what it gives candidates of other
-prompts; `rwk train-reward shapes.unfinished --name potential` trains one for it. What a judge stops is told beforehand. With `--rounds` there is reflection
-too, whose critic is `adapters.shapes_critic`.
+prompts; `rwk train-reward shapes.unfinished --name potential` trains one for it. What a judge stops of other draws is
+told beforehand. With `--rounds` there is reflection too, whose critic is `adapters.shapes_critic`.
 
 Each search is held against best of n, and against best of as many as take the same processor time, which lies between
 two whole numbers: that share of the prompts gets the larger. Differences have 95 % intervals over prompts. `drawing` is
