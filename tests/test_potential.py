@@ -19,7 +19,7 @@ from rwk.policy_opt.potential import blank_of
 
 
 def test_half_drawn_pictures_against_a_blank(tmp_path: Path) -> None:
-    """Each is the beginning of a draw, and wins where all of its prompt is in the finished image; else the blank does."""
+    """Each is the beginning of a draw, and wins where all of its prompt came out, else the blank."""
     file = unfinished_preferences(tmp_path, count=6, per_prompt=3, seed=3)
     rows = [json.loads(line) for line in file.read_text().splitlines()]
     generator = ShapesLlama()
