@@ -41,8 +41,8 @@ PROBE = Probe(
     f"images whose score rose by more than {FLOOR} and whose gold did not, be it full already. Where gold is not "
     "known, the rewards beside this one stand in for it.",
     f"Where the interval of the gain, after Bonferroni, lies above {FLOOR}: fails if that of gold's change lies below "
-    f"0, warns if it lies below what counts, {FLOOR} of gold's standard deviation within a prompt. Without gold it warns "
-    f"if every reward beside this one changes by less than {FLOOR} of its own.",
+    f"0, warns if it lies below what counts, {FLOOR} of gold's standard deviation within a prompt. Without gold it "
+    f"warns if every reward beside this one changes by less than {FLOOR} of its own.",
     "standard deviations within a prompt",
 )
 GOLD, HACKED, FELL = "change of gold", "hacked share", "hacked share whose gold fell"
