@@ -77,13 +77,17 @@ def test_learning_rate_where_rounds_differ(tmp_path: Path) -> None:
     dpo(config, Toy(), [Weighted("bright", case["BrightEnough"]())], PROMPTS, out=tmp_path)
     lengths = [row["pairs"] for row in read(tmp_path / "metrics.jsonl") if "round" in row]
     assert [2 * -(-pairs // 8) for pairs in lengths] == [4, 2, 2]  # of 12, of 4 + 2 * 2, of 6 + 2
-    assert rates(tmp_path) == pytest.approx([3e-2 * share for share in (1, 11 / 12, 10 / 12, 9 / 12, 4 / 8, 3 / 8, 2 / 8, 1 / 8)])
+    assert rates(tmp_path) == pytest.approx(
+        [3e-2 * share for share in (1, 11 / 12, 10 / 12, 9 / 12, 4 / 8, 3 / 8, 2 / 8, 1 / 8)]
+    )
 
 
 def test_ends_where_all_is_solved(tmp_path: Path) -> None:
     """A later round without a pair ends the run with an alarm, counts as drawn, and keeps what was learnt."""
     generator, told = Toy(), []
-    trained = case["run"](tmp_path, "solved", generator, progress=lambda step, total, row: told.append((step, total, row)))
+    trained = case["run"](
+        tmp_path, "solved", generator, progress=lambda step, total, row: told.append((step, total, row))
+    )
     rows = read(trained.metrics)
     last = rows[-1]
     rounds = [row["round"] for row in rows if "round" in row]
