@@ -92,7 +92,8 @@ def learn_in_rounds(
 
     Raises:
         ValueError: for numbers that do not fit together.
-        RunFailed: when the first round finds no pair, nothing is learnt from the start on, or the gradient is not a number.
+        RunFailed: when the first round finds no pair, nothing is learnt from the start on, or the gradient is not a
+            number.
     """
     place = world(next(generator.module.parameters()).device)
     table = list(dict.fromkeys(prompts))
