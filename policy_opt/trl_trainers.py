@@ -69,9 +69,12 @@ class _Part:
         before, total = self.span or (0, num_training_steps)
         parent: Any = super()
         whole = parent.create_scheduler(total, optimizer)
-        shares = [lambda step, share=share: share(before + step) for share in whole.lr_lambdas]
-        self.lr_scheduler = LambdaLR(whole.optimizer, shares)
+        self.lr_scheduler = LambdaLR(whole.optimizer, [_ahead(share, before) for share in whole.lr_lambdas])
         return self.lr_scheduler
+
+
+def _ahead(share: Callable[[int], float], before: int) -> Callable[[int], float]:
+    return lambda step: share(before + step)
 
 
 @functools.cache

@@ -26,7 +26,7 @@ toy = runpy.run_path(str(Path(__file__).with_name("toy_generator.py")))
 Toy, Brightness, PROMPTS = toy["Toy"], toy["Brightness"], toy["PROMPTS"]
 SOLVED = replace(toy["DPO"], rounds=8, learning_rate=3e-2)
 TIMED = replace(toy["DPO"], rounds=3)
-SECONDS = 2.0
+SECONDS = 1.0
 
 
 class BrightEnough(Brightness):  # type: ignore[misc, valid-type]
