@@ -20,6 +20,8 @@ PATIENCE = 3
 """Updates from the start of a run that may be without effect, by bad luck, before it is stopped."""
 UNSCORED = 0.1
 """Share of the images without a reward from which on there is an alarm."""
+MOVED = 0.1
+"""Share of the weights that an early update must move at least; many rows of a vocabulary never get a gradient."""
 VARIED = {"entropy": "token entropy, nats", "diversity": "variety within a group, share of tokens that differ"}
 """What must not collapse."""
 
@@ -69,6 +71,8 @@ class Guards:
             images, unscored = row["images"], row["unscored"]
             text = f"{unscored} of {images} images have no reward, and nothing is learnt from them"
             yield "unscored", text if unscored > UNSCORED * images else ""
+        if row.get("moved") is not None and row.get("grad_norm"):
+            yield "still", why_still(row) if row["moved"] < MOVED else ""
         for name, words in VARIED.items():
             value = row.get(name)
             if value is not None and math.isfinite(value):
@@ -91,6 +95,17 @@ def why_silent(row: dict[str, Any]) -> str:
     if row.get("grad_norm") == 0:
         return "no gradient reaches the weights; see that generator.module holds what statistics computes with."
     return ""
+
+
+def why_still(row: dict[str, Any]) -> str:
+    """What is wrong where an update moves hardly a weight, and what to do."""
+    begin = f"update {row['step']} moves {100 * row['moved']:.1f} % of the weights"
+    if row["moved_in"] == "float32":
+        return f"{begin}: most get no gradient, or one that is lost in float32; raise learning_rate."
+    return (
+        f"{begin}: updates are smaller than half precision ({row['moved_in']}) can hold; "
+        f"raise learning_rate, or load the generator in float32."
+    )
 
 
 def diversity(tokens: Tensor, group_size: int) -> float:

@@ -21,6 +21,7 @@ from rwk.policy_opt.dpo import margin_loss
 from rwk.policy_opt.generator import Rollout
 from rwk.policy_opt.journal import Journal
 from rwk.policy_opt.masters import check_has_masters, keep_masters
+from rwk.policy_opt.movement import movement
 from rwk.policy_opt.pairs import PreferencePairs
 from rwk.policy_opt.policy import Policy, World, quiet
 from rwk.policy_opt.rebel import rebel_loss
@@ -266,6 +267,8 @@ def _finished(trainer: Any, policy: Policy, journal: Journal, *, before: int = 0
         trainer.add_callback(taking_over(policy, trainer.model))  # before what looks at the policy
     begun, policy.finer = policy.finer, {}
     keep_masters(trainer, begun)
+    if not before:
+        trainer.add_callback(movement(trainer, journal))
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(recorder(journal, before))
     return trainer
