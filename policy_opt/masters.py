@@ -113,8 +113,8 @@ def keep_masters(trainer: Any, begun: Mapping[str, Tensor]) -> None:
     class Begin(TrainerCallback):
         def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             optimizer = _optimizer_of(trainer)
-            for name, p in _halves_of(trainer.model).items() if optimizer else ():
-                if name in begun:
+            for name, p in _halves_of(trainer.model).items():
+                if optimizer and name in begun:
                     optimizer.begin(p, _laid_out_as(p, begun[name]))
 
     trainer.add_callback(Begin())
@@ -145,7 +145,7 @@ def check_has_masters(checkpoint: Path, module: nn.Module) -> None:
         states = torch.load(one_piece, map_location="cpu", mmap=True, weights_only=True)["state"].values()
         found = any("master" in state for state in states)
     elif in_parts.exists():
-        from torch.distributed.checkpoint import FileSystemReader
+        from torch.distributed.checkpoint.filesystem import FileSystemReader
 
         found = any(name.endswith(".master") for name in FileSystemReader(in_parts).read_metadata().state_dict_metadata)
     else:

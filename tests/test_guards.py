@@ -63,6 +63,20 @@ def test_images_without_a_reward() -> None:
     ]
 
 
+def test_weights_that_stand_still() -> None:
+    """Fewer than one in ten that move are worth an alarm, which names the precision; without a gradient none move."""
+    guards = Guards()
+    held = WELL | {"step": 3, "moved": 0.017, "moved_in": "bfloat16"}
+    assert guards.look(held | {"moved": 0.1}) == []
+    assert guards.look(held | {"grad_norm": 0.0, "moved": 0.0}) == []
+    assert guards.look(held) == [
+        "update 3 moves 1.7 % of the weights: updates are smaller than half precision (bfloat16) can hold; raise "
+        "learning_rate, or load the generator in float32."
+    ]
+    (alarm,) = Guards().look(held | {"moved_in": "float32"})
+    assert "most get no gradient, or one that is lost in float32" in alarm
+
+
 def test_alarms_are_kept_and_told_again_to_nobody(tmp_path: Path) -> None:
     """They stand in their line, reach the progress, and a resumed journal knows which have sounded."""
     told: list[Any] = []
