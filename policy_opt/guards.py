@@ -1,4 +1,5 @@
-"""What a run is watched for update by update: that it learns, that images have scores, that the policy stays varied.
+"""What a run is watched for update by update: that it learns, that its weights move, that images have scores, that the
+policy stays varied.
 
 An alarm is a sentence in the update's line of `metrics.jsonl`, under `alarms`; the command prints it, and the page of
 the run shows it. It sounds once, and again only after what it is about had passed. A run whose first updates all learn

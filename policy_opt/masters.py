@@ -97,11 +97,11 @@ class MasterAdamW(torch.optim.AdamW):
         p.copy_(state["master"])
 
 
-def keep_masters(trainer: Any, begun: Mapping[str, Tensor]) -> None:
+def keep_masters(trainer: Any, begun: dict[str, Tensor]) -> None:
     """Has a trainer of transformers' take `MasterAdamW`, where weights of half precision learn.
 
     Args:
-        begun: float32 masters to begin with, whole, by name; others begin at their weights.
+        begun: float32 masters to begin with, whole, by name, which are taken out of it; others begin at their weights.
     """
     from transformers import TrainerCallback
 
@@ -115,7 +115,7 @@ def keep_masters(trainer: Any, begun: Mapping[str, Tensor]) -> None:
             optimizer = _optimizer_of(trainer)
             for name, p in _halves_of(trainer.model).items():
                 if optimizer and name in begun:
-                    optimizer.begin(p, _laid_out_as(p, begun[name]))
+                    optimizer.begin(p, _laid_out_as(p, begun.pop(name)))
 
     trainer.add_callback(Begin())
 
@@ -172,7 +172,7 @@ def _laid_out_as(p: Any, value: Tensor) -> Tensor:
     """A whole tensor on the device of a parameter, and spread over the processes as it is."""
     value = value.to(p.device, torch.float32)
     if not hasattr(p, "placements"):
-        return value.clone()
+        return value
     from torch.distributed.tensor import distribute_tensor
 
     return distribute_tensor(value, p.device_mesh, p.placements, src_data_rank=None)
