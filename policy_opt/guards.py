@@ -1,5 +1,4 @@
-"""What a run is watched for update by update: that it learns, that its weights move, that images have scores, that the
-policy stays varied.
+"""What a run is watched for update by update: that it learns, that images have scores, that the policy stays varied.
 
 An alarm is a sentence in the update's line of `metrics.jsonl`, under `alarms`; the command prints it, and the page of
 the run shows it. It sounds once, and again only after what it is about had passed. A run whose first updates all learn
@@ -17,12 +16,12 @@ from torch import Tensor
 
 from rwk.rewards.errors import RunFailed
 
+MOVED = 0.1
+"""Share of the weights that an early update must move at least; many rows of a vocabulary never get a gradient."""
 PATIENCE = 3
 """Updates from the start of a run that may be without effect, by bad luck, before it is stopped."""
 UNSCORED = 0.1
 """Share of the images without a reward from which on there is an alarm."""
-MOVED = 0.1
-"""Share of the weights that an early update must move at least; many rows of a vocabulary never get a gradient."""
 VARIED = {"entropy": "token entropy, nats", "diversity": "variety within a group, share of tokens that differ"}
 """What must not collapse."""
 
@@ -65,6 +64,8 @@ class Guards:
 
     def _judged(self, row: dict[str, Any]) -> Iterator[tuple[str, str]]:
         """Name and alarm, or "" where all is well, of everything that the line tells of."""
+        if row.get("moved") is not None and row.get("grad_norm"):
+            yield "still", why_still(row) if row["moved"] < MOVED else ""
         if row["step"] == 1:
             why = why_silent(row)
             yield "silent", why and f"the first update learnt nothing: {why}"
@@ -72,8 +73,6 @@ class Guards:
             images, unscored = row["images"], row["unscored"]
             text = f"{unscored} of {images} images have no reward, and nothing is learnt from them"
             yield "unscored", text if unscored > UNSCORED * images else ""
-        if row.get("moved") is not None and row.get("grad_norm"):
-            yield "still", why_still(row) if row["moved"] < MOVED else ""
         for name, words in VARIED.items():
             value = row.get(name)
             if value is not None and math.isfinite(value):
