@@ -117,7 +117,7 @@ def foreseen(
         processes=int(os.environ.get("WORLD_SIZE", "1")),
     )
     found = run.document()
-    memory = ("weights", "gradients", "optimizer", "reference", "average", "decoder", "cache", "activations", "logits")
+    memory = "weights gradients optimizer masters reference average decoder cache activations logits".split()
     lines = [[name, f"{found[name] / GIB:.3f} GiB"] for name in (*memory, "peak")]
     counts = ("trained_parameters", "images_drawn", "tokens_drawn", "tokens_trained", "images_scored")
     lines += [[name.replace("_", " "), f"{found[name]:,}"] for name in counts]

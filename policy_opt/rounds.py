@@ -36,6 +36,7 @@ from rwk.policy_opt.journal import (
     start,
     step_of,
 )
+from rwk.policy_opt.masters import masters_of, whole
 from rwk.policy_opt.policy import Policy, Statistics, World, trainable, world
 from rwk.policy_opt.sampling import Sampling
 from rwk.policy_opt.watch import Watch, Watched
@@ -202,7 +203,8 @@ class _Run:
         trainer = self.trainer_of(config, self.policy, pairs, journal, checkpoints, place, before=self.updates)
         trainer.span = self.updates, journal.total
         trl.train(trainer, checkpoint, ends=ends)
+        state = dict(self.policy.state_dict()) | whole(masters_of(trainer))
         if place.rank == 0:
-            save_whole(dict(self.policy.state_dict()), folder / "policy.safetensors")
+            save_whole(state, folder / "policy.safetensors")
             shutil.rmtree(checkpoints, ignore_errors=True)
         place.wait()

@@ -105,6 +105,20 @@ def test_a_run_that_fails_leaves_its_last_line(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "metrics.jsonl").read_text())["grad_norm"] is None
 
 
+def test_weights_that_stand_still() -> None:
+    """Fewer than one in ten that move are worth an alarm, which names the precision; without a gradient none move."""
+    guards = Guards()
+    held = WELL | {"step": 3, "moved": 0.017, "moved_in": "bfloat16"}
+    assert guards.look(held | {"moved": 0.1}) == []
+    assert guards.look(held | {"grad_norm": 0.0, "moved": 0.0}) == []
+    assert guards.look(held) == [
+        "update 3 moves 1.7 % of the weights: updates are smaller than half precision (bfloat16) can hold; raise "
+        "learning_rate, or load the generator in float32."
+    ]
+    (alarm,) = Guards().look(held | {"moved_in": "float32"})
+    assert "most get no gradient, or one that is lost in float32" in alarm
+
+
 def test_diversity() -> None:
     """The share of tokens that differ, over all pairs of a group, by a loop; 0 where all are alike."""
     tokens = torch.randint(0, 3, (12, 5), generator=torch.Generator().manual_seed(0))
