@@ -104,7 +104,7 @@ def judged(name: str, generator: Generator, options: argparse.Namespace) -> tupl
     if name == "truth":
         return potential, 1.0
     judge = judge_of(name, generator)
-    pilot = [prompt.text for prompt in read_prompts("shapes.long", count=16, seed=9)]
+    pilot = [prompt.text for prompt in read_prompts("shapes.long", count=64, seed=9)]
     return judge, potential_quantile(
         generator, judge, pilot, options.share, checkpoint=options.checkpoint, seed=options.seed
     )
@@ -144,7 +144,7 @@ def main() -> None:
     parser.add_argument("--most", type=int, default=16, help="of best of n")
     parser.add_argument("--by", default="shapes.verifier", help="the reward that chooses")
     parser.add_argument("--judge", action="append", help="truth, or the name of a reward; may be given several times")
-    parser.add_argument("--share", type=float, default=0.4, help="of candidates that a reward stops")
+    parser.add_argument("--share", type=float, default=0.2, help="of candidates that a reward stops")
     parser.add_argument("--checkpoint", type=int, default=32)
     parser.add_argument("--rounds", type=int, help="of reflection")
     parser.add_argument("--seed", type=int, default=5)

@@ -16,7 +16,7 @@ from rwk.policy_opt.search import Search, best_of_n, parm
 from rwk.rewards.base import Reward
 from rwk.rewards.registry import load
 
-PILOT, STOPPED = 16, 0.4
+PILOT, STOPPED = 64, 0.2
 """Prompts of the pilot that says what little potential is, and the share of its candidates that has less."""
 
 JUDGES = {"shapes.potential": "rwk.adapters.shapes_potential:potential"}
