@@ -140,7 +140,7 @@ class DualEncoder(TrainableReward):
         return DualTowers(quick_in_half(clip), architecture["embed_dim"])
 
     @classmethod
-    def from_model(cls, model: str, *, image_size: int = 0, seed: int = 0, device: str = "cpu") -> DualEncoder:
+    def check_model(cls, model: str) -> None:
         import open_clip
 
         name, at, file = model.partition("@")
@@ -151,7 +151,20 @@ class DualEncoder(TrainableReward):
                 f"open_clip:NAME must be a model of open_clip with CLIP's own tokenizer, got {name!r}; "
                 f"take one such as ViT-B-32."
             )
-        published = _published(name, tag) if slash else {}
+        if slash and tag not in (tags := open_clip.list_pretrained_tags_by_model(name)):
+            raise ValueError(f"open_clip model {name} has no weights {tag!r}; there are {', '.join(tags) or 'none'}.")
+        if at and not Path(file).is_file():
+            raise ValueError(f"open_clip:{name}@FILE names no file, got {file}; correct the path.")
+
+    @classmethod
+    def from_model(cls, model: str, *, image_size: int = 0, seed: int = 0, device: str = "cpu") -> DualEncoder:
+        import open_clip
+
+        cls.check_model(model)
+        name, at, file = model.partition("@")
+        name, slash, tag = name.partition("/")
+        config: Any = open_clip.get_model_config(name)
+        published: dict[str, Any] = dict(open_clip.get_pretrained_cfg(name, tag)) if slash else {}
         vision = dict(config["vision_cfg"])
         vision["image_size"] = image_size or vision["image_size"]
         made = {"quick_gelu": published.get("quick_gelu", False), **config, "vision_cfg": vision, "words": None}
@@ -255,16 +268,6 @@ def _read(file: Path) -> dict[str, Tensor]:
     if file.suffix != ".safetensors":
         raise ValueError(f"weights must be a .safetensors file, got {file}; convert them with safetensors first.")
     return load_file(file)
-
-
-def _published(name: str, tag: str) -> dict[str, Any]:
-    """What open_clip knows of the published weights of that tag."""
-    import open_clip
-
-    tags = open_clip.list_pretrained_tags_by_model(name)
-    if tag not in tags:
-        raise ValueError(f"open_clip model {name} has no weights {tag!r}; there are {', '.join(tags) or 'none'}.")
-    return dict(open_clip.get_pretrained_cfg(name, tag))
 
 
 def _fetch(name: str, tag: str, published: Mapping[str, Any], size: int) -> dict[str, Tensor]:
