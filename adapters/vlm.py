@@ -93,13 +93,18 @@ class Vlm:
             ) from error
         return cls(network, processor, name=name, device=device)
 
-    def conversation(self, turns: Sequence[str], *, images: int = 1) -> str:
-        """Text of a chat that begins with the images: turns of user, assistant, user and so on; the next is to come."""
+    def conversation(self, turns: Sequence[str], *, images: int = 1, before: str = "") -> str:
+        """Text of a chat that begins with the images: turns of user, assistant, user and so on; the next is to come.
+
+        Args:
+            before: what the first turn says before the images; templates that put images first say it after them.
+        """
         messages = [
             {"role": "assistant" if i % 2 else "user", "content": [{"type": "text", "text": turn}]}
             for i, turn in enumerate(turns)
         ]
-        messages[0]["content"] = [{"type": "image"}] * images + [{"type": "text", "text": turns[0]}]
+        first = [{"type": "text", "text": before}] if before else []
+        messages[0]["content"] = [*first, *[{"type": "image"}] * images, {"type": "text", "text": turns[0]}]
         # Where a model may think first, it is told to answer at once: the template then closes its thoughts itself.
         options = {"enable_thinking": False} if "enable_thinking" in str(self.processor.chat_template) else {}
         text: str = self.processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False, **options)
