@@ -157,12 +157,8 @@ def _by_hand(found: Known, weights: Weights, name: str) -> str:
     what = "copy all files into one folder" if len(found.weights) > 1 or whole else "copy it here"
     own = "weights" in inspect.signature(found.kind).parameters
     plain = name.removesuffix(f"@{weights.source}")
-    first = (
-        "downloaded on first use"
-        if plain == name
-        else "no folder of that name, so a repository, downloaded on first use"
-    )
-    return first + (f"; without a network {what} and name {plain}@PATH" if own else "")
+    first = "" if plain == name else "no folder of that name, so a repository, "
+    return f"{first}downloaded on first use" + (f"; without a network {what} and name {plain}@PATH" if own else "")
 
 
 def _weights(weights: Weights, advice: str) -> dict[str, Any]:

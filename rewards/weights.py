@@ -85,7 +85,7 @@ def named(kind: type[Any], name: str) -> Weights:
     A class that tells of its weights by `hub` alone loads them by an id or a folder alike.
     """
     from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
     takes_ids = hasattr(kind, "hub") and not hasattr(kind, "origins") and not hasattr(kind, "origin")
     if takes_ids and not Path(name).expanduser().exists():
