@@ -81,7 +81,7 @@ class Opener:
         try:
             opened = Opened(item, prompt_of(item))
         except ValueError as error:  # no reward may score it by a prompt that nobody wrote
-            return Opened(item, "", note=str(error))
+            return Opened(item, "", note=str(error).removesuffix("."))
         if self._cache:
             opened.digest = digest_of(item.image)
             self._look_up(opened, self._cache)

@@ -173,4 +173,5 @@ def test_a_prompt_in_other_bytes_is_not_scored_by(rwk: Rwk, tmp_path: Path) -> N
     assert (bad["prompt"], bad[LENGTH], bad[WIDTH]) == ("", None, None)
     assert bad[f"{LENGTH}.note"].startswith(refused)
     assert "1 of 2 images could not be read" in ended.err
+    assert ended.err.endswith("010.txt`.\n")
     assert rwk("score", "images", "-r", LENGTH, "--prompt", "two").code == 0
