@@ -186,7 +186,7 @@ class _Draw:
             first = self.place.rank * len(handles)
             handles = self.ledger.next(step)[first : first + len(handles)]
             self.journal.note(left_out=len(self.ledger.left_out))
-        size = config.prompts_per_draw or len(handles)
+        size = drawn_at_once(config, len(handles))
         parts = [handles[start : start + size] for start in range(0, len(handles), size)]
         drawn = (self._drawn(part, step) for part in parts)
         seed, meanwhile = derived_seed(config.seed, step), config.score_meanwhile
@@ -251,6 +251,11 @@ class _Draw:
         return rollout, self.generator.levels(rollout.tokens)
 
 
+def drawn_at_once(config: Grpo, prompts: int) -> int:
+    """For how many of the prompts that a step has in one process to draw at once."""
+    return config.prompts_per_draw or (-(-prompts // 2) if config.score_meanwhile else prompts)
+
+
 def prompt_schedule(config: Grpo, prompts: int) -> list[int]:
     """Handles of the prompts of all draws in a row: all, in a new order each time round, and none twice in a draw."""
     order = torch.Generator().manual_seed(config.seed)
@@ -270,4 +275,11 @@ def _check(config: Grpo, prompts: int, processes: int) -> None:
         raise ValueError(
             f"prompts_per_step must be a multiple of the number of processes, got {config.prompts_per_step} and "
             f"{processes}; each process draws whole groups."
+        )
+    own = config.prompts_per_step // processes
+    if config.score_meanwhile and drawn_at_once(config, own) >= own:
+        raise ValueError(
+            f"score_meanwhile needs two draws of a step in each process, got prompts_per_draw "
+            f"{config.prompts_per_draw} and {own} prompts a process; lower prompts_per_draw, draw for more prompts, or "
+            f"leave it out."
         )

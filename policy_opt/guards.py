@@ -62,7 +62,7 @@ class Guards:
 
     def _judged(self, row: dict[str, Any]) -> Iterator[tuple[str, str]]:
         """Name and alarm, or "" where all is well, of everything that the line tells of."""
-        if row["step"] == 1:
+        if row["step"] == 1 and "grad_norm" in row:  # else it closes a run of one update
             why = why_silent(row)
             yield "silent", why and f"the first update learnt nothing: {why}"
         if "images" in row:

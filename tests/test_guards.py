@@ -63,6 +63,21 @@ def test_images_without_a_reward() -> None:
     ]
 
 
+def test_closing_line(tmp_path: Path) -> None:
+    """It is beside that of the last update, whose costs it adds to, is written once, and ends no run as silent."""
+    path = tmp_path / "metrics.jsonl"
+    journal = Journal(path)
+    journal.total = 1
+    journal.write(1, {"grad_norm": 1.0})
+    for last in (journal, Journal(path)):
+        last.note(images=20, unscored=0, frac_zero_std=1.0)
+        last.close(1, "nothing is left")
+    rows = read(path)
+    assert [(row["step"], row.get("alarms")) for row in rows] == [(1, None), (1, ["nothing is left"])]
+    assert Journal(path).spent(1) == pytest.approx(sum(row["processor_seconds"] for row in rows))
+    assert Journal(path).last == 1
+
+
 def test_alarms_are_kept_and_told_again_to_nobody(tmp_path: Path) -> None:
     """They stand in their line, reach the progress, and a resumed journal knows which have sounded."""
     told: list[Any] = []
