@@ -26,6 +26,12 @@ class Common:
         metadata={"help": "Print one JSON document on stdout and nothing else there.", "switch": True},
     )
 
+    def __post_init__(self) -> None:
+        if self.device != "cpu":  # what is always there is not worth an import of torch
+            from rwk.rewards.devices import check_device
+
+            check_device(self.device)
+
 
 Function = Callable[..., Any]
 

@@ -38,6 +38,7 @@ def command(config: RewardTraining, common: Common) -> dict[str, Any]:
     A trained judge or published reward is kept as what training moved and the name of its base, which has to be had
     wherever the folder goes; the others are kept whole.
     """
+    from rwk.rewards.bases import check_base
     from rwk.rewards.home import home
     from rwk.rewards.saving import check_name, keep
     from rwk.rewards.train import train_reward
@@ -48,6 +49,7 @@ def command(config: RewardTraining, common: Common) -> dict[str, Any]:
         preset = PRESETS[config.preset or ""]
         note(f"preset {config.preset}, after {preset.source}; not copied: {preset.differs}")
     check_name(config.name)
+    check_base(config.base)  # before preferences are made or read, which may take minutes
     out = config.out or home("runs", "train-reward", config.name)
     data = _data(config, common)
     train, valid = data.split(held_out=config.held_out, seed=common.seed)

@@ -151,6 +151,7 @@ def test_each_process_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch, rwk:
         asked.append(str(device))
         raise RunFailed("here are all processes.")
 
+    monkeypatch.setattr("rwk.rewards.devices.devices", lambda: ["cpu:0", "cuda:0", "cuda:1"])  # none is used
     monkeypatch.setenv("LOCAL_RANK", "1")
     monkeypatch.setattr(generators, "load", told(generators.load))
     monkeypatch.setattr(registry, "load", told(registry.load))
