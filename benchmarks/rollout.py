@@ -151,7 +151,8 @@ def llama(options: argparse.Namespace) -> None:
     """Sampling and statistics of a Llama with codes in its vocabulary."""
     generator = Measured(options)
     generator.torch_compile = options.torch_compile
-    for name, letters in (("", [15]), (", unequal prompts", [8, 15, 22]), (", prompts of 200", [200])):
+    kinds = {"": [15], ", unequal prompts": [8, 15, 22], ", prompts of 200": [200], ", of 10 and 200": [8, 198]}
+    for name, letters in kinds.items():
         prompts = ["x" * letters[i % len(letters)] + chr(97 + i) for i in range(options.prompts)]
         rows = [prompt for prompt in prompts for _ in range(options.group)]
         for guidance in (1.0, 3.0):
