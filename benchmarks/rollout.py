@@ -4,7 +4,6 @@
     python benchmarks/rollout.py --device cuda --dtype bfloat16 --layers 24 --width 1024 --tokens 576 --codes 16384
     python benchmarks/rollout.py --model janus --device cuda --dtype bfloat16 --torch-compile
     OMP_NUM_THREADS=2 python benchmarks/rollout.py --model janus            # a random Janus
-    OMP_NUM_THREADS=2 python benchmarks/rollout.py --model janus --tokens 64 --rounds 1
     OMP_NUM_THREADS=2 python benchmarks/rollout.py --model janus --ceilings  # and what the machine could do at most
 
 Sampling is compared with `generate`, which reads every row's prompt and grows its cache, on the same model, rows and
@@ -42,12 +41,8 @@ SIZES = {
     "llama": {"layers": 6, "width": 192, "codes": 512, "tokens": 64, "prompts": 8, "group": 8, "rounds": 5},
     "janus": {"layers": 8, "width": 512, "codes": 16384, "tokens": 576, "prompts": 1, "group": 8, "rounds": 3},
 }
-PROMPTS = {
-    "equal": ("", [15]),
-    "unequal": (", unequal prompts", [8, 15, 22]),
-    "long": (", prompts of 200", [200]),
-    "both": (", prompts of 10 and 200", [8, 198]),
-}
+UNEQUAL, LONG, BOTH = ", unequal prompts", ", prompts of 200", ", prompts of 10 and 200"
+PROMPTS = {"equal": ("", [15]), "unequal": (UNEQUAL, [8, 15, 22]), "long": (LONG, [200]), "both": (BOTH, [8, 198])}
 """What the pairs are called, and how many letters the prompts have in turns."""
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 TEXT = 256

@@ -99,13 +99,13 @@ def rows_of(generator: Any, count: int) -> Rollout:
     return rollout
 
 
-def test_few_graphs_do_for_many_rows(traced: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_few_graphs_do_for_many_rows(traced: list[int]) -> None:
     """Twelve numbers of rows are drawn by five graphs, more than torch would keep here, each as without."""
-    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 2)
     plain, quick = SimpleArSft.tiny(), SimpleArSft.tiny()
     compile_draws(quick)
     for count in range(1, 13):
-        found = rows_of(quick, count)
+        with torch._dynamo.config.patch(recompile_limit=2):
+            found = rows_of(quick, count)
         same(found, rows_of(plain, count))
         assert len(found.tokens) == count
     assert len(traced) == 5  # of 1, 2, 4, 8 and 16 rows
