@@ -189,7 +189,7 @@ class _Writer(JanusPro):
         return CompiledSteps()
 
     @property
-    def _compiled(self) -> CompiledSteps:  # type: ignore[override]
+    def _compiled(self) -> CompiledSteps:
         """Its own, since words take a room of another shape than codes."""
         return self._compiled_words
 

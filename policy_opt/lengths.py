@@ -124,7 +124,8 @@ def parted(lengths: Sequence[int], another: float) -> list[list[int]]:
             count += len(rows[known[begin]])
             found = min(found, (best[begin][0] + count * length + another, begin))
         best.append(found)
-    parts, end = [], len(known)
+    parts: list[list[int]] = []
+    end = len(known)
     while end:
         begin = best[end][1]
         parts.insert(0, sorted(row for length in known[begin:end] for row in rows[length]))
