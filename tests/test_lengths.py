@@ -22,8 +22,11 @@ from rwk.policy_opt.rollout import CausalGenerator
 from rwk.policy_opt.sampling import Sampling
 
 PROMPTS = ["a", "a red circle and a blue square", "b", "a red circle"]
-ALWAYS, NEVER = Machine(0.0, 1.0, math.inf), Machine(1.0, math.inf, math.inf)
-"""Machines on which another pass costs nothing, and more than anything."""
+
+
+def another_pass_takes(seconds: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """0 parts rows of every length, 1e9 none."""
+    monkeypatch.setattr(lengths, "_seconds", lambda *_: seconds)
 
 
 @pytest.mark.parametrize(
@@ -117,8 +120,8 @@ def test_parts_change_nothing(
     """Drawing, going on, statistics and gradients are those of padded rows, with shared prefixes and copied ones."""
     monkeypatch.setattr(shared_prefix, "LEAST_SAVED", least)
     recipe, found, reads = Sampling(guidance=guidance), [], []
-    for device, bunch in ((NEVER, math.inf), (ALWAYS, 0)):
-        monkeypatch.setattr(lengths, "CPU", device)
+    for seconds, bunch in ((1e9, 1e9), (0.0, 0)):
+        another_pass_takes(seconds, monkeypatch)
         monkeypatch.setattr(shared_prefix, "ANOTHER", bunch)
         generator = family.tiny()
         reads.append(calls_of(generator, monkeypatch))
@@ -130,20 +133,22 @@ def test_parts_change_nothing(
     for slope, expected in zip(slopes, its_slopes, strict=True):
         assert (slope - expected).norm() <= 1e-4 * expected.norm()
     if family is not Xl256:  # whose prompts are all of one length
+        steps, parts = ([call for call in calls if call[1] == 1] for calls in reads)
         assert len(reads[1]) > len(reads[0])
+        assert len(parts) > 2 * len(steps) if least else len(parts) >= len(steps)
         assert sum(rows * width for rows, width in reads[1]) < sum(rows * width for rows, width in reads[0])
 
 
 @pytest.mark.parametrize("check", [check_draws_ignore_companions, check_logprobs_ignore_neighbours])
 def test_the_contract_holds_of_parts(check: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A row says and draws the same alone, in another order, and in parts of a batch."""
-    monkeypatch.setattr(lengths, "CPU", ALWAYS)
+    another_pass_takes(0.0, monkeypatch)
     check(SimpleArSft.tiny())
 
 
 def test_equal_lengths_cost_what_they_did(monkeypatch: pytest.MonkeyPatch) -> None:
     """Even where another pass costs nothing they are read at once, and drawn at once."""
-    monkeypatch.setattr(lengths, "CPU", ALWAYS)
+    another_pass_takes(0.0, monkeypatch)
     generator = SimpleArSft.tiny()
     calls = calls_of(generator, monkeypatch)
     drawn = generator.sample(["abc", "abd"], per_prompt=1, seed=0, sampling=Sampling())
@@ -161,7 +166,7 @@ class Gathered(nn.Linear):
 
 def test_sharded_weights_are_read_in_one_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     """Statistics call the layers once, whatever the prompts, so that no process waits for another."""
-    monkeypatch.setattr(lengths, "CPU", ALWAYS)
+    another_pass_takes(0.0, monkeypatch)
     generator = SimpleArSft.tiny()
     drawn = generator.sample(PROMPTS, per_prompt=3, seed=0, sampling=Sampling())
     expected = generator.logprobs(drawn)
