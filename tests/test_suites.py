@@ -24,9 +24,8 @@ from rwk.adapters.geneval_rules import TAGS
 from rwk.adapters.vlm import tiny_vlm
 from rwk.calibration.statistics import cluster_se
 from rwk.calibration.storage import Binding
-from rwk.policy_opt.evaluate import balanced, clustered
+from rwk.policy_opt.evaluate import GOLD, balanced, clustered
 from rwk.policy_opt.measured import ANY, Measured, tabulated
-from rwk.policy_opt.optimize import GOLD
 from rwk.policy_opt.prompts import Prompt
 from rwk.policy_opt.suites import COMPBENCH, Benchmark, benchmark
 from rwk.rewards.registry import load, names
