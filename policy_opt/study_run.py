@@ -43,12 +43,12 @@ def run_cells(
 ) -> int:
     """Runs the cells that are neither finished nor being run elsewhere; gives how many it ran."""
     ran = 0
-    for number, cell in enumerate(cells, 1):
+    for place, cell in enumerate(cells, 1):
         if finished_cell(folder, cell):
             continue
         with locked(folder / "cells" / cell.name, tell) as ours:
             if ours and not finished_cell(folder, cell):
-                tell(f"cell {number} of {len(cells)}: {cell.name}")
+                tell(f"cell {place} of {len(cells)}: {cell.name}")
                 run_cell(cell, folder, device=device, progress=progress)
                 ran += 1
     return ran
