@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import runpy
 from collections import Counter
 from dataclasses import replace
@@ -14,12 +15,14 @@ import torch
 
 from rwk.adapters.geneval_prompts import records
 from rwk.adapters.janus import JanusPro
-from rwk.policy_opt.evaluate import JUDGED_SEED
+from rwk.policy_opt.evaluate import GOLD, JUDGED_SEED
 from rwk.policy_opt.experiment import Experiment
+from rwk.policy_opt.judging import Judges, judge
 from rwk.policy_opt.prompts import Prompt, domains
 from rwk.policy_opt.study import Study, cells, read_study
 from rwk.policy_opt.study_results import analyse
-from rwk.policy_opt.suites import benchmark, chosen, judged_on, spread
+from rwk.policy_opt.suites import Benchmark, benchmark, chosen, judged_on, spread
+from rwk.rewards.errors import RunFailed
 from rwk.rewards.registry import load
 
 TESTS = Path(__file__).parent
@@ -31,7 +34,7 @@ ACTIONS = ["A couple is stargazing in a field.", "A man is reading."]
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """`data/` with the files that docs/study/janus.toml names, as large as the published ones but for what is judged."""
+    """`data/` with the files that docs/study/janus.toml names, as many prompts to learn from as are published."""
     data = tmp_path / "data"
     (data / "t2i_compbench").mkdir(parents=True)
     texts = [f"a red thing beside {number} keys" for number in range(5557)]
@@ -103,20 +106,13 @@ def test_two_cells_on_benchmarks(data: Path, tmp_path: Path, rwk: Any, monkeypat
             best = truth[contrast.score(row).values.argmax()].item()
             assert one["gold"][domain]["best of n"][place] == pytest.approx(best, abs=1e-5)
         assert one["gold"][domain]["base"] == other["gold"][domain]["base"]
-    told = document["results"]["categories"]
-    assert Counter(row["against"] for row in told) == {"base": 2 * 5, "grpo": 5}
+    assert Counter(row["against"] for row in document["results"]["categories"]) == {"base": 2 * 5, "grpo": 5}
     page = (tmp_path / "out" / "page.html").read_text()
     assert "In domain, by category" in page
     assert "non_spatial" in page
-    result = json.loads(
-        (tmp_path / "out" / "cells" / cells_of(tmp_path)[0] / "iteration-1" / "result.json").read_text()
-    )
-    assert set(result["results"]["tuned"]["out of domain"]) == {"contrast", "gold accuracy"}
-
-
-def cells_of(folder: Path) -> list[str]:
-    """Names of the folders of the cells of a study."""
-    return sorted(path.name for path in (folder / "out" / "cells").iterdir())
+    runs = list((tmp_path / "out" / "cells").glob("*/iteration-1/result.json"))
+    told = [json.loads(run.read_text())["results"]["tuned"]["out of domain"] for run in runs]
+    assert [set(scores) for scores in told] == [{"contrast", GOLD}] * 2
 
 
 def test_categories_by_hand() -> None:
@@ -143,6 +139,29 @@ def test_categories_by_hand() -> None:
     assert found["grpo", "base", "y"]["low"] is None
     without = [{key: value for key, value in one.items() if key != "categories"} for one in both]
     assert analyse(study, without)["categories"] == []
+
+
+def test_truth_that_says_nothing_ends_the_run_before_it_learns() -> None:
+    """A domain of which no image is measured is named, with its benchmark."""
+    toy = runpy.run_path(str(TESTS / "toy_generator.py"))
+    prompts = [Prompt("a grey thing")]
+    on = Benchmark("nothing", prompts, "nothing", rules=[("nothing",)])
+
+    class Silent(toy["Brightness"]):  # type: ignore[misc]
+        def _score(self, images: list[Any], prompts: list[str]) -> torch.Tensor:
+            return torch.full([len(images)], torch.nan)
+
+    by = {"away": (on, Judges({}, {"nothing": Silent()}))}
+    with pytest.raises(RunFailed, match="nothing measures no image of the domain 'away'"):
+        judge(toy["Toy"](), by, {}, images=2, sampling=toy["Toy"].spec.sampling)
+    found = judge(
+        toy["Toy"](),
+        {"away": (on, Judges({}, {"nothing": toy["Brightness"]()}))},
+        {},
+        images=2,
+        sampling=toy["Toy"].spec.sampling,
+    )
+    assert found["away"].scores[GOLD].shape == (1, 2)
 
 
 def test_few_prompts_are_spread_over_categories() -> None:
@@ -186,8 +205,8 @@ def test_what_is_looked_at_and_learnt_from_is_not_judged_on(tmp_path: Path) -> N
     world = domains("shapes.long", train=20, test=9, seed=0, watch=5, judged={"in domain": judged})
     assert (len(world.train), len(world.watch)) == (20, 5)
     assert not {*judged} & {*world.watch, *world.train}
+    file.write_text("prompt 3\nprompt 5")
     with pytest.raises(ValueError, match=r"learn.txt must hold a prompt that is not judged on, got none"):
-        file.write_text("prompt 3\nprompt 5")
         domains(str(file), train=99, test=9, seed=0, judged=held)
 
 
@@ -218,9 +237,8 @@ def test_what_cannot_be_judged_on_is_refused(tmp_path: Path, rwk: Any, words: li
     (tmp_path / "learn.txt").write_text("\n".join(f"a red circle of kind {i}" for i in range(6)))
     ended = rwk("optimize", "--algo", "grpo", "--out", "run", *words)
     assert ended.code == 2
-    assert torch.tensor([len(line) > 0 for line in ended.err.splitlines() if not line.endswith("so far")]).sum() == 1
-    with pytest.raises(ValueError, match=said):
-        raise ValueError(ended.err)
+    (line,) = [line for line in ended.err.splitlines() if not line.endswith("so far")]
+    assert re.search(said, line)
     assert not (tmp_path / "run").exists()
 
 
