@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import numpy as np
 
 from rwk.calibration.kendall import kendall
 from rwk.calibration.statistics import FEW_CLUSTERS, cluster_interval, holm
+from rwk.policy_opt import prompts
 from rwk.policy_opt.study import Cell
 from rwk.policy_opt.study_gaps import Gap, Records, by_category, finite, gained_by, gaps_between, golds, mean_gap
 from rwk.policy_opt.study_run import finished_cell
@@ -38,6 +40,7 @@ def analyse(study: Mapping[str, Any], records: Records) -> dict[str, Any]:
         study: the fields of `Study`.
         records: as `collect` gives them.
     """
+    records = [_with_categories(record) for record in records]
     domains = list(records[0]["gold"]) if records else []
     gained = gains(records, domains)
     algorithms = differences(study, records, domains)
@@ -57,6 +60,23 @@ def analyse(study: Mapping[str, Any], records: Records) -> dict[str, Any]:
         "categories": categories(study, records, domains),
         "verdicts": verdicts(study, algorithms, scaling, orders),
     }
+
+
+def _with_categories(record: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A record that was made before they were kept has those of its family's prompts, found by their texts."""
+    experiment = record["experiment"]
+    if record.get("categories") or experiment.get("prompts") not in prompts.FAMILIES:
+        return record
+    known = _categories_of(experiment["prompts"], experiment["eval_prompts"])
+    found = {domain: [known.get(text, "") for text in texts] for domain, texts in record["prompts"].items()}
+    return {**record, "categories": found}
+
+
+@cache
+def _categories_of(family: str, count: int) -> dict[str, str]:
+    """Prompt -> its category, of those that a family is judged on."""
+    judged = prompts.domains(family, train=1, test=count, seed=0).test.values()
+    return {prompt.text: prompt.category for chosen in judged for prompt in chosen}
 
 
 def table(records: Records, domains: Sequence[str]) -> list[dict[str, Any]]:

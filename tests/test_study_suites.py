@@ -139,6 +139,10 @@ def test_categories_by_hand() -> None:
     assert found["grpo", "base", "y"]["low"] is None
     without = [{key: value for key, value in one.items() if key != "categories"} for one in both]
     assert analyse(study, without)["categories"] == []
+    shown = domains("shapes.short", train=1, test=4, seed=0).test["out of domain"]
+    family = {"experiment": {"prompts": "shapes.short", "eval_prompts": 4}, "prompts": {"away": [p.text for p in shown]}}
+    again = analyse(study, [one | family for one in without])["categories"]
+    assert {row["category"] for row in again} == {prompt.category for prompt in shown}
 
 
 def test_truth_that_says_nothing_ends_the_run_before_it_learns() -> None:
