@@ -18,7 +18,9 @@ def write_page(document: Document, folder: Path) -> Path:
     done, total = len(document["cells"]), document["cells planned"]
     match, seconds = document["study"]["match"], document["study"].get("seconds", 0)
     each = f" of processor time, {seconds:g} for each" if match == "seconds" else ""
-    lead = f"{done} of {total} cells, matched on {match}{each}; gold accuracy with 95 % intervals."
+    judged_on = document["study"]["settings"].get("judge_on", ())
+    gold = f"gold accuracy as {', '.join(judged_on)} measure it" if judged_on else "gold accuracy"
+    lead = f"{done} of {total} cells, matched on {match}{each}; {gold} with 95 % intervals."
     save(folder / "page.html", page(f"Study {document['study']['name']}", sections(document), lead=lead))
     return folder / "page.html"
 

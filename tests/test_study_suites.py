@@ -15,6 +15,7 @@ import torch
 
 from rwk.adapters.geneval_prompts import records
 from rwk.adapters.janus import JanusPro
+from rwk.adapters.shapes_generator import ShapesLlama
 from rwk.policy_opt.evaluate import GOLD, JUDGED_SEED
 from rwk.policy_opt.experiment import Experiment
 from rwk.policy_opt.judging import Judges, judge
@@ -140,7 +141,10 @@ def test_categories_by_hand() -> None:
     without = [{key: value for key, value in one.items() if key != "categories"} for one in both]
     assert analyse(study, without)["categories"] == []
     shown = domains("shapes.short", train=1, test=4, seed=0).test["out of domain"]
-    family = {"experiment": {"prompts": "shapes.short", "eval_prompts": 4}, "prompts": {"away": [p.text for p in shown]}}
+    family = {
+        "experiment": {"prompts": "shapes.short", "eval_prompts": 4},
+        "prompts": {"away": [p.text for p in shown]},
+    }
     again = analyse(study, [one | family for one in without])["categories"]
     assert {row["category"] for row in again} == {prompt.category for prompt in shown}
 
@@ -194,6 +198,45 @@ def test_a_reward_measures_any_prompts(tmp_path: Path, rwk: Any, monkeypatch: py
     family = judged_on(["away=contrast:shapes.short.test"], 6)["away"]
     assert (len(family.prompts), set(family.rules)) == (6, {("contrast",)})
     assert judged_on(["away=shapes.short"], 100)["away"].prompts == benchmark("shapes.short", 100).prompts
+
+
+def test_a_run_is_judged_on_what_is_named(tmp_path: Path, rwk: Any) -> None:
+    """Its domains are those named, with the truth of each; the page shows where the reward is fooled, and why."""
+    ShapesLlama.tiny().save(tmp_path / "small")
+    words = [
+        "--generator",
+        "small",
+        "--prompt-count",
+        "8",
+        "--group-size",
+        "4",
+        "--prompts-per-step",
+        "2",
+        "--steps",
+        "1",
+    ]
+    words += ["--reward", "contrast", "--judge-on", "held out=shapes.long.held_out", "--eval-images", "2"]
+    words += ["--judge-on", "sharp=sharpness:shapes.short.test", "--eval-prompts", "3", "--save-every", "0"]
+    ended = rwk("optimize", "--algo", "grpo", *words, "--out", "run", "--json")
+    assert ended.code == 0, ended.err
+    base = json.loads(ended.out)["results"]["base"]
+    assert list(base) == ["held out", "sharp"]
+    assert {tuple(scores) for scores in base.values()} == {("contrast", GOLD)}
+    generator = ShapesLlama.from_folder(tmp_path / "small")
+    texts = [prompt.text for prompt in judged_on(["a=sharpness:shapes.short.test"], 3)["a"].prompts]
+    images = generator.decode(generator.sample(texts, per_prompt=2, seed=JUDGED_SEED).tokens)
+    assert base["sharp"][GOLD]["mean"] == pytest.approx(load("sharpness").score(images).values.mean().item(), rel=1e-4)
+    page = (tmp_path / "run" / "page.html").read_text()
+    assert "Where the reward is fooled" in page
+    seen = generator.decode(generator.sample([held_out()], per_prompt=2, seed=JUDGED_SEED).tokens)
+    why = load("shapes.verifier").score(seen, [held_out()] * 2).notes[0]
+    assert why
+    assert why in page
+
+
+def held_out() -> str:
+    """The first prompt of a benchmark of the world."""
+    return benchmark("shapes.long.held_out", 3).prompts[0].text
 
 
 def test_what_is_looked_at_and_learnt_from_is_not_judged_on(tmp_path: Path) -> None:
