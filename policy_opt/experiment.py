@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from rwk.policy_opt.presets import PRESETS
 from rwk.policy_opt.settings import COMPILE, setting
@@ -142,6 +142,14 @@ class Experiment:
         if not self.rewards:
             raise ValueError("an optimisation needs a reward, got none; name one with --reward.")
         self._check_judging()
+
+    def document(self) -> dict[str, Any]:
+        """As a dictionary, for the record of a run; what belongs to `judge_on` is left out where that names nothing.
+
+        So a run, or a study's cell, that was made before there was any is still the same.
+        """
+        found = asdict(self)
+        return found if self.judge_on else {k: v for k, v in found.items() if k not in ("judge_on", "gold", "judge")}
 
     def _check_judging(self) -> None:
         domains = [entry.partition("=")[0].strip() for entry in self.judge_on]

@@ -144,7 +144,7 @@ def optimize(
     place = world(torch.device(device))
     run = {"algorithm": type(algorithm).__name__.lower(), **asdict(algorithm), "sampling": asdict(sampling)}
     temperatures = {part.name: part.temperature for part in weighted if algorithm.calibrated and part.name in learnt}
-    settings = {"experiment": asdict(experiment), "algorithm": run, "temperatures": temperatures}
+    settings = {"experiment": experiment.document(), "algorithm": run, "temperatures": temperatures}
     if resume:
         check_same(out, settings)
     start(out, place, resume=resume)  # refuses a folder that is taken before anything is drawn

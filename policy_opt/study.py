@@ -153,10 +153,8 @@ class Cell(NamedTuple):
     @property
     def digest(self) -> str:
         """SHA-256 of all that the result depends on."""
-        asked = asdict(self.experiment)
-        if not self.experiment.judge_on:  # as before there was any, so that cells of then stay finished
-            asked = {key: value for key, value in asked.items() if key not in ("judge_on", "gold", "judge")}
-        held = [self.algorithm, asked, asdict(self.config), self.iterations, asdict(self.recipe)]
+        experiment, config = self.experiment.document(), asdict(self.config)
+        held = [self.algorithm, experiment, config, self.iterations, asdict(self.recipe)]
         held += [] if self.seconds is None else [self.seconds]
         return hashlib.sha256(json.dumps(held, sort_keys=True).encode()).hexdigest()
 

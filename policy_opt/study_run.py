@@ -90,7 +90,7 @@ def run_cell(cell: Cell, folder: Path, *, device: str = "cpu", progress: Progres
         "generator": cell.experiment.generator,
         "seed": cell.config.seed,
         "config": asdict(cell.config),
-        "experiment": asdict(cell.experiment),
+        "experiment": cell.experiment.document(),
         "iterations": cell.iterations,
         "budget seconds": cell.seconds and cell.seconds * cell.iterations,
         "meter": meter,

@@ -263,6 +263,8 @@ def test_a_world_may_be_judged_on_its_benchmarks() -> None:
     other = replace(plain, settings={"judge_on": ["held out=shapes.long.held_out"]})
     assert {cell.digest for cell in cells(plain)}.isdisjoint(cell.digest for cell in cells(other))
     assert cells(other)[0].plan().judged == 2 * 60 * 4
+    assert "judge_on" not in Experiment().document()  # else what was run before there was any would be run again
+    assert {"judge_on", "gold", "judge"} < set(cells(other)[0].experiment.document())
 
 
 @pytest.mark.parametrize(
