@@ -105,7 +105,7 @@ def optimize(
     Raises:
         ValueError: for what does not fit together, as the settings and the run to resume, or a reward that is to be
             used in log-odds and its calibration.
-        RunFailed: where nothing is learnt.
+        RunFailed: where nothing is learnt, or a benchmark measures no image.
     """
     if seconds is not None and isinstance(algorithm, Ladder):
         raise ValueError(f"a ladder ends after its climbs, got {seconds} seconds to end after; leave them out.")
