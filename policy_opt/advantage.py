@@ -126,6 +126,20 @@ def summary(rewards: Sequence[Weighted], scores: Tensor, reward: Tensor, group: 
     return values
 
 
+def group_spread(scores: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """[P, R] the mean and the deviation with n - 1 of each reward over the images of each group that it scored.
+
+    Where it scored none the mean is NaN and the deviation 0.
+
+    Args:
+        scores: [P * size, R], rows of one group adjacent; NaN where there is none.
+    """
+    groups = scores.double().reshape(-1, size, scores.shape[1])
+    mean = groups.nanmean(1)
+    freedom = (~groups.isnan()).sum(1).sub(1).clamp(min=1)
+    return mean, ((groups - mean[:, None]).square().nansum(1) / freedom).sqrt()
+
+
 def answers_an_image(rewards: Sequence[Weighted], size: int) -> int:
     """How often the rewards are asked for each image of a group of that size, a pair judge for each that it meets."""
     return sum(part.reward.answers(size) if isinstance(part.reward, WinRate) else 1 for part in rewards)
