@@ -89,7 +89,7 @@ class Grpo(Optimisation):
     )
     max_images: int = setting(
         0,
-        "Images after which the run ends, all that were drawn counted, as a step of resampling dynamic may draw several "
+        "Images after which the run ends, of all that were drawn, as a step of resampling dynamic may draw several "
         "times; 0 is no limit but steps.",
     )
     then: tuple[str, ...] = setting(

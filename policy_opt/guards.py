@@ -69,6 +69,13 @@ class Guards:
             images, unscored = row["images"], row["unscored"]
             text = f"{unscored} of {images} images have no reward, and nothing is learnt from them"
             yield "unscored", text if unscored > UNSCORED * images else ""
+        if "groups_short" in row:
+            groups, short, draws = row["groups"], row["groups_short"], row["draws"]
+            text = (
+                f"only {groups} of the {groups + short} groups of an update differ after {draws} draws, the others are "
+                f"groups of equal rewards; raise max_draws, or take easier or harder prompts"
+            )
+            yield "short", text if short else ""
         for name, words in VARIED.items():
             value = row.get(name)
             if value is not None and math.isfinite(value):
