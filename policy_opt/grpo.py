@@ -5,10 +5,12 @@ For image i with reward R_i, and its token t with ratio rho_t of the probability
     A_i  = (R_i - mean R) / std R, both over the group of i, or by `baseline` and `scale_rewards`  `group_advantage`
     A_i  times min(1, std R / (gate T)), where the gate is on and T is the temperature of R                   `gate`
     A_it = w_it A_i, where some tokens count more, with mean_t w_it = 1                              `token_weights`
-    loss = - mean_i mean_t [min(rho_t A_it, clip(rho_t, 1 - eps, 1 + eps_high) A_it) - beta KL_t]
-                                                                TRL's, by `loss_type`; KL_t by `kl_estimator`
+    loss = - mean_i mean_t [min(rho_t A_it, clip(rho_t, 1 - eps, 1 + eps_high) A_it) - beta v_it KL_t]
+                                                                TRL's, by `loss_type`; KL_t by `kl_estimator`, v_it
+                                                                is 1 but with `token_weights` stage
 
-Shao et al. (2024), arXiv:2402.03300.
+The mean over i is over all images of an update, groups of equals with them, as these losses are defined, but with
+`resampling` dynamic, which is DAPO's; see `lesson`. Shao et al. (2024), arXiv:2402.03300.
 """
 
 from __future__ import annotations

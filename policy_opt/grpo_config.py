@@ -41,7 +41,12 @@ class Grpo(Optimisation):
     ema: float = setting(
         0.0, "Decay of a running mean of the weights, which the run ends with and is judged by; 0 is off."
     )
-    loss_type: GrpoLoss = setting("grpo", "Form of the loss, by TRL's name; gspo weighs by the ratio of whole images.")
+    loss_type: GrpoLoss = setting(
+        "grpo",
+        "Form of the loss, by TRL's name; gspo weighs by the ratio of whole images. All are means over all images "
+        "of an update, those of equal groups too, but with resampling dynamic; DAPO is dapo, dynamic and an "
+        "epsilon_high.",
+    )
     epsilon: float = setting(0.2, "The ratio of new to old probability counts down to 1 - epsilon.")
     epsilon_high: float | None = setting(None, "The ratio counts up to 1 + epsilon_high; none takes epsilon.")
     baseline: Baseline = setting(
@@ -69,7 +74,7 @@ class Grpo(Optimisation):
     token_weights: TokenWeights = setting(
         "none",
         "Which tokens of an image count more: gcpo, those that others hang on; stage, those that good and bad images "
-        "do not share; panw, those that are drawn with few others, as coarse scales are.",
+        "do not share, which feel less of beta too; panw, those that are drawn with few others, as coarse scales are.",
     )
     importance_cap: float = setting(
         0.0,

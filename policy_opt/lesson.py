@@ -40,7 +40,7 @@ from rwk.policy_opt.policy import Policy, Statistics, World, kl_per_image
 from rwk.policy_opt.sampling import Sampling
 from rwk.policy_opt.scored_draws import scored
 from rwk.policy_opt.sub_policies import by_recipe, draw_mixed
-from rwk.policy_opt.token_weights import token_weights
+from rwk.policy_opt.token_weights import pull_weights, token_weights
 from rwk.policy_opt.variety import fields, likeness, with_variety
 
 
@@ -137,8 +137,10 @@ class Lessons:
             seconds_score=time.perf_counter() - began - drawing,
         )
         self._measure(rollout, step)
-        own = slice(self.place.rank * len(rollout), (self.place.rank + 1) * len(rollout))
-        return Lesson(rollout, self._by_token(rollout, advantage[own]), None if counts is None else counts[own])
+        share = slice(self.place.rank * len(rollout), (self.place.rank + 1) * len(rollout))
+        own, how = advantage[share], config.token_weights
+        pull = pull_weights(how, self.generator, rollout, own) if config.beta else None
+        return Lesson(rollout, self._by_token(rollout, own), None if counts is None else counts[share], pull)
 
     def _draws(self, handles: list[int], step: int, stage: Stage) -> Iterator[_Drawn]:
         """The draws of a step: one, or with `resampling` dynamic as many as are needed and allowed."""
