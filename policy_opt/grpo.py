@@ -29,6 +29,7 @@ from rwk.policy_opt.configs import Grpo
 from rwk.policy_opt.curriculum import Curriculum
 from rwk.policy_opt.followers import average_of, moving_reference
 from rwk.policy_opt.generator import Generator
+from rwk.policy_opt.guards import Guards
 from rwk.policy_opt.journal import (
     Progress,
     Trained,
@@ -90,7 +91,8 @@ def grpo(
     stages = Curriculum(config, rewards)
     recipe = sampling or generator.spec.sampling
     ledger = Ledger(out / "ledger.jsonl", config, table, rewards, main=place.rank == 0)
-    journal = start(out, place, resume=resume, progress=progress, collapse=config.collapse)
+    guards = Guards(config.collapse, min(config.epsilon, config.epsilon_high or config.epsilon))
+    journal = start(out, place, resume=resume, progress=progress, guards=guards)
     journal.total = config.steps
     checkpoint = last_checkpoint(out / "checkpoints") if resume else None
     journal.forget_after(step_of(checkpoint))

@@ -86,7 +86,7 @@ class Ledger:
             part.name
             for stage in self._stages.stages
             for part in stage.rewards
-            if part.weight and not math.isfinite(_top(part))
+            if part.weight and not math.isfinite(top(part))
         ]
         if config.resampling == "history" and endless:
             raise ValueError(
@@ -165,10 +165,10 @@ class Ledger:
             return False
         means = [row["mean"][part.name] for part in parts]
         return rule == "alike" or all(
-            mean is not None and abs(mean - _top(part)) <= floor for mean, part in zip(means, parts, strict=True)
+            mean is not None and abs(mean - top(part)) <= floor for mean, part in zip(means, parts, strict=True)
         )
 
 
-def _top(part: Weighted) -> float:
+def top(part: Weighted) -> float:
     """The score that a run strives for."""
     return part.reward.spec.high if part.weight > 0 else part.reward.spec.low

@@ -19,6 +19,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from math import nan
 from typing import NamedTuple
 
 import torch
@@ -32,7 +33,7 @@ from rwk.policy_opt.curriculum import Curriculum, Stage
 from rwk.policy_opt.generator import Generator, Rollout
 from rwk.policy_opt.guards import diversity
 from rwk.policy_opt.journal import Journal, derived_seed
-from rwk.policy_opt.ledger import Ledger
+from rwk.policy_opt.ledger import Ledger, top
 from rwk.policy_opt.modalities import modality_weights
 from rwk.policy_opt.off_policy import drift
 from rwk.policy_opt.permuted import draw_permuted
@@ -42,6 +43,7 @@ from rwk.policy_opt.scored_draws import scored
 from rwk.policy_opt.sub_policies import by_recipe, draw_mixed
 from rwk.policy_opt.token_weights import pull_weights, token_weights
 from rwk.policy_opt.variety import fields, likeness, with_variety
+from rwk.rewards.base import Reward
 
 
 class Lesson(NamedTuple):
@@ -117,6 +119,7 @@ class Lessons:
         self.journal.note(
             **summary(stage.rewards, scores, reward, group),
             **order_summary(stage.rewards, torch.cat([draw.orders for draw in draws])),
+            **self._solved(scores, stage),
             diversity=self._diversity(draws),
         )
         alike = torch.cat([draw.alike for draw in draws])
@@ -214,9 +217,12 @@ class Lessons:
         compared = win_rate(reward, group, unit=stage.unit) if config.advantage == "win_rate" else reward
         if config.diversity:
             compared = with_variety(reward, alike, group, weight=config.diversity, min_std=config.min_std)
-        standardised = is_standardised(weights_of(stage.rewards, config.aggregation), config.aggregation)
-        scale = "batch" if config.diversity > 0 or standardised else config.scale_rewards
-        advantage = group_advantage(compared, group, baseline=config.baseline, scale=scale, min_std=config.min_std)
+        weights = weights_of(stage.rewards, config.aggregation)
+        whole = config.diversity > 0 or is_standardised(weights, config.aggregation)
+        scale, floor = "batch" if whole else config.scale_rewards, config.min_std
+        if config.std_floor and config.advantage == "score" and not whole and sum(w != 0 for w in weights) == 1:
+            floor = max(floor, *(abs(w) * least for w, least in zip(weights, stage.floors, strict=True)))
+        advantage = group_advantage(compared, group, baseline=config.baseline, scale=scale, min_std=floor)
         if config.gate:
             share = gate(reward, group, floor=config.gate * stage.unit)
             advantage = advantage * share
@@ -238,6 +244,16 @@ class Lessons:
         )
         group = torch.arange(len(rows) // self.config.group_size).repeat_interleave(self.config.group_size)
         return self.policy.rollout(handles, tokens, logprobs, group=group)
+
+    def _solved(self, scores: Tensor, stage: Stage) -> dict[str, float]:
+        """The share of images that reached the top of every reward that is learnt from; none where one has no top."""
+        tops = [top(part) if part.weight and isinstance(part.reward, Reward) else nan for part in stage.rewards]
+        learnt = [column for column, part in enumerate(stage.rewards) if part.weight]
+        wanted = torch.tensor(tops)[learnt]
+        if not wanted.isfinite().all():
+            return {}
+        reached = ((scores[:, learnt] - wanted).abs() <= self.config.min_std).all(1)
+        return {"frac_solved": reached.double().mean().item()}
 
     def _diversity(self, draws: Sequence[_Drawn]) -> float:
         own = [diversity(draw.rollout.tokens, self.config.group_size) for draw in draws]
