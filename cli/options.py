@@ -116,7 +116,7 @@ def _option(item: Field[Any], hint: Any) -> Function:
     return click.option(*names, **settings)
 
 
-class NumberOr(click.ParamType):
+class NumberOr(click.ParamType[Any]):
     """A number, or one of some words."""
 
     name = "number"

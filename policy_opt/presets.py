@@ -126,8 +126,9 @@ PRESETS: dict[str, Preset] = {
             | {"entropy_targets": (7.0,), "entropy_rate": 5e-5, "entropy_limit": 5e-3}
             | {"steps": 400, "prompts_per_step": 8, "save_every": 100}
         },
-        "writes out a rationale first and learns it too, its entropy steered to 2 nats; stops where 8 draws of "
-        "a step do not suffice, where the run here goes on with fewer groups; adds 1e-6 to a deviation; the reward is a strict yes or no of Qwen2.5-VL-7B",
+        "writes out a rationale first and learns it too, its entropy steered to 2 nats; fails where 8 draws of a step "
+        "do not suffice, where the run here goes on with the groups there are; adds 1e-6 to a deviation; the reward is "
+        "a strict yes or no of Qwen2.5-VL-7B",
         recipe={"guidance": 1.0, "temperature": 1.0, "top_k": 0, "top_p": 1.0},
     ),
 }

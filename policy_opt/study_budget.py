@@ -35,10 +35,10 @@ def matched(config: Config, images: int, prompts: int) -> Config:
             f"{type(config).__name__.lower()} draws {unit} images at a time, which do not fill {images} exactly; "
             f"take {max(1, count) * unit} or {(count + 1) * unit} images, or another group_size."
         )
-    if not isinstance(config, Grpo) or config.resampling != "dynamic":
-        return of_draws(config, count)
-    _check_open(config)
-    return replace(of_draws(config, count), max_images=images)
+    if isinstance(config, Grpo) and config.resampling == "dynamic":
+        _check_open(config)
+        return replace(config, steps=count * config.num_iterations, max_images=images)
+    return of_draws(config, count)
 
 
 def of_draws(config: Config, count: int) -> Config:
