@@ -243,7 +243,7 @@ class Lessons:
             for name in ("tokens", "logprobs")
         )
         group = torch.arange(len(rows) // self.config.group_size).repeat_interleave(self.config.group_size)
-        return self.policy.rollout(handles, tokens, logprobs, group=group)
+        return self.policy.rollout(handles, tokens, logprobs, group=group.to(rollouts[0].group.device))
 
     def _solved(self, scores: Tensor, stage: Stage) -> dict[str, float]:
         """The share of images that reached the top of every reward that is learnt from; none where one has no top."""
