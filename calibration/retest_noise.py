@@ -31,7 +31,7 @@ def retest_noise(name: str, reward: Reward) -> float:
     if apart := Binding.of(reward).differences(card.reward):
         raise ValueError(f"{name} needs a card of its own, got one in {path} with {apart[0]}; run `rwk probe {name}`.")
     levels = card.probes.get(RETEST.name, {}).get("levels", ())
-    found = [level["measures"]["noise"]["value"] for level in levels if "noise" in level["measures"]]
+    found: list[float] = [level["measures"]["noise"]["value"] for level in levels if "noise" in level["measures"]]
     if not found:
         raise ValueError(f"{name} needs a card that tells its noise, got none of it in {path}; run `rwk probe {name}`.")
     return median(found)
