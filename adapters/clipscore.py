@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import ClassVar
 
 from torch import Tensor
 
 from rwk.adapters.clip_towers import OPENAI, OpenClipReward, cosine
 from rwk.adapters.preprocess import Preprocess
+from rwk.adapters.published import Origin
 from rwk.rewards.base import RewardSpec
+from rwk.rewards.precision import UNMEASURED
 
 
 def _spec(variant: str, unit: str, low: float, high: float) -> RewardSpec:
@@ -88,3 +91,13 @@ class ClipCosineLarge(ClipCosine):
     architecture = "ViT-L-14-quickgelu"
     origin = OPENAI[architecture]
     drift = {"bfloat16": 7.5e-4, "float16": 6.9e-5}
+
+
+class ClipCosineHuge(ClipCosine):
+    """`cos(image, prompt)` by LAION's ViT-H/14, whose GELU is exact; the reward of SimpleAR (Wang et al., 2025)."""
+
+    spec = replace(_spec("h14_cosine", "cosine", -1, 1), source="arXiv:2504.11455")
+    architecture = "ViT-H-14"
+    origin = Origin("laion/CLIP-ViT-H-14-laion2B-s32B-b79K", "open_clip_model.safetensors", "MIT", 3944)
+    drift = {}
+    precision_note = UNMEASURED

@@ -32,8 +32,8 @@ def command(config: RewardTraining, common: Common) -> dict[str, Any]:
     votes_second and ties may stand in its place, and weight beside it. Or it is a file of a published set, which its
     columns tell or FORMAT:FILE names: pickapic, hpdv2 (or hpdv2.votes), hpdv3 (or hpdv3.confident), imagereward,
     genai_bench, genai_arena, mjbench, mmrb2, richhf (or richhf.aesthetics, .artifact, .misalignment) and evalmuse.
-    Or it is shapes.preferences or shapes.unfinished, of the built-in world: the latter shows half-drawn pictures and
-    prefers what ends up better, for a judge of `rwk sample --search parm`.
+    Or it is shapes.preferences or shapes.unfinished, of the built-in world: the latter compares half-drawn pictures
+    with a blank, and prefers those that came out right, for a judge of `rwk sample --search parm`.
 
     A trained judge or published reward is kept as what training moved and the name of its base, which has to be had
     wherever the folder goes; the others are kept whole.

@@ -150,7 +150,7 @@ class Drawing:
         (), "Tokens after which parm judges; may be given several times. [default: half an image]"
     )
     least: float | None = setting(
-        None, "Potential below which parm stops an image. [default: that of 4 in 10 of a pilot drawing]"
+        None, "Potential below which parm stops an image. [default: that of 2 in 10 of a pilot drawing]"
     )
     rounds: int = setting(2, "Rounds of reflect, which share the images that --best-of allows.")
     refine_by: str | None = setting(

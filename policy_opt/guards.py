@@ -18,6 +18,8 @@ from torch import Tensor
 
 from rwk.rewards.errors import RunFailed
 
+MOVED = 0.1
+"""Share of the weights that an early update must move at least; many rows of a vocabulary never get a gradient."""
 PATIENCE = 3
 """Updates from the start of a run that may be without effect, by bad luck, before it is stopped."""
 STALLED = 10
@@ -74,7 +76,9 @@ class Guards:
 
     def _judged(self, row: dict[str, Any]) -> Iterator[tuple[str, str]]:
         """Name and alarm, or "" where all is well, of everything that the line tells of."""
-        if row["step"] == 1:
+        if row.get("moved") is not None and row.get("grad_norm"):
+            yield "still", why_still(row) if row["moved"] < MOVED else ""
+        if row["step"] == 1 and "grad_norm" in row:  # else it closes a run of one update
             why = why_silent(row)
             yield "silent", why and f"the first update learnt nothing: {why}"
         yield "stalled", self._stalled(row)
@@ -143,6 +147,17 @@ def why_silent(row: dict[str, Any]) -> str:
     if row.get("grad_norm") == 0:
         return "no gradient reaches the weights; see that generator.module holds what statistics computes with."
     return ""
+
+
+def why_still(row: dict[str, Any]) -> str:
+    """What is wrong where an update moves hardly a weight, and what to do."""
+    begin = f"update {row['step']} moves {100 * row['moved']:.1f} % of the weights"
+    if row["moved_in"] == "float32":
+        return f"{begin}: most get no gradient, or one that is lost in float32; raise learning_rate."
+    return (
+        f"{begin}: updates are smaller than half precision ({row['moved_in']}) can hold; "
+        f"raise learning_rate, or load the generator in float32."
+    )
 
 
 def diversity(tokens: Tensor, group_size: int) -> float:

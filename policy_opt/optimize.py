@@ -35,6 +35,7 @@ from rwk.policy_opt.watch import Watched
 from rwk.policy_opt.win_rates import WinRate, check_judges, scorer
 from rwk.rewards import registry
 from rwk.rewards.base import Reward
+from rwk.rewards.ranks import own_device
 from rwk.rewards.sinks import finished
 
 JUDGED_SEED = 1_000_003
@@ -93,7 +94,7 @@ def optimize(
         recipe: how images are drawn, in training and in judging.
         out: the folder of the run.
         resume: go on with the run that is in the folder, which must have the same settings but for how long it is.
-        device: where networks run.
+        device: where networks run; "cuda" is another GPU in each process of a machine.
         preset: what the settings were taken from, for config.json.
         progress: is called after every update.
         seconds: of processor time after which learning ends, at the next update; a ladder knows none.
@@ -105,6 +106,7 @@ def optimize(
     """
     if seconds is not None and isinstance(algorithm, Ladder):
         raise ValueError(f"a ladder ends after its climbs, got {seconds} seconds to end after; leave them out.")
+    device = own_device(device)
     generator = generators.load(experiment.generator, device=device)
     if algorithm.torch_compile:
         compile_draws(generator)

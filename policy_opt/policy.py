@@ -6,7 +6,7 @@ import copy
 import logging
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -63,6 +63,8 @@ class Policy(nn.Module):
         self.statistics = statistics
         self.prompts = list(prompts)
         self.sampling, self.recipes = sampling, tuple(recipes)
+        self.finer: dict[str, Tensor] = {}
+        """Where known, what parameters of half precision are roundings of, float32, by name; a trainer takes it."""
 
     def forward(self, input_ids: Tensor, labels: Tensor, **_: Any) -> PolicyOutput:
         """Log-probabilities and entropies of the codes in input_ids [B, 1 + L], 0 where labels [B, 1 + L] are -100."""
@@ -91,7 +93,15 @@ class Policy(nn.Module):
 
     def state_dict(self, *_: Any, **__: Any) -> dict[str, Any]:  # type: ignore[override]
         """The trained parameters alone, each once."""
-        return {name: value.detach() for name, value in self.named_parameters() if value.requires_grad}
+        return {
+            name: self.finer.get(name, value.detach()) for name, value in self.named_parameters() if value.requires_grad
+        }
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **options: Any) -> Any:
+        """Takes up such a state; what of it is finer than a parameter is rounded into it, and kept beside it."""
+        own = dict(self.named_parameters())
+        self.finer = {n: v for n, v in state_dict.items() if n in own and v.element_size() > own[n].element_size()}
+        return super().load_state_dict(state_dict, *args, **options)
 
     def add_model_tags(self, tags: object) -> None:
         """Does nothing: tags are for uploads."""

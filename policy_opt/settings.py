@@ -28,7 +28,10 @@ COMPILE = (
     "Draw by a step that torch.compile has made, on a GPU one CUDA graph; it takes a minute to make, and keeps the "
     "cache of a draw."
 )
-PER_DRAW = "Prompts that are drawn for at once in one process; 0, of GRPO, takes all of a step."
+PER_DRAW = (
+    "Prompts that are drawn for at once in one process; 0, of GRPO, takes all of a step, or half of them with "
+    "score_meanwhile."
+)
 WATCH_EVERY = "Steps of GRPO, or rounds of the others, between two looks at the watched reward, where one is named."
 
 
@@ -43,9 +46,11 @@ class Optimisation:
 
     learning_rate: float = setting(2e-4, "Peak learning rate of AdamW.")
     schedule: Schedule = setting(
-        "constant", "How the learning rate falls after the warm-up: not, to 0, or by a cosine to a tenth."
+        "constant",
+        "How the learning rate falls from the warm-up to the end of the run: not, to 0, by a cosine to 0, or by one to "
+        "a tenth. Rounds to come count as many updates as the present one; a part of a ladder is a run.",
     )
-    warmup: int = setting(0, "Updates over which the learning rate rises from 0.")
+    warmup: int = setting(0, "Updates at the beginning of the run over which the learning rate rises from 0.")
     weight_decay: float = setting(0.0, "Weight decay of AdamW.")
     max_grad_norm: float = setting(1.0, "Gradients longer than this are shortened to it.")
     group_size: int = setting(8, "Images drawn for one prompt.")
@@ -66,7 +71,7 @@ class Optimisation:
     score_meanwhile: bool = setting(
         False,
         "Score the images of one draw on a thread while the next are drawn, of which prompts_per_draw makes several "
-        "in a step or a round; what is learnt stays the same.",
+        "in a step or a round; where it is 0, a step of GRPO is drawn by halves. What is learnt stays the same.",
         switch=True,
     )
     from_pixels: bool = setting(

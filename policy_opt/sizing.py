@@ -1,9 +1,9 @@
 """What a run will hold in memory, draw and train, computed from its settings and the shape of its generator.
 
 Every number is computed, none is measured. In bytes, for one process, with b bytes a number, P parameters of which T
-learn, and rows that count double under guidance:
+learn, and rows that count double under guidance; masters are `policy_opt.masters`, and adapters are float32:
 
-    weights P b, gradients T b, AdamW 2 T b, a reference P b, an average of the weights T b
+    weights P b, gradients T b, AdamW 8 T, masters 4 T where b is 2, a reference P b, an average of the weights 4 T
     cache        rows drawn * (prompt + image) * 2 (keys and values) * layers * width of keys * b
     activations  rows trained at once * (prompt + image) * layers * 34 hidden * b / 2; with gradient checkpointing
                  2 hidden a layer, and 34 of the one that is computed again
@@ -32,6 +32,8 @@ from rwk.policy_opt.sampling import GuidanceMode
 from rwk.policy_opt.settings import Optimisation
 
 GIB = 2**30
+FLOAT = 4
+"""Bytes of a number in float32, in which AdamW keeps its state."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,7 @@ class Plan:
     weights: int
     gradients: int
     optimizer: int
+    masters: int
     reference: int
     average: int
     decoder: int
@@ -108,7 +111,8 @@ class Plan:
     @property
     def peak(self) -> int:
         """Bytes at most: the cache is gone when activations are held, unless compiled steps keep it."""
-        held = self.weights + self.gradients + self.optimizer + self.reference + self.average + self.decoder
+        state = self.weights + self.gradients + self.optimizer + self.masters
+        held = state + self.reference + self.average + self.decoder
         learning = self.activations + self.logits
         return held + (self.cache + learning if self.keeps_cache else max(self.cache, learning))
 
@@ -227,14 +231,15 @@ def plan(
     again = 1 if shape.cached else draws
     recomputed = 0.0 if shape.cached and not config.gradient_checkpointing else 2.0
     trained_passes = (2.0 * seen + (4.0 + recomputed) * learnt) * trained + 2.0 * seen * passes
-    held = shape.parameters + (learns if config.lora_rank else 0)
+    wide = FLOAT if config.lora_rank else b  # of a weight that learns
     steps = images / max(at_once * processes, 1) * draws
     return Plan(
-        weights=held * b,
-        gradients=learns * b,
-        optimizer=2 * learns * b,
+        weights=shape.parameters * b + (learns * wide if config.lora_rank else 0),
+        gradients=learns * wide,
+        optimizer=2 * learns * FLOAT,
+        masters=learns * FLOAT if wide < FLOAT else 0,
         reference=copies * (shape.parameters + shape.decoder) * b,
-        average=learns * b if isinstance(config, Grpo) and config.ema else 0,
+        average=learns * (FLOAT * _averages(config, wide)),
         decoder=shape.decoder * b,
         cache=at_once * double * per_row,
         activations=micro * learnt * length * _kept_of_layers(config, shape) * shape.hidden * b // 2,
@@ -282,6 +287,13 @@ def _kept(config: Optimisation) -> int:
         fixed = config.beta > 0 or config.kl_every > 0 or config.token_weights == "gcpo"
         return fixed + (config.reference_every > 0)
     return int(config.kl_every > 0 or (isinstance(config, Pairwise) and config.reference == "fixed"))
+
+
+def _averages(config: Optimisation, wide: int) -> int:
+    """Float32 averages of weights of that many bytes: of the policy, and of a reference that moves by a share."""
+    if not isinstance(config, Grpo):
+        return 0
+    return (config.ema > 0) + (config.reference_every > 0 and config.reference_mix < 1 and wide < FLOAT)  # else its own
 
 
 def _micro(config: Optimisation, processes: int) -> int:

@@ -19,7 +19,12 @@ from rwk.policy_opt.calibrated import soft_label_loss
 from rwk.policy_opt.configs import Dpo, Grpo, Rebel, Rft, Rounds
 from rwk.policy_opt.dpo import margin_loss
 from rwk.policy_opt.journal import Journal
+<<<<<<< HEAD
 from rwk.policy_opt.lesson import Lesson
+=======
+from rwk.policy_opt.masters import check_has_masters, keep_masters
+from rwk.policy_opt.movement import movement
+>>>>>>> main
 from rwk.policy_opt.pairs import PreferencePairs
 from rwk.policy_opt.policy import Policy, World, quiet
 from rwk.policy_opt.rebel import rebel_loss
@@ -245,6 +250,8 @@ def train(trainer: Any, checkpoint: Path | None, *, ends: Sequence[Callable[[int
         trainer.add_callback(stopper(one))
     module = trainer.model.trained
     training = module.training
+    if checkpoint:
+        check_has_masters(checkpoint, trainer.model)
     try:
         with quiet():
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -259,6 +266,10 @@ def _finished(trainer: Any, policy: Policy, journal: Journal, *, before: int = 0
     trainer.model.__dict__.pop("forward", None)  # TRL's fused head, which would ask for hidden states
     if trainer.model is not policy:
         trainer.add_callback(taking_over(policy, trainer.model))  # before what looks at the policy
+    begun, policy.finer = policy.finer, {}
+    keep_masters(trainer, begun)
+    if not before:
+        trainer.add_callback(movement(trainer, journal))
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(recorder(journal, before))
     return trainer

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
 
 from rwk.policy_opt.lesson import Lesson
 from rwk.policy_opt.modalities import EntropyControl
@@ -64,6 +65,24 @@ class _Silent:
 
     def create_model_card(self, *_: Any, **__: Any) -> None:
         pass
+
+
+class _Part:
+    """A trainer of one part of a run, whose learning rate goes by the updates of the run."""
+
+    span: tuple[int, int] | None = None
+    """Updates of the run before its own, and in all; None where its own are all."""
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        before, total = self.span or (0, num_training_steps)
+        parent: Any = super()
+        whole = parent.create_scheduler(total, optimizer)
+        self.lr_scheduler = LambdaLR(whole.optimizer, [_ahead(share, before) for share in whole.lr_lambdas])
+        return self.lr_scheduler
+
+
+def _ahead(share: Callable[[int], float], before: int) -> Callable[[int], float]:
+    return lambda step: share(before + step)
 
 
 @functools.cache
@@ -163,7 +182,7 @@ def read_once(model: Any, ids: Tensor) -> PolicyOutput:
 def dpo_class() -> Any:
     """DPO on weighted pairs with known log-probabilities of their reference, or a loss of our own, `own_loss`."""
 
-    class ImageDpoTrainer(_Silent, trl().DPOTrainer):  # type: ignore[misc]
+    class ImageDpoTrainer(_Part, _Silent, trl().DPOTrainer):  # type: ignore[misc]
         own_loss: PairLoss | None = None
         sft_weight = 0.0
 
@@ -199,7 +218,7 @@ def likelihood_class() -> Any:
     """The mean log-probability of images; TRL's trainer for this asks a model for its logits."""
     from transformers import Trainer
 
-    class LikelihoodTrainer(Trainer):
+    class LikelihoodTrainer(_Part, Trainer):  # type: ignore[misc]
         def compute_loss(self, model: Any, inputs: dict[str, Any], *_: Any, **__: Any) -> Any:
             ids = inputs["input_ids"].flatten(0, 1)  # [B, C, 1 + L]
             return rft_loss(read_once(model, ids).log_probs, inputs["weight"].flatten())

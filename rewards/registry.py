@@ -171,6 +171,7 @@ REWARDS: Registry[Reward] = Registry(
         "clipscore.b32": "rwk.adapters.clipscore:ClipScore",
         "clipscore.b32_cosine": "rwk.adapters.clipscore:ClipCosine",
         "clipscore.b32_noprefix": "rwk.adapters.clipscore:ClipScoreNoPrefix",
+        "clipscore.h14_cosine": "rwk.adapters.clipscore:ClipCosineHuge",
         "clipscore.l14": "rwk.adapters.clipscore:ClipScoreLarge",
         "clipscore.l14_cosine": "rwk.adapters.clipscore:ClipCosineLarge",
         "clipscore.l14_noprefix": "rwk.adapters.clipscore:ClipScoreLargeNoPrefix",

@@ -17,6 +17,7 @@ from torch import Tensor
 from rwk.adapters.clip_towers import OPENAI, architecture, open_clip_network
 from rwk.adapters.clipscore import (
     ClipCosine,
+    ClipCosineHuge,
     ClipCosineLarge,
     ClipScore,
     ClipScoreLarge,
@@ -96,7 +97,7 @@ def test_scores_are_those_of_the_authors_code(
     AGREE(record_property, kind.spec.name, RECORDED, scores(kind(weights=file)), expected, atol=TOLERANCE)
 
 
-@pytest.mark.parametrize("kind", [ClipCosine, ClipCosineLarge])
+@pytest.mark.parametrize("kind", [ClipCosine, ClipCosineLarge, ClipCosineHuge])
 def test_cosine_is_the_score_before_it_is_cut_off(file: Path, kind: type[ClipScore], record_property: Any) -> None:
     """2.5 times the cosine, with 0 for negative ones, is the authors' score without prefix; it goes below 0."""
     cosine = scores(kind(weights=file))
@@ -124,16 +125,21 @@ def test_other_variants_do_not_pass(file: Path, change: str, monkeypatch: pytest
     assert (scores(reward) - official("prefix")).abs().max() > 100 * TOLERANCE
 
 
-@pytest.mark.parametrize("name", sorted(OPENAI))
+LARGEST = ClipCosineHuge.architecture
+
+
+@pytest.mark.parametrize("name", [*sorted(OPENAI), LARGEST])
 def test_full_size_is_what_is_published(name: str) -> None:
-    """Each of OpenAI's networks has the approximate GELU, and weighs what its file does."""
+    """Each of OpenAI's networks has the approximate GELU, LAION's the exact one, and weighs what its file does."""
     config = architecture(name)
     with torch.device("meta"):
         network = open_clip_network(config)
     numbers = sum(value.numel() for value in network.state_dict().values())
-    assert OPENAI[name].megabytes == pytest.approx(4 * numbers / 1e6, abs=1)
-    assert [type(block.mlp.gelu).__name__ for block in network.visual.transformer.resblocks][:1] == ["QuickGELU"]
-    assert type(network.transformer.resblocks[0].mlp.gelu).__name__ == "QuickGELU"
+    origin = {**OPENAI, LARGEST: ClipCosineHuge.origin}[name]
+    assert origin.megabytes == pytest.approx(4 * numbers / 1e6, abs=1)
+    gelu = "GELU" if name == LARGEST else "QuickGELU"
+    assert type(network.visual.transformer.resblocks[0].mlp.gelu).__name__ == gelu
+    assert type(network.transformer.resblocks[0].mlp.gelu).__name__ == gelu
 
 
 def test_the_prefix_counts_among_the_tokens() -> None:

@@ -130,6 +130,21 @@ def test_images_without_a_reward() -> None:
     ]
 
 
+def test_closing_line(tmp_path: Path) -> None:
+    """It is beside that of the last update, whose costs it adds to, is written once, and ends no run as silent."""
+    path = tmp_path / "metrics.jsonl"
+    journal = Journal(path)
+    journal.total = 1
+    journal.write(1, {"grad_norm": 1.0})
+    for last in (journal, Journal(path)):
+        last.note(images=20, unscored=0, frac_zero_std=1.0)
+        last.close(1, "nothing is left")
+    rows = read(path)
+    assert [(row["step"], row.get("alarms")) for row in rows] == [(1, None), (1, ["nothing is left"])]
+    assert Journal(path).spent(1) == pytest.approx(sum(row["processor_seconds"] for row in rows))
+    assert Journal(path).last == 1
+
+
 def test_alarms_are_kept_and_told_again_to_nobody(tmp_path: Path) -> None:
     """They stand in their line, reach the progress, and a resumed journal knows which have sounded."""
     told: list[Any] = []
@@ -155,6 +170,20 @@ def test_a_run_that_fails_leaves_its_last_line(tmp_path: Path) -> None:
     with pytest.raises(RunFailed, match="update 7 has a gradient of nan; lower learning_rate"):
         journal.write(7, {"grad_norm": float("nan")})
     assert json.loads((tmp_path / "metrics.jsonl").read_text())["grad_norm"] is None
+
+
+def test_weights_that_stand_still() -> None:
+    """Fewer than one in ten that move are worth an alarm, which names the precision; without a gradient none move."""
+    guards = Guards()
+    held = WELL | {"step": 3, "moved": 0.017, "moved_in": "bfloat16"}
+    assert guards.look(held | {"moved": 0.1}) == []
+    assert guards.look(held | {"grad_norm": 0.0, "moved": 0.0}) == []
+    assert guards.look(held) == [
+        "update 3 moves 1.7 % of the weights: updates are smaller than half precision (bfloat16) can hold; raise "
+        "learning_rate, or load the generator in float32."
+    ]
+    (alarm,) = Guards().look(held | {"moved_in": "float32"})
+    assert "most get no gradient, or one that is lost in float32" in alarm
 
 
 def test_diversity() -> None:

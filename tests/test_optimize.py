@@ -21,7 +21,10 @@ from rwk.calibration.pairs import PairTable
 from rwk.calibration.storage import Binding, save
 from rwk.calibration.temperature import Temperature
 from rwk.cli.optimize import Settings, algorithm
+from rwk.policy_opt import generator as generators
 from rwk.policy_opt.configs import Dpo, Grpo, Rebel
+from rwk.rewards import registry
+from rwk.rewards.errors import RunFailed
 from rwk.rewards.registry import load
 
 SMALL = ["--prompt-count", "16", "--eval-prompts", "3", "--eval-images", "2", "--group-size", "4"]
@@ -131,6 +134,32 @@ def test_two_processes_learn_as_one(tmp_path: Path, call: Any) -> None:
     assert together == pytest.approx(alone, abs=1e-4)
     for domain, scores in one["results"]["base"].items():
         assert document["results"]["base"][domain] == scores
+
+
+def test_each_process_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch, rwk: Any, tmp_path: Path) -> None:
+    """Under a launcher `--device cuda` is the process's own GPU for the generator, every reward, and the processes."""
+    asked: list[str] = []
+
+    def told(load: Any) -> Any:
+        def loaded(name: str, *, device: str) -> Any:
+            asked.append(device)
+            return load(name)
+
+        return loaded
+
+    def connect(device: torch.device) -> Any:
+        asked.append(str(device))
+        raise RunFailed("here are all processes.")
+
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setattr(generators, "load", told(generators.load))
+    monkeypatch.setattr(registry, "load", told(registry.load))
+    monkeypatch.setattr("rwk.policy_opt.optimize.world", connect)
+    words = [*GRPO, "--reward", "colorfulness", "--watch", "contrast", "--watch-prompts", "4", "--out", str(tmp_path)]
+    assert "here are all processes" in rwk(*words, "--device", "cuda").err
+    assert asked == ["cuda:1"] * 5  # generator, reward, watched reward, truth, processes
+    assert rwk(*words, "--device", "cuda", "--dry-run").code == 0
+    assert asked == ["cuda:1"] * 6
 
 
 def test_folder_that_is_taken_is_refused_before_anything_is_drawn(tmp_path: Path, rwk: Any) -> None:

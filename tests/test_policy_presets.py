@@ -83,7 +83,7 @@ def test_dry_runs_on_its_own_model(name: str, algo: str) -> None:
     """Whole, by the names of the generators that it was made for, without their weights."""
     preset = PRESETS[name]
     assert preset.generators
-    given = [] if preset.rewards else ["--reward", "clipscore.vit_l_14"]
+    given = [] if preset.rewards else ["--reward", "clipscore.l14"]
     for generator in preset.generators:
         whole = planned("--preset", name, "--algo", algo, "--generator", generator, *given)
         for setting, value in preset.settings[algo].items():
@@ -123,7 +123,7 @@ def test_simple_ar_warms_up_and_ends_above_0() -> None:
     [
         (["--preset", "study"], "of dpo and grpo, got no --algo"),
         (["--preset", "t2i_r1", "--algo", "dpo"], "of grpo, got --algo dpo"),
-        (["--preset", "simple_ar", "--generator", "mine"], "names no reward"),
+        (["--preset", "ar_grpo", "--generator", "mine"], "names no reward"),
     ],
 )
 def test_refuses(words: list[str], said: str) -> None:
