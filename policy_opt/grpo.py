@@ -40,7 +40,7 @@ from rwk.policy_opt.journal import (
     step_of,
 )
 from rwk.policy_opt.ledger import Ledger, prompts_of_pass
-from rwk.policy_opt.lesson import Lessons
+from rwk.policy_opt.lesson import Lessons, drawn_at_once
 from rwk.policy_opt.modalities import entropy_control
 from rwk.policy_opt.permuted import other_wordings
 from rwk.policy_opt.policy import Policy, trainable, world
@@ -160,107 +160,6 @@ def reference_tokens(config: Grpo, steps: int, length: int) -> int:
     return (measured + (len(draws) if config.beta else 0)) * config.rows * length
 
 
-<<<<<<< HEAD
-=======
-@dataclass(frozen=True)
-class _Draw:
-    """Draws the images of one step and says how much better than its group each is."""
-
-    config: Grpo
-    generator: Generator
-    stages: Curriculum
-    table: list[str]
-    sampling: Sampling
-    recipes: Sequence[Sampling]
-    reference: Statistics | None
-    journal: Journal
-    ledger: Ledger
-    place: World
-
-    def __call__(self, handles: list[int], step: int) -> tuple[Rollout, Tensor]:
-        """The rollout of this process's prompts after `step` updates, and the advantage, [B] of its rows or [B, L].
-
-        Args:
-            handles: of the prompts that come next, where the ledger does not choose others.
-        """
-        began = time.perf_counter()
-        config, gather = self.config, self.place.gather
-        rewards, unit, floors = self.stages.at(step)
-        if config.resampling != "none":
-            first = self.place.rank * len(handles)
-            handles = self.ledger.next(step)[first : first + len(handles)]
-            self.journal.note(left_out=len(self.ledger.left_out))
-        size = drawn_at_once(config, len(handles))
-        parts = [handles[start : start + size] for start in range(0, len(handles), size)]
-        drawn = (self._drawn(part, step) for part in parts)
-        seed, meanwhile = derived_seed(config.seed, step), config.score_meanwhile
-        draws = list(scored(drawn, rewards, meanwhile=meanwhile, seed=seed, from_pixels=config.from_pixels))
-        rollout = Rollout.joined([part.rollout for part in draws])
-        waited = sum(part.waited for part in draws)
-        drawing = time.perf_counter() - began - waited
-
-        scores = gather(torch.cat([part.scores for part in draws]))  # [rows, rewards], of all processes
-        orders = torch.cat([part.orders for part in draws])
-        group = torch.arange(config.prompts_per_step).repeat_interleave(config.group_size)
-        weights = weights_of(rewards, config.aggregation)
-        reward = combine(scores, weights, group, how=config.aggregation, min_std=floors, lower_k=config.lower_k)
-        compared = win_rate(reward, group, unit=unit) if config.advantage == "win_rate" else reward
-        if config.diversity:
-            alike = likeness(gather(torch.cat([fields(part.levels) for part in draws])), config.group_size)
-            self.journal.note(likeness=alike.mean().item())
-            compared = with_variety(reward, alike, group, weight=config.diversity, min_std=config.min_std)
-        whole = config.diversity > 0 or standardised(weights, config.aggregation)
-        scale = "batch" if whole else config.scale_rewards
-        advantage = group_advantage(compared, group, baseline=config.baseline, scale=scale, min_std=config.min_std)
-        if config.gate:
-            share = gate(reward, group, floor=config.gate * unit)
-            advantage = advantage * share
-            self.journal.note(gate=share.mean().item())
-        drawn_for = gather(torch.tensor(handles)).tolist()
-        self.ledger.record(step, [self.table[handle] for handle in drawn_for], scores)
-        self.journal.note(
-            **summary(rewards, scores, reward, group),
-            **order_summary(rewards, gather(orders) if orders.numel() else orders),
-            advantage=advantage.abs().mean().item(),
-            diversity=gather(torch.tensor([diversity(rollout.tokens, config.group_size)])).mean().item(),
-            seconds_sample=drawing,
-            seconds_score=time.perf_counter() - began - drawing,
-        )
-        if self.sampling.mode == "cond_only":  # else it is measured while learning
-            one = rollout[: config.group_size]
-            apart = drift(by_recipe(self.generator.statistics), one, one.logprobs)
-            self.journal.note(drift=gather(apart).mean().item())
-        if self.reference and config.kl_every and step % config.kl_every == 0:
-            kl = kl_per_image(by_recipe(self.generator.statistics), by_recipe(self.reference), rollout)
-            self.journal.note(kl=gather(kl).mean().item())
-        first = self.place.rank * len(rollout)
-        own = advantage[first : first + len(rollout)]
-        if config.token_weights != "none":
-            own = own[:, None] * token_weights(config.token_weights, self.generator, self.reference, rollout, own).cpu()
-        if config.text_weight is not None:
-            chosen = self.generator.chosen(rollout.tokens).cpu()
-            share = modality_weights(self.generator.spec, config.text_weight, chosen)
-            own = (own if own.ndim == 2 else own[:, None]) * share
-        return rollout, own
-
-    def _drawn(self, handles: list[int], step: int) -> tuple[Rollout, Tensor]:
-        """A group for each of these prompts, and its images as 8-bit levels."""
-        draw = draw_permuted if self.config.permute else type(self.generator).sample
-        prompts, seed = [self.table[handle] for handle in handles], derived_seed(self.config.seed, step)
-        size = self.config.group_size
-        if self.recipes:
-            rollout = draw_mixed(draw, self.generator, prompts, per_prompt=size, seed=seed, recipes=self.recipes)
-        else:
-            rollout = draw(self.generator, prompts, per_prompt=size, seed=seed, sampling=self.sampling)
-        return rollout, self.generator.levels(rollout.tokens)
-
-
-def drawn_at_once(config: Grpo, prompts: int) -> int:
-    """For how many of the prompts that a step has in one process to draw at once."""
-    return config.prompts_per_draw or (-(-prompts // 2) if config.score_meanwhile else prompts)
-
-
->>>>>>> main
 def prompt_schedule(config: Grpo, prompts: int) -> list[int]:
     """Handles of the prompts of all draws in a row: all, in a new order each time round, and none twice in a draw."""
     order = torch.Generator().manual_seed(config.seed)

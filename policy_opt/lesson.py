@@ -87,6 +87,11 @@ def first_that_teach(teaches: Tensor, places: int) -> tuple[Tensor, int]:
     return torch.cat([learnt, filling[: places - len(learnt)]]), len(learnt)
 
 
+def drawn_at_once(config: Grpo, prompts: int) -> int:
+    """For how many of the prompts that a draw has in one process to draw at once."""
+    return config.prompts_per_draw or (-(-prompts // 2) if config.score_meanwhile else prompts)
+
+
 @dataclass(frozen=True)
 class Lessons:
     """Draws the images of one step and says how much better than its group each is."""
@@ -167,7 +172,7 @@ class Lessons:
     def _draw(self, handles: list[int], step: int, number: int, stage: Stage) -> _Drawn:
         """A group of images for each of these prompts, with their scores."""
         config, gather = self.config, self.place.gather
-        size = config.prompts_per_draw or len(handles)
+        size = drawn_at_once(config, len(handles))
         parts = [handles[start : start + size] for start in range(0, len(handles), size)]
         seed = derived_seed(config.seed, step, *[number] * (number > 0))
         drawn = (self._images(part, seed) for part in parts)

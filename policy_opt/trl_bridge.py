@@ -19,12 +19,9 @@ from rwk.policy_opt.calibrated import soft_label_loss
 from rwk.policy_opt.configs import Dpo, Grpo, Rebel, Rft, Rounds
 from rwk.policy_opt.dpo import margin_loss
 from rwk.policy_opt.journal import Journal
-<<<<<<< HEAD
 from rwk.policy_opt.lesson import Lesson
-=======
 from rwk.policy_opt.masters import check_has_masters, keep_masters
 from rwk.policy_opt.movement import movement
->>>>>>> main
 from rwk.policy_opt.pairs import PreferencePairs
 from rwk.policy_opt.policy import Policy, World, quiet
 from rwk.policy_opt.rebel import rebel_loss
