@@ -81,10 +81,7 @@ H100 = Card()
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run will hold, in bytes, and do.
-
-    What comes of pairs is at most so much, since equals make none, and so is what GRPO draws with resampling dynamic.
-    """
+    """What a run will hold, in bytes, and do; what comes of pairs, or is drawn with resampling dynamic, at most."""
 
     weights: int
     gradients: int
