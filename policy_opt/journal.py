@@ -51,11 +51,11 @@ class Journal:
     """Writes `metrics.jsonl`, one line per update; only the main process writes."""
 
     def __init__(
-        self, path: Path, *, main: bool = True, progress: Progress | None = None, collapse: float = 0.5
+        self, path: Path, *, main: bool = True, progress: Progress | None = None, guards: Guards | None = None
     ) -> None:
         """
         Args:
-            collapse: as in `Guards`.
+            guards: that look at each line; by default those of `Guards`.
         """
         self.path = path
         self.total = 1
@@ -65,7 +65,7 @@ class Journal:
         self._progress = progress
         self._pending: dict[str, Any] = {}
         self._alarms: list[str] = []
-        self._guards = Guards(collapse)
+        self._guards = guards or Guards()
         self._spent = _spent(read(path))
 
     @property
@@ -93,7 +93,7 @@ class Journal:
         """Drops the lines of updates after `step`, and a last line that was cut off; they will be made again."""
         rows = [row for row in read(self.path) if row["step"] <= step]
         self._spent = _spent(rows)
-        self._guards = Guards(self._guards.collapse)
+        self._guards = Guards(self._guards.collapse, self._guards.clip)
         for row in rows:
             self._guards.look(row)
             self._guards.check(row, self.total)
@@ -196,7 +196,7 @@ def derived_seed(*parts: int) -> int:
 
 
 def start(
-    folder: Path, place: World, *, resume: bool, progress: Progress | None = None, collapse: float = 0.5
+    folder: Path, place: World, *, resume: bool, progress: Progress | None = None, guards: Guards | None = None
 ) -> Journal:
     """The journal of the run in a folder, which is made; raises ValueError where one is that is not to be resumed."""
     path = folder / "metrics.jsonl"
@@ -204,7 +204,7 @@ def start(
         raise ValueError(f"{folder} must be free for a new run, got one that holds a run; resume it or name another.")
     folder.mkdir(parents=True, exist_ok=True)
     place.wait()  # no process may write before all have looked
-    return Journal(path, main=place.rank == 0, progress=progress, collapse=collapse)
+    return Journal(path, main=place.rank == 0, progress=progress, guards=guards)
 
 
 def ends_after(journal: Journal, seconds: float | None, place: World) -> Callable[[int], bool] | None:

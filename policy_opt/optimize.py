@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 
-from rwk.calibration.preference_scale import preference_scale
 from rwk.calibration.statistics import Interval
 from rwk.policy_opt import generator as generators
+from rwk.policy_opt.calibrated import with_card
 from rwk.policy_opt.compiled import compile_draws
 from rwk.policy_opt.configs import Dpo, Grpo, Rebel, Rft
 from rwk.policy_opt.dpo import dpo
@@ -120,12 +120,7 @@ def optimize(
     check_judges(learnt, experiment, algorithm)
     rewards = {name: scorer(name, experiment.opponents, device) for name in learnt}
     weighted = [Weighted(name, reward, float(name in experiment.rewards)) for name, reward in rewards.items()]
-    if algorithm.calibrated:
-        weighted = [
-            part._replace(temperature=preference_scale(part.name, part.reward).temperature)
-            for part in weighted
-            if isinstance(part.reward, Reward)
-        ]
+    weighted = with_card(weighted, temperature=algorithm.calibrated, noise="card" in algorithm.std_floor)
     gold = gold_of(experiment.prompts)
     prompts, benchmarks = chosen(experiment, seed=algorithm.seed)
     watched = watched_of(experiment, prompts, rewards, device)
@@ -147,6 +142,8 @@ def optimize(
     run = {"algorithm": type(algorithm).__name__.lower(), **asdict(algorithm), "sampling": asdict(sampling)}
     temperatures = {part.name: part.temperature for part in weighted if algorithm.calibrated and part.name in learnt}
     settings = {"experiment": experiment.document(), "algorithm": run, "temperatures": temperatures}
+    if "card" in algorithm.std_floor:
+        settings["noises"] = {part.name: part.noise for part in weighted if part.name in learnt}
     if resume:
         check_same(out, settings)
     start(out, place, resume=resume)  # refuses a folder that is taken before anything is drawn

@@ -69,10 +69,8 @@ class Policy(nn.Module):
     def forward(self, input_ids: Tensor, labels: Tensor, **_: Any) -> PolicyOutput:
         """Log-probabilities and entropies of the codes in input_ids [B, 1 + L], 0 where labels [B, 1 + L] are -100."""
         handles, tokens = input_ids[:, 0], input_ids[:, 1:]
-        prompts = [self.prompts[handle % len(self.prompts)] for handle in handles.tolist()]
-        recipes = [self.recipes[handle // len(self.prompts)] for handle in handles.tolist() if self.recipes]
         zeros = torch.zeros(tokens.shape, device=tokens.device)
-        result = self.statistics(Rollout(prompts, handles, tokens, zeros, self.sampling, tuple(recipes)))
+        result = self.statistics(self.rollout(handles, tokens, zeros, group=handles))
         ignored = labels[:, 1:] == -100
         return PolicyOutput(
             result.logprobs.masked_fill(ignored, 0),
@@ -80,6 +78,12 @@ class Policy(nn.Module):
             zeros,
             torch.zeros_like(ignored),
         )
+
+    def rollout(self, handles: Tensor, tokens: Tensor, logprobs: Tensor, *, group: Tensor) -> Rollout:
+        """The rows of these handles [B], with tokens [B, L], log-probabilities [B, L] and numbers of groups [B]."""
+        prompts = [self.prompts[handle % len(self.prompts)] for handle in handles.tolist()]
+        recipes = [self.recipes[handle // len(self.prompts)] for handle in handles.tolist() if self.recipes]
+        return Rollout(prompts, group, tokens, logprobs, self.sampling, tuple(recipes))
 
     def handles(self, rollout: Rollout) -> list[int]:
         """[B] the handle of every row, which tells its prompt and its recipe."""

@@ -25,6 +25,7 @@ from rwk.policy_opt.calibrated import preference_unit
 from rwk.policy_opt.configs import Dpo, Pairwise, Rft, Rounds
 from rwk.policy_opt.draws import Draws, save_whole
 from rwk.policy_opt.generator import Generator
+from rwk.policy_opt.guards import Guards
 from rwk.policy_opt.journal import (
     Journal,
     Progress,
@@ -101,7 +102,7 @@ def learn_in_rounds(
     if not table:
         raise ValueError(f"{type(config).__name__.lower()} needs at least one prompt, got none.")
     unit = preference_unit(rewards, config.aggregation) if config.margins_count else nan
-    journal = start(out, place, resume=resume, progress=progress, collapse=config.collapse)
+    journal = start(out, place, resume=resume, progress=progress, guards=Guards(config.collapse))
     recipe = sampling or generator.spec.sampling
     floors = floors_of(rewards, config.std_floor, min_std=MIN_STD)
     fixed = isinstance(config, Pairwise) and config.reference == "fixed"

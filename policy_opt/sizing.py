@@ -81,7 +81,7 @@ H100 = Card()
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run will hold, in bytes, and do; what comes of pairs is at most so much, since equals make none."""
+    """What a run will hold, in bytes, and do; what comes of pairs, or is drawn with resampling dynamic, at most."""
 
     weights: int
     gradients: int
@@ -261,10 +261,10 @@ def _kept_of_layers(config: Optimisation, shape: Shape) -> int:
 def _counts(config: Optimisation, prompts: int, processes: int) -> tuple[int, int, int, int]:
     """Images drawn in all, drawn at once in a process, trained, and passed through once more without gradient."""
     if isinstance(config, Grpo):
-        images = config.draws * config.rows
+        images, learnt = config.most_images, config.draws * config.rows
         extra = config.num_iterations > 1
         weighed = 2 if config.token_weights == "gcpo" else 0
-        again = images * (extra + weighed + (config.beta > 0))
+        again = learnt * (extra + weighed + (config.beta > 0))
         own = config.prompts_per_step // processes
         at_once = min(config.prompts_per_draw or own, own) * config.group_size
         return images, at_once, config.steps * config.rows, again

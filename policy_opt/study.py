@@ -168,7 +168,7 @@ class Cell(NamedTuple):
         """What it will cost, computed from the settings."""
         config = self._foreseen()
         unit = per_unit(config, _prompts(self.experiment))
-        images = self.iterations * unit * (config.draws if isinstance(config, Grpo) else config.rounds)
+        images = self.iterations * (config.most_images if isinstance(config, Grpo) else unit * config.rounds)
         gold = gold_of(self.experiment.prompts)
         later = config.then if isinstance(config, Grpo) else ()
         scored = len({*self.experiment.rewards, *later, *([gold] if gold else [])})
@@ -194,7 +194,7 @@ class Cell(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """What a cell costs."""
+    """What a cell costs; with GRPO's resampling dynamic, what it trains is at most so much."""
 
     images: int
     forwards: int

@@ -186,6 +186,8 @@ def test_folder_that_is_taken_is_refused_before_anything_is_drawn(tmp_path: Path
         (["--algo", "dpo", "--prompts", "nowhere.txt"], "prompts must be a file or one of"),
         (["--algo", "dpo", "--resume"], "there is no run of dpo below runs/ to resume"),
         (["--algo", "grpo", "--gate", "0.25"], "run `rwk calibrate shapes.verifier`"),
+        (["--algo", "grpo", "--std-floor", "card"], "run `rwk probe shapes.verifier`"),
+        (["--algo", "grpo", "--std-floor", "cart"], "'cart' is neither a number nor card"),
         (["--algo", "grpo", "--stop-on-divergence"], "--stop-on-divergence needs a reward to watch, got none"),
         (["--algo", "dpo", "--top-p", "2"], "top_p must be above 0 and at most 1"),
     ],
