@@ -147,7 +147,8 @@ def grpo_class() -> Any:
             kl = kl_penalty(now, inputs.get("old_per_token_logps"), inputs["ref_per_token_logps"], self.kl_estimator)
             kl = inputs["counts"][:, None] * inputs["pull"] * kl
             self._metrics["train"]["kl"].append(self.accelerator.gather(kl.detach().mean()).mean().item())
-            return kl.mean()
+            pulled: Tensor = kl.mean()
+            return pulled
 
         def _weigh(self, now: Tensor, inputs: dict[str, Any]) -> None:
             """Multiplies the advantages of the tokens by their truncated importance weights."""
