@@ -54,7 +54,7 @@ def known(registry: Registry[Any], name: str) -> Known:
         kind = registry.target(held[f"rwk_{registry.kind}"])
         return Known(kind, _spec(kind) | held.get("spec", {}), folder, (local(folder),))
     plain, at, path = name.partition("@")
-    if at and plain in registry.names():
+    if at and registry.registered(plain):
         kind = registry.target(plain)
         if getattr(kind, "made_of_reward", False):
             return _of_reward(kind, path)

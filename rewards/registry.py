@@ -26,20 +26,23 @@ class Registry(Generic[T]):
 
     A name is one of, in this order: the address of a reward that `rwk serve` holds (http:// or https://), a folder that
     `save` wrote, a registered name, a name kept in `$RWK_HOME`, a registered name with the user's own weights as
-    `NAME@PATH`, or `module:Class`. A class is built with `cls(**options)`, a folder with
-    `cls.from_folder(path, **options)`.
+    `NAME@PATH`, a model of another library as `SCHEME:MODEL`, or `module:Class`. A class is built with
+    `cls(**options)`, a folder with `cls.from_folder(path, **options)`. A scheme stands for a class whose
+    `of_model(name, model)` is the class of one model; it is registered as far as `NAME@PATH` goes.
     """
 
-    def __init__(self, kind: str, base: str, table: dict[str, str]) -> None:
+    def __init__(self, kind: str, base: str, table: dict[str, str], schemes: dict[str, str] | None = None) -> None:
         """
         Args:
             kind: "reward", "generator" or "judge"; also names the folder in `$RWK_HOME` and the entry-point group.
             base: `module:Class` that every entry must be a subclass of.
             table: the built-in names.
+            schemes: what stands before a colon, each with the `module:Class` that it stands for.
         """
         self.kind = kind
         self._base = base
         self._table = dict(table)
+        self.schemes = dict(schemes or {})
         self._plugins: dict[str, str] | None = None
 
     def register(self, name: str, target: str) -> None:
@@ -58,7 +61,12 @@ class Registry(Generic[T]):
         return sorted(path.parent.name for path in home(self.kind + "s").glob("*/config.json"))
 
     def target(self, name: str) -> type[T]:
-        """The class behind a registered name or `module:Class`; raises ValueError for an unknown name."""
+        """The class behind a registered name, `SCHEME:MODEL` or `module:Class`; raises ValueError for others."""
+        scheme, colon, model = name.partition(":")
+        if colon and scheme in self.schemes:
+            kind: Any = self.target(self.schemes[scheme])
+            made: type[T] = kind.of_model(name, model)
+            return made
         where = self._targets().get(name, name)
         module, colon, attribute = where.partition(":")
         if not colon or not module or not attribute.isidentifier():
@@ -73,6 +81,11 @@ class Registry(Generic[T]):
             raise ValueError(f"{self.kind} {name!r} must be a subclass of {attribute}, got {found!r} from {where}.")
         return found
 
+    def registered(self, name: str) -> bool:
+        """Whether the name, without `@PATH`, is registered, or `SCHEME:MODEL` of a scheme that is."""
+        scheme, colon, model = name.partition(":")
+        return name in self._targets() or bool(colon and model) and scheme in self.schemes
+
     def knows(self, name: str) -> bool:
         """Whether the name is registered, kept in `$RWK_HOME`, or a saved folder; not so for `module:Class`."""
         return name in self._targets() or self._saved(name) is not None
@@ -85,7 +98,7 @@ class Registry(Generic[T]):
         if folder is not None:
             return self.target(self._saved_by(folder))
         known = name.partition("@")[0]
-        return self.target(known if known in self._targets() else name)
+        return self.target(known if self.registered(known) else name)
 
     def load(self, name: str, **options: Any) -> T:
         """The object that a name stands for.
@@ -103,7 +116,7 @@ class Registry(Generic[T]):
         if folder is not None:
             return self._from_folder(folder, options)
         known, at, path = name.partition("@")
-        if at and known in self._targets():
+        if at and self.registered(known):
             if "weights" not in inspect.signature(self.target(known)).parameters:
                 raise ValueError(f"{self.kind} {known!r} takes no weights of one's own, got {path!r}; leave it out.")
             return self.load(known, weights=path, **options)
@@ -236,6 +249,14 @@ REWARDS: Registry[Reward] = Registry(
         "vqascore.flant5": "rwk.adapters.vqascore:FlanT5",
         "vqascore.flant5_xl": "rwk.adapters.vqascore:FlanT5Xl",
         "vqascore.vlm": "rwk.adapters.judge:VqaScore",
+    },
+    {
+        "open_clip": "rwk.adapters.open_clip_models:OpenClipCosine",
+        "open_clip.clipscore": "rwk.adapters.open_clip_models:OpenClipScore",
+        "open_clip.noprefix": "rwk.adapters.open_clip_models:OpenClipScoreNoPrefix",
+        "transformers": "rwk.adapters.transformers_clip:TransformersCosine",
+        "transformers.clipscore": "rwk.adapters.transformers_clip:TransformersScore",
+        "transformers.noprefix": "rwk.adapters.transformers_clip:TransformersScoreNoPrefix",
     },
 )
 

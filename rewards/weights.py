@@ -5,7 +5,7 @@ Nothing is loaded and no network is asked. A class tells it by its attributes:
 * `origin`: one published file, or the list of files of one checkpoint: its hub, file, licence and megabytes;
 * `origins()`: several such, where a network is made of several checkpoints;
 * `hub`: a repository in the layout of transformers;
-* `shipped`: a folder that comes with the package.
+* `shipped`: a folder that comes with the package, or that the name itself states.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def weights_of(kind: type[Any]) -> tuple[Weights, ...]:
         published = (kind.origin,)
     else:
         return (Weights(kind.hub),) if hasattr(kind, "hub") else ()
-    return tuple(Weights(each.hub, each.file, each.licence, each.megabytes) for each in published)
+    return tuple(Weights(each.hub, each.file, each.licence, each.megabytes or None) for each in published)
 
 
 def local(path: Path) -> Weights:
