@@ -148,7 +148,7 @@ class OpenClipCosine(OpenClipReward):
     def tiny(cls) -> Self:
         made = super().tiny()
         made.tokens = clip_towers.tokenizer()
-        made.context = 77
+        made.context = 77  # type: ignore[misc]
         return made
 
     @classmethod

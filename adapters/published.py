@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from rwk.adapters.preprocess import Preprocess
 from rwk.adapters.tunable_network import TunableNetwork
+from rwk.rewards.base import View
 from rwk.rewards.errors import RunFailed
 from rwk.rewards.networks import Networks
 from rwk.rewards.staged import Ready
@@ -266,6 +267,14 @@ class PublishedReward(TunableNetwork):
 
     def prefer_fast(self) -> None:
         self.preprocess = self.preprocess.fast()  # type: ignore[misc]
+
+    def prefer_stored(self) -> bool:
+        self.preprocess = self.preprocess.stored()  # type: ignore[misc]
+        return True
+
+    @property
+    def view(self) -> View:
+        return self.preprocess.view
 
     def least_size(self, width: int, height: int) -> tuple[int, int] | None:
         return self.preprocess.least_size(width, height)

@@ -50,7 +50,6 @@ class TransformersCosine(TransformersTowers):
         "https://huggingface.co/docs/transformers/model_doc/clip",
         differentiable=True,
     )
-    preprocess = Preprocess(224, rounding="floor")
     precision_note = UNMEASURED
     model: ClassVar[str] = "openai/clip-vit-base-patch32"
     """Repository or folder."""
@@ -65,8 +64,9 @@ class TransformersCosine(TransformersTowers):
         """
         origin = Origin(model, "", "", 0)
         made = {"spec": replace(cls.spec, name=name), "model": model, "origin": origin, "__doc__": cls.__doc__}
-        if Path(model).expanduser().is_dir():
-            made["shipped"] = Path(model).expanduser()
+        folder = Path(model).expanduser()
+        if folder.is_dir():
+            made["shipped"] = folder
         return type(cls.__name__, (cls,), made | {"__module__": cls.__module__})
 
     def __init__(
@@ -142,8 +142,9 @@ class TransformersCosine(TransformersTowers):
     @classmethod
     def tiny(cls) -> Self:
         with seeded(5):
-            made = network_of(PickScore.tiny().network.config.to_dict())
-        return cls.of(made, preprocess=small(cls.preprocess), tokens=pickscore.tokenizer())
+            small_one: Any = PickScore.tiny().network
+            made = network_of(small_one.config.to_dict())
+        return cls.of(made, preprocess=small(Preprocess(224, rounding="floor")), tokens=pickscore.tokenizer())
 
     @cached_property
     def tokens(self) -> Any:
