@@ -117,10 +117,10 @@ def _registry_of(name: str) -> Registry[Any]:
     from rwk.rewards.pair_judge import JUDGES, is_pair_judge
     from rwk.rewards.registry import REWARDS
 
-    plain = name.partition("@")[0]
+    plain = REWARDS.parted(name)[0]
     if plain in REWARDS.names() or name in REWARDS.kept():
         return REWARDS
-    if plain in GENERATORS.names() or name in GENERATORS.kept():
+    if GENERATORS.parted(name)[0] in GENERATORS.names() or name in GENERATORS.kept():
         return GENERATORS
     if is_pair_judge(name):
         return JUDGES

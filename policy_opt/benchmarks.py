@@ -25,7 +25,7 @@ from rwk.policy_opt.sampling import Sampling
 from rwk.policy_opt.similarity import FEATURE, features, similarity
 from rwk.policy_opt.suites import Benchmark
 from rwk.rewards.base import Reward
-from rwk.rewards.registry import load
+from rwk.rewards.registry import REWARDS, load
 from rwk.rewards.sinks import finished
 
 _AT_ONCE = 256
@@ -47,7 +47,7 @@ def judges(config: Evaluation, chosen: Sequence[Benchmark], *, device: str = "cp
     Raises:
         ValueError: for a benchmark that nothing can judge, an unknown reward, or a `--gold` that no benchmark needs.
     """
-    instead = {name.partition("@")[0]: name for name in config.gold}
+    instead = {REWARDS.parted(name)[0]: name for name in config.gold}
     needed = {name for one in chosen for name in (one.truth(), *itertools.chain.from_iterable(one.rules))} - {None}
     if unused := sorted(instead.keys() - needed):
         known = ", ".join(sorted(map(str, needed))) or "none"

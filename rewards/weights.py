@@ -32,6 +32,8 @@ class Weights:
     """Of 1,000,000 bytes, of all files of the checkpoint; None where it is not known."""
     local: bool = False
     """Whether the source is a path."""
+    revision: str | None = None
+    """Commit, tag or branch of the repository on the hub; None for what it is at now."""
 
     def here(self) -> Path | None:
         """The file, folder, or list of files on this machine; None where it, or a file of the list, is not here."""
@@ -51,7 +53,7 @@ class Weights:
         """The file in the cache of the Hugging Face hub."""
         from huggingface_hub import try_to_load_from_cache
 
-        found = try_to_load_from_cache(self.source, file)
+        found = try_to_load_from_cache(self.source, file, revision=self.revision)
         return Path(found) if isinstance(found, str) else None
 
     def _whole(self, path: Path, file: str) -> bool:
