@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from rwk.adapters.pickled import refusal
 from rwk.adapters.preprocess import Preprocess
 from rwk.adapters.tunable_network import TunableNetwork
 from rwk.rewards.base import View
@@ -117,10 +118,7 @@ def read(path: Path) -> dict[str, Tensor]:
     try:
         held = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise ValueError(
-            f"{path} holds pickled objects, which could run code when opened, not tensors alone; where you trust it, "
-            f"convert it once: torch.save(torch.load({path.name!r}, weights_only=False).state_dict(), 'converted.pt')."
-        ) from error
+        raise ValueError(refusal(path)) from error
     except (RuntimeError, EOFError) as error:
         raise ValueError(f"{path} is not a whole torch file ({error!s:.100}); download it again.") from error
     for key in ("state_dict", "model", "module"):

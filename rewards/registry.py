@@ -34,7 +34,7 @@ class Registry(Generic[T]):
     def __init__(self, kind: str, base: str, table: dict[str, str], schemes: dict[str, str] | None = None) -> None:
         """
         Args:
-            kind: "reward", "generator" or "judge"; also that of the folder in `$RWK_HOME` and the entry-point group.
+            kind: "reward", "generator" or "judge"; also of the folder in `$RWK_HOME` and the entry points.
             base: `module:Class` that every entry must be a subclass of.
             table: the built-in names.
             schemes: what stands before a colon, each with the `module:Class` that it stands for.
@@ -65,8 +65,7 @@ class Registry(Generic[T]):
         scheme, colon, model = name.partition(":")
         if colon and scheme in self.schemes:
             kind: Any = self.target(self.schemes[scheme])
-            made: type[T] = kind.of_model(name, model)
-            return made
+            return kind.of_model(name, model)  # type: ignore[no-any-return]
         where = self._targets().get(name, name)
         module, colon, attribute = where.partition(":")
         if not colon or not module or not attribute.isidentifier():
