@@ -134,9 +134,14 @@ class OpenClipCosine(OpenClipReward):
     def build(cls) -> nn.Module:
         import open_clip
 
-        plain, quick = cls.architecture.removesuffix(QUICK), cls.config().get("quick_gelu", False)
+        config = cls.config()
+        apart = config.pop("custom_text", False) or "hf_model_name" in config["text_cfg"]
+        kind = open_clip.CoCa if "multimodal_cfg" in config else open_clip.CustomTextCLIP if apart else open_clip.CLIP
+        for part, key, library in (("vision_cfg", "timm_model_name", "timm"), ("text_cfg", "hf_model_name", "hf")):
+            if key in config[part]:
+                config[part][f"{library}_model_pretrained"] = False  # its own weights are not wanted
         try:
-            made: nn.Module = open_clip.create_model(plain, force_quick_gelu=quick, pretrained_text=False)
+            made: nn.Module = kind(**config)
         except OSError as error:
             raise RunFailed(
                 f"{cls.spec.name} needs the config of its text model, which is not in the cache and cannot be "
@@ -169,6 +174,7 @@ class OpenClipCosine(OpenClipReward):
     def tokens(self) -> Any:
         """The model's own tokenizer, loaded when the first prompt comes."""
         import open_clip
+        from open_clip.tokenizer import HFTokenizer
 
         text = self.config()["text_cfg"]
         try:
@@ -176,7 +182,7 @@ class OpenClipCosine(OpenClipReward):
                 return open_clip.get_tokenizer(self.architecture.removesuffix(QUICK))
             kwargs = text.get("tokenizer_kwargs", {})
             mode = text.get("tokenizer_mode")
-            return open_clip.HFTokenizer(str(self._beside), self.context, tokenizer_mode=mode, **kwargs)
+            return HFTokenizer(str(self._beside), self.context, tokenizer_mode=mode, **kwargs)
         except (OSError, ValueError, ImportError) as error:
             raise RunFailed(
                 f"{self.spec.name} needs the tokenizer {text.get('hf_tokenizer_name')}, which cannot be loaded "

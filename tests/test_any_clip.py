@@ -24,6 +24,7 @@ from rwk.adapters.open_clip_models import FILES, OpenClipCosine
 from rwk.adapters.preprocess import CLIP_MEAN, CLIP_STD, HALF, Preprocess
 from rwk.adapters.transformers_clip import preprocessing
 from rwk.rewards.contract import check_reward
+from rwk.rewards.errors import RunFailed
 from rwk.rewards.registry import REWARDS, load, load_all
 
 CASE = runpy.run_path(str(Path(__file__).with_name("clip_case.py")))
@@ -46,6 +47,7 @@ TAGS: dict[str, dict[str, Any]] = {
     "half": {"mean": HALF, "std": HALF, "resize_mode": "squash", "interpolation": "bilinear"},
     "bin": {"mean": CLIP_MEAN, "std": CLIP_STD, "resize_mode": "shortest"},
 }
+WORDS = CONFIG | {"text_cfg": CONFIG["text_cfg"] | {"hf_tokenizer_name": "someone/words"}}
 ARCHITECTURES = {
     "small": CONFIG,
     "small-quickgelu": CONFIG | {"quick_gelu": True},
@@ -70,6 +72,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name, config in ARCHITECTURES.items():
         monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, name, config)
         monkeypatch.setitem(open_clip.pretrained._PRETRAINED, name, published)
+    monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "words", WORDS)
     monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "lone", CONFIG)
     monkeypatch.setitem(open_clip.pretrained._PRETRAINED, "lone", {"half": published["half"]})
     return tmp_path / "cache"
@@ -131,7 +134,7 @@ def cosines(image: Tensor, text: Tensor) -> Tensor:
         ("small/bin", "open_clip_pytorch_model.bin"),
     ],
 )
-def test_scores_are_those_of_open_clip(cache: Path, name: str, file: str) -> None:
+def test_scores_are_those_of_open_clip(cache: Path, caplog: pytest.LogCaptureFixture, name: str, file: str) -> None:
     """Model, preprocessing and tokenizer of `create_model_and_transforms` give the cosines of `open_clip:ARCH/TAG`.
 
     The tags differ in mean, filter, crop and GELU, which open_clip has to be told; one lies in a torch file. With the
@@ -148,7 +151,9 @@ def test_scores_are_those_of_open_clip(cache: Path, name: str, file: str) -> Non
         words = open_clip.get_tokenizer(plain)(list(CASE["PROMPTS"]))
         expected = cosines(model.eval().encode_image(pixels), model.encode_text(words))
     assert expected.std(1).min() > 0.002  # pictures tell
+    caplog.clear()
     reward: Any = load(f"open_clip:{name}")
+    assert not caplog.records  # open_clip calls a network random that is about to be filled
     torch.testing.assert_close(scores(reward), expected, rtol=0, atol=TOLERANCE)
     reward.preprocess = Preprocess(224, rounding="floor")
     assert (scores(reward) - expected).abs().max() > 100 * TOLERANCE
@@ -158,6 +163,25 @@ def test_scores_are_those_of_open_clip(cache: Path, name: str, file: str) -> Non
         )
         other.preprocess = load(f"open_clip:{name}").preprocess  # type: ignore[attr-defined]
         assert (scores(other) - expected).abs().max() > 100 * TOLERANCE
+
+
+def test_a_tokenizer_of_the_hub_may_lie_beside_the_weights(tmp_path: Path) -> None:
+    """A model with a tokenizer of its own reads prompts as open_clip does with it, and says where it is to be put."""
+    from open_clip.tokenizer import HFTokenizer
+
+    file = open_clip_file(tmp_path / "open_clip_model.safetensors")
+    image, prompts = CASE["pictures"]()[:1], ["a photo of a red cat", "Two CAFÉs & “the” blue cat’s table"]
+    reward: Any = load(f"open_clip:words@{file}")
+    with pytest.raises(RunFailed, match=r"needs the tokenizer someone/words, .* as open_clip:words@PATH"):
+        reward.score(image, prompts[:1])
+    pickscore.tokenizer().save_pretrained(tmp_path)
+    reward = load(f"open_clip:words@{tmp_path}")
+    words = HFTokenizer(str(tmp_path), 77)(prompts)
+    with torch.no_grad():
+        expected = cosines(reward.image_features(reward.preprocess.exact(image)), reward.network.encode_text(words))
+    torch.testing.assert_close(reward.score(image * 2, prompts).values, expected[:, 0], rtol=0, atol=TOLERANCE)
+    with pytest.warns(UserWarning, match="open_clip:words reads 77 tokens of a prompt, got 222 in 'the red cat"):
+        reward.score(image, [CASE["PROMPTS"][3]])
 
 
 @pytest.mark.parametrize("layout", ["open_clip", "transformers"])
