@@ -180,7 +180,7 @@ def test_a_tokenizer_of_the_hub_may_lie_beside_the_weights(tmp_path: Path) -> No
     with torch.no_grad():
         expected = cosines(reward.image_features(reward.preprocess.exact(image)), reward.network.encode_text(words))
     torch.testing.assert_close(reward.score(image * 2, prompts).values, expected[:, 0], rtol=0, atol=TOLERANCE)
-    with pytest.warns(UserWarning, match="open_clip:words reads 77 tokens of a prompt, got 222 in 'the red cat"):
+    with pytest.warns(UserWarning, match="open_clip:words reads 77 tokens of a prompt, got 242 in 'the red cat"):
         reward.score(image, [CASE["PROMPTS"][3]])
 
 
