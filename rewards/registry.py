@@ -24,11 +24,9 @@ T = TypeVar("T")
 class Registry(Generic[T]):
     """A table of names, each with the `module:Class` that it stands for.
 
-    A name is one of, in this order: the address of a reward that `rwk serve` holds, a folder that `save` wrote, a
-    registered name, a name kept in `$RWK_HOME`, a registered name as `NAME@PATH` with the user's own weights or as
-    `NAME#REVISION` with those of a commit, tag or branch, a model of another library as `SCHEME:MODEL`, which is
-    registered as far as these go, or `module:Class`. A class is built with `cls(**options)`, a folder with
-    `cls.from_folder(path, **options)`, and `of_model(name, model)` of a scheme's class is the class of one model.
+    A name is one of, in this order: an address of `rwk serve`, a folder that `save` wrote, a registered name, one kept
+    in `$RWK_HOME`, a registered name as `NAME@PATH` with the user's own weights or as `NAME#REVISION`, a model of
+    another library as `SCHEME:MODEL`, whose class `of_model` gives and which takes both too, or `module:Class`.
     """
 
     def __init__(self, kind: str, base: str, table: dict[str, str], schemes: dict[str, str] | None = None) -> None:
