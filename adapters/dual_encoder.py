@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -30,6 +31,9 @@ class Tokenizer(Protocol):
     def __call__(self, texts: list[str]) -> Tensor:
         """[B, context] long; the highest id stands where a text ends."""
 
+    def encode(self, text: str) -> list[int]:
+        """Ids of the whole text, however long, without those that begin and end it."""
+
 
 class WordTokenizer:
     """Ids of the words in a closed list; every other word gets one and the same id.
@@ -46,10 +50,12 @@ class WordTokenizer:
     def __call__(self, texts: list[str]) -> Tensor:
         rows = torch.zeros(len(texts), self.context, dtype=torch.long)
         for row, text in zip(rows, texts, strict=True):
-            words = [self.ids.get(word, 1) for word in _WORD.findall(text.lower())]
-            ids = [self.begin, *words[: self.context - 2], self.end]
+            ids = [self.begin, *self.encode(text)[: self.context - 2], self.end]
             row[: len(ids)] = torch.tensor(ids)
         return rows
+
+    def encode(self, text: str) -> list[int]:
+        return [self.ids.get(word, 1) for word in _WORD.findall(text.lower())]
 
 
 class DualHead(nn.Module):
@@ -96,6 +102,8 @@ class DualEncoder(TrainableReward):
     The scale is part of the weights, so that a difference of two scores is a logit: what training on preferences makes
     of it is the log-odds that people prefer the first.
 
+    A prompt of more tokens than the text tower reads loses its end, with a warning.
+
     `architecture` holds open_clip's `embed_dim`, `vision_cfg` and `text_cfg`, and `words` for a closed vocabulary or
     null for CLIP's own. As a base, `open_clip:NAME` is a model with random weights, `open_clip:NAME/TAG` with the
     published weights of that tag, `open_clip:NAME@FILE` with those of a file.
@@ -111,11 +119,12 @@ class DualEncoder(TrainableReward):
         differentiable=True,
     )
     registered = "dual_encoder"
+    _warned = False
 
     @classmethod
     def tiny(cls) -> DualEncoder:
         words = ["a", "red", "blue", "green", "circle", "square", "and", "two", "of", "left"]
-        return DualEncoder(architecture(words, width=32, layers=1, patch=16, context=12), Preprocessing(32))
+        return DualEncoder(architecture(words, width=32, layers=1, patch=16, context=24), Preprocessing(32))
 
     @classmethod
     def build(cls, architecture: Mapping[str, Any], preprocessing: Preprocessing) -> nn.Module:
@@ -131,7 +140,7 @@ class DualEncoder(TrainableReward):
         return DualTowers(quick_in_half(clip), architecture["embed_dim"])
 
     @classmethod
-    def from_model(cls, model: str, *, image_size: int = 0, seed: int = 0, device: str = "cpu") -> DualEncoder:
+    def check_model(cls, model: str) -> None:
         import open_clip
 
         name, at, file = model.partition("@")
@@ -142,7 +151,20 @@ class DualEncoder(TrainableReward):
                 f"open_clip:NAME must be a model of open_clip with CLIP's own tokenizer, got {name!r}; "
                 f"take one such as ViT-B-32."
             )
-        published = _published(name, tag) if slash else {}
+        if slash and tag not in (tags := open_clip.list_pretrained_tags_by_model(name)):
+            raise ValueError(f"open_clip model {name} has no weights {tag!r}; there are {', '.join(tags) or 'none'}.")
+        if at and not Path(file).is_file():
+            raise ValueError(f"open_clip:{name}@FILE names no file, got {file}; correct the path.")
+
+    @classmethod
+    def from_model(cls, model: str, *, image_size: int = 0, seed: int = 0, device: str = "cpu") -> DualEncoder:
+        import open_clip
+
+        cls.check_model(model)
+        name, at, file = model.partition("@")
+        name, slash, tag = name.partition("/")
+        config: Any = open_clip.get_model_config(name)
+        published: dict[str, Any] = dict(open_clip.get_pretrained_cfg(name, tag)) if slash else {}
         vision = dict(config["vision_cfg"])
         vision["image_size"] = image_size or vision["image_size"]
         made = {"quick_gelu": published.get("quick_gelu", False), **config, "vision_cfg": vision, "words": None}
@@ -167,15 +189,21 @@ class DualEncoder(TrainableReward):
         if scale is not None:
             self.module.get_parameter("head.log_scale").data.copy_(scale.reshape(()))
 
+    @property
+    def context(self) -> int:
+        """Tokens of a prompt that are read, begin and end among them."""
+        length: int = self.architecture["text_cfg"].get("context_length", 77)
+        return length
+
     @cached_property
     def tokenizer(self) -> Tokenizer:
         """The tokenizer that the architecture names."""
-        words, context = self.architecture.get("words"), self.architecture["text_cfg"].get("context_length", 77)
+        words = self.architecture.get("words")
         if words is not None:
-            return WordTokenizer(words, context)
+            return WordTokenizer(words, self.context)
         import open_clip
 
-        made: Tokenizer = open_clip.SimpleTokenizer(context_length=context)
+        made: Tokenizer = open_clip.SimpleTokenizer(context_length=self.context)
         return made
 
     def features(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
@@ -195,9 +223,29 @@ class DualEncoder(TrainableReward):
         """[B, E] embeddings of prompts, before the head's map; each different prompt is encoded once."""
         different = list(dict.fromkeys(prompts))
         place = {prompt: index for index, prompt in enumerate(different)}
+        ids = self.tokenizer(different)  # [B, context]
+        self._warn_of_cut([prompt for prompt, row in zip(different, ids, strict=True) if row[-1]])
         clip: Any = self.module.get_submodule("clip")
-        embedded: Tensor = clip.encode_text(self.tokenizer(different).to(self.device))
+        embedded: Tensor = clip.encode_text(ids.to(self.device))
         return embedded.float()[torch.tensor([place[prompt] for prompt in prompts], device=self.device)]
+
+    def _warn_of_cut(self, prompts: Sequence[str]) -> None:
+        """Warns, once for each reward, of the first prompt that is longer than what the text tower reads.
+
+        Args:
+            prompts: those that fill all that it reads, or more.
+        """
+        for prompt in prompts:
+            if self._warned:
+                return
+            length = len(self.tokenizer.encode(prompt)) + 2
+            if length > self.context:
+                self._warned = True
+                warnings.warn(
+                    f"{self.spec.name} reads {self.context} tokens of a prompt, got {length} in {prompt[:60]!r}; "
+                    f"what stands after them has no say in the score.",
+                    stacklevel=2,
+                )
 
 
 def architecture(
@@ -220,16 +268,6 @@ def _read(file: Path) -> dict[str, Tensor]:
     if file.suffix != ".safetensors":
         raise ValueError(f"weights must be a .safetensors file, got {file}; convert them with safetensors first.")
     return load_file(file)
-
-
-def _published(name: str, tag: str) -> dict[str, Any]:
-    """What open_clip knows of the published weights of that tag."""
-    import open_clip
-
-    tags = open_clip.list_pretrained_tags_by_model(name)
-    if tag not in tags:
-        raise ValueError(f"open_clip model {name} has no weights {tag!r}; there are {', '.join(tags) or 'none'}.")
-    return dict(open_clip.get_pretrained_cfg(name, tag))
 
 
 def _fetch(name: str, tag: str, published: Mapping[str, Any], size: int) -> dict[str, Tensor]:

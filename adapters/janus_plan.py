@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import Any, ClassVar, NoReturn, Self, TypeVar
 
 import torch
@@ -23,7 +24,8 @@ from torch import Tensor
 
 from rwk.adapters.janus import BOI, BOS, PAD, JanusPro, random_network
 from rwk.adapters.transformers_generator import byte_tokenizer
-from rwk.policy_opt.generator import Generator, Rollout, TokenStatistics
+from rwk.policy_opt.compiled import CompiledSteps
+from rwk.policy_opt.generator import Generator, GeneratorSpec, Rollout, TokenStatistics
 from rwk.policy_opt.sampling import Sampling
 
 END = "<｜end▁of▁sentence｜>"
@@ -141,15 +143,15 @@ class JanusPlan(JanusPro):
         return [f"{prompt}. {text}" for prompt, text in zip(prompts, self.texts(words), strict=True)]
 
     def _writer(self) -> _Writer:
-        return self._seen_as(_Writer, self._writing)
+        return self._seen_as(_Writer)
 
     def _painter(self) -> _Painter:
-        return self._seen_as(_Painter, self._drawing)
+        return self._seen_as(_Painter)
 
-    def _seen_as(self, kind: type[View], spec: Any) -> View:
-        """The same networks as another kind of generator, which holds nothing of its own."""
+    def _seen_as(self, kind: type[View]) -> View:
+        """This generator as another kind, which holds nothing of its own: what either is given, the other has too."""
         view = kind.__new__(kind)
-        vars(view).update(vars(self), spec=spec)
+        view.__dict__ = vars(self)
         return view
 
 
@@ -164,6 +166,11 @@ class _Painter(JanusPro):
     """`JanusPlan`, asked for the codes alone."""
 
     roles = JanusPlan.roles
+    _drawing: GeneratorSpec
+
+    @property
+    def spec(self) -> GeneratorSpec:  # type: ignore[override]
+        return self._drawing
 
 
 class _Writer(JanusPro):
@@ -171,6 +178,20 @@ class _Writer(JanusPro):
 
     roles: ClassVar[tuple[str, str]] = JanusPlan.roles
     end: int
+    _writing: GeneratorSpec
+
+    @property
+    def spec(self) -> GeneratorSpec:  # type: ignore[override]
+        return self._writing
+
+    @cached_property
+    def _compiled_words(self) -> CompiledSteps:
+        return CompiledSteps()
+
+    @property
+    def _compiled(self) -> CompiledSteps:
+        """Its own, since words take a room of another shape than codes."""
+        return self._compiled_words
 
     def prompt_ids(self, prompt: str) -> list[int]:
         """Ids of the question and the begin of the answer; raises ValueError where `janus.pro_1b` does."""

@@ -116,7 +116,8 @@ class Judge(Tunable, Reward):
 
     def text(self, prompt: str) -> str:
         """What the model reads before it answers, the image as a token of its own."""
-        return self.vlm.conversation(self.question.asked(prompt)) + self.question.opening
+        asked = self.question
+        return self.vlm.conversation(asked.asked(prompt), before=asked.said_before(prompt)) + asked.opening
 
     def log_probs(self, images: list[Image.Image], prompts: list[str]) -> Tensor:
         """[B, A] float32 log-probability of each answer of the question, in their order.

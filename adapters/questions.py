@@ -17,14 +17,20 @@ class Question:
     """Where the words come from."""
     opening: str = ""
     """How the answer begins, before the word that is judged by."""
+    before: str = ""
+    """What is said before the image, `{prompt}` as in `turns`."""
 
     @property
     def needs_prompt(self) -> bool:
-        return any("{prompt}" in turn for turn in self.turns)
+        return any("{prompt}" in text for text in (self.before, *self.turns))
 
     def asked(self, prompt: str) -> list[str]:
         """The turns about that prompt."""
         return [turn.replace("{prompt}", prompt) for turn in self.turns]
+
+    def said_before(self, prompt: str) -> str:
+        """What is said before the image about that prompt."""
+        return self.before.replace("{prompt}", prompt)
 
 
 LEVELS = (" excellent", " good", " fair", " poor", " bad")
@@ -39,6 +45,18 @@ _PARM_CLARITY = (
 _PARM_POTENTIAL = (
     "Do you think whether the image has the potential to iterate to the image satisfied the prompt? "
     "Please answer yes or no with no explanation.(yes or no in lowercase and no full point)"
+)
+_REASONGEN = (
+    "\n\n"
+    "1. Describe the image thoroughly (objects, colors, layout, etc.), do not be affected by the prompt.\n"
+    "2. Identify key visual elements and instructions from the prompt.\n"
+    "3. Evaluate how well the image follows the prompt:\n"
+    "   - Are all required elements present?\n"
+    "   - Are object counts, colors, and positions accurate?\n\n"
+    "Be extremly strict and precise:\n"
+    "Only if the image matches the prompt perfectly, respond with: \\\\boxed{1}\n"
+    "Otherwise, respond with: \\\\boxed{0}\n\n"
+    "Reason before your final boxed answer. Only one number should appear inside the box."
 )
 QUESTIONS = {
     "match": Question(
@@ -71,6 +89,13 @@ QUESTIONS = {
     ),
     "parm.clarity": Question((_PARM_CLARITY,), ("yes", "no"), "arXiv:2501.13926"),
     "parm.potential": Question((_PARM_CLARITY, "yes", _PARM_POTENTIAL), ("yes", "no"), "arXiv:2501.13926"),
+    "reasongen": Question(
+        (_REASONGEN,),
+        ("1", "0"),
+        "arXiv:2505.24875; Franklin-Zhang0/ReasonGen-R1 at 04a321f, examples/janus_rl.sh",
+        opening="\\boxed{",
+        before='You are given a text prompt: "{prompt}" \nBelow is one generated image:\n',
+    ),
     "qalign.quality": Question(
         ("How would you rate the quality of this image?",),
         LEVELS,

@@ -69,7 +69,7 @@ class TimmHead(TrainableReward):
         return TimmNetwork(backbone, backbone.num_features)
 
     @classmethod
-    def from_model(cls, model: str, *, image_size: int = 0, seed: int = 0, device: str = "cpu") -> TimmHead:
+    def check_model(cls, model: str) -> None:
         import timm
 
         name, at, file = model.partition("@")
@@ -79,6 +79,16 @@ class TimmHead(TrainableReward):
             raise ValueError(f"timm knows no model {plain!r}; see {close}.")
         if dot and tag not in _tags(plain):
             raise ValueError(f"timm model {plain} has no weights {tag!r}; there are {', '.join(_tags(plain))}.")
+        if at and not Path(file).is_file():
+            raise ValueError(f"timm:{plain}@FILE names no file, got {file}.")
+
+    @classmethod
+    def from_model(cls, model: str, *, image_size: int = 0, seed: int = 0, device: str = "cpu") -> TimmHead:
+        import timm
+
+        cls.check_model(model)
+        name, at, file = model.partition("@")
+        plain, dot, _ = name.partition(".")
         known: Any = timm.get_pretrained_cfg(name)
         preprocessing = Preprocessing(
             image_size or known.input_size[-1],
@@ -109,8 +119,6 @@ def _create(model: str, size: int, *, pretrained: bool = False) -> Any:
 def _from_file(model: str, size: int, file: Path) -> Any:
     from timm.models import load_checkpoint
 
-    if not file.is_file():
-        raise ValueError(f"timm:{model}@FILE names no file, got {file}.")
     whole = _create(model, size)
     try:
         load_checkpoint(whole, str(file), weights_only=True)

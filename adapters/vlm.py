@@ -93,17 +93,19 @@ class Vlm:
             ) from error
         return cls(network, processor, name=name, device=device)
 
-    def conversation(self, turns: Sequence[str], *, images: int = 1) -> str:
-        """Text of a chat that begins with the images: turns of user, assistant, user and so on; the next is to come."""
-        messages = [
+    def conversation(self, turns: Sequence[str], *, images: int = 1, before: str = "") -> str:
+        """Text of a chat that begins with the images: turns of user, assistant, user and so on; the next is to come.
+
+        The first turn says `before` in front of the images, or behind them in a template that puts images first.
+        """
+        messages: list[dict[str, Any]] = [
             {"role": "assistant" if i % 2 else "user", "content": [{"type": "text", "text": turn}]}
             for i, turn in enumerate(turns)
         ]
-        messages[0]["content"] = [{"type": "image"}] * images + [{"type": "text", "text": turns[0]}]
+        messages[0]["content"][:0] = [{"type": "text", "text": before}] * bool(before) + [{"type": "image"}] * images
         # Where a model may think first, it is told to answer at once: the template then closes its thoughts itself.
         options = {"enable_thinking": False} if "enable_thinking" in str(self.processor.chat_template) else {}
-        text: str = self.processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False, **options)
-        return text
+        return str(self.processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False, **options))
 
     def control_in(self, prompt: str) -> str:
         """The first control token of the model that a prompt spells out, or ""."""
@@ -198,9 +200,7 @@ class Vlm:
         return torch.stack([columns[answer] for answer in range(len(ids))], 1)
 
     def answer(self, images: Sequence[Image.Image], text: str, *, tokens: int) -> str:
-        """The likeliest answer, word by word, to a text about images, cut to so many tokens.
-
-        The repetition penalty that a checkpoint may bring along is left out.
+        """The likeliest answer, word by word and without repetition penalty, to a text about images, of so many tokens.
 
         Raises:
             Refused: where the processor cannot take an image.

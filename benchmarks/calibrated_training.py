@@ -26,9 +26,9 @@ from rwk.calibration.pairs import PairTable, score_preferences
 from rwk.calibration.storage import Binding, save
 from rwk.calibration.temperature import Temperature
 from rwk.policy_opt.configs import Dpo, Grpo
-from rwk.policy_opt.evaluate import clustered
+from rwk.policy_opt.evaluate import GOLD, clustered
 from rwk.policy_opt.experiment import Experiment
-from rwk.policy_opt.optimize import GOLD, optimize
+from rwk.policy_opt.optimize import optimize
 from rwk.rewards import registry
 from rwk.rewards.data import PreferenceDataset
 

@@ -24,9 +24,9 @@ from rwk.calibration.kendall import kendall
 from rwk.calibration.statistics import bootstrap_interval
 from rwk.policy_opt import generator as generators
 from rwk.policy_opt.configs import Dpo, Grpo
-from rwk.policy_opt.evaluate import accuracy
+from rwk.policy_opt.evaluate import GOLD, accuracy
 from rwk.policy_opt.experiment import Experiment
-from rwk.policy_opt.optimize import GOLD, optimize
+from rwk.policy_opt.optimize import optimize
 from rwk.policy_opt.prompts import read_prompts
 from rwk.rewards import registry
 

@@ -4,7 +4,6 @@
     python benchmarks/rollout.py --device cuda --dtype bfloat16 --layers 24 --width 1024 --tokens 576 --codes 16384
     python benchmarks/rollout.py --model janus --device cuda --dtype bfloat16 --torch-compile
     OMP_NUM_THREADS=2 python benchmarks/rollout.py --model janus            # a random Janus
-    OMP_NUM_THREADS=2 python benchmarks/rollout.py --model janus --tokens 64 --rounds 1
     OMP_NUM_THREADS=2 python benchmarks/rollout.py --model janus --ceilings  # and what the machine could do at most
 
 Sampling is compared with `generate`, which reads every row's prompt and grows its cache, on the same model, rows and
@@ -42,6 +41,9 @@ SIZES = {
     "llama": {"layers": 6, "width": 192, "codes": 512, "tokens": 64, "prompts": 8, "group": 8, "rounds": 5},
     "janus": {"layers": 8, "width": 512, "codes": 16384, "tokens": 576, "prompts": 1, "group": 8, "rounds": 3},
 }
+UNEQUAL, LONG, BOTH = ", unequal prompts", ", prompts of 200", ", prompts of 10 and 200"
+PROMPTS = {"equal": ("", [15]), "unequal": (UNEQUAL, [8, 15, 22]), "long": (LONG, [200]), "both": (BOTH, [8, 198])}
+"""What the pairs are called, and how many letters the prompts have in turns."""
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 TEXT = 256
 """Text tokens in the vocabulary, after the codes."""
@@ -151,7 +153,8 @@ def llama(options: argparse.Namespace) -> None:
     """Sampling and statistics of a Llama with codes in its vocabulary."""
     generator = Measured(options)
     generator.torch_compile = options.torch_compile
-    for name, letters in (("", [15]), (", unequal prompts", [8, 15, 22]), (", prompts of 200", [200])):
+    for kind in options.prompts_of:
+        name, letters = PROMPTS[kind]
         prompts = ["x" * letters[i % len(letters)] + chr(97 + i) for i in range(options.prompts)]
         rows = [prompt for prompt in prompts for _ in range(options.group)]
         for guidance in (1.0, 3.0):
@@ -279,6 +282,7 @@ def main() -> None:
     parser.add_argument("--dtype", default="float32")
     ways = ["generate", "loop"]
     parser.add_argument("--against", choices=ways, nargs="+", default=ways, help="of Janus: the authors' loop, say")
+    parser.add_argument("--prompts-of", choices=[*PROMPTS], nargs="+", default=[*PROMPTS], help="lengths, of llama")
     parser.add_argument("--torch-compile", action="store_true", help="rwk draws by compiled steps, as suits a GPU")
     parser.add_argument("--ceilings", action="store_true", help="of Janus also against what the machine can do")
     parser.add_argument("--clock", choices=[*CLOCKS], default="wall", help="cpu counts processor time, with one thread")

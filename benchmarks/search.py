@@ -32,9 +32,11 @@ from rwk.adapters.shapes_verifier import Verifier
 from rwk.policy_opt import generator as generators
 from rwk.policy_opt.evaluate import clustered
 from rwk.policy_opt.generator import Generator
+from rwk.policy_opt.potential import Judge, potential_quantile
 from rwk.policy_opt.prompts import read_prompts
 from rwk.policy_opt.reflection import reflect
-from rwk.policy_opt.search import Candidate, Judge, RewardJudge, Search, best_of_n, parm, potential_quantile
+from rwk.policy_opt.search import Candidate, Search, best_of_n, parm
+from rwk.policy_opt.searches import judge_of
 from rwk.rewards import registry
 
 
@@ -101,8 +103,8 @@ def judged(name: str, generator: Generator, options: argparse.Namespace) -> tupl
     """A judge, and the potential below which it stops."""
     if name == "truth":
         return potential, 1.0
-    judge = RewardJudge(registry.load(name))
-    pilot = [prompt.text for prompt in read_prompts("shapes.long", count=16, seed=9)]
+    judge = judge_of(name, generator)
+    pilot = [prompt.text for prompt in read_prompts("shapes.long", count=64, seed=9)]
     return judge, potential_quantile(
         generator, judge, pilot, options.share, checkpoint=options.checkpoint, seed=options.seed
     )
@@ -142,7 +144,7 @@ def main() -> None:
     parser.add_argument("--most", type=int, default=16, help="of best of n")
     parser.add_argument("--by", default="shapes.verifier", help="the reward that chooses")
     parser.add_argument("--judge", action="append", help="truth, or the name of a reward; may be given several times")
-    parser.add_argument("--share", type=float, default=0.4, help="of candidates that a reward stops")
+    parser.add_argument("--share", type=float, default=0.2, help="of candidates that a reward stops")
     parser.add_argument("--checkpoint", type=int, default=32)
     parser.add_argument("--rounds", type=int, help="of reflection")
     parser.add_argument("--seed", type=int, default=5)

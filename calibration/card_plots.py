@@ -21,6 +21,7 @@ _FORESTS = {
     "Prompts put otherwise": ("prompt_invariance.", 0.0),
     "Adversarial pixels": ("adversarial.pixels", None),
     "Other codes": ("adversarial.tokens", 0.0),
+    "Codes up the gradient": ("adversarial.refined", 0.0),
     "The best of four": ("accuracy.best_of_4", 0.25),
     "What generators are liked": ("accuracy.generators", 0.0),
     "Bend of best of n": ("optimisation.curve", 0.0),

@@ -5,12 +5,25 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from PIL import Image
 
 from rwk.calibration.pairs import Floats, PairTable
+from rwk.rewards.base import Reward
+
+
+class Refine(Protocol):
+    """Moves images up the gradient of a reward."""
+
+    def __call__(self, reward: Reward, tokens: Any, prompts: Sequence[str], *, trust: float, steps: int) -> Any:
+        """[B, L] codes of tokens [B, L], given as a tensor, after one proximal step.
+
+        Args:
+            trust: squared distance that the embeddings of an image's codes may go for each unit of its reward.
+            steps: of the iteration that seeks where the step ends.
+        """
 
 
 class Codes(NamedTuple):
@@ -21,6 +34,8 @@ class Codes(NamedTuple):
     book: int
     decode: Callable[[Any], Sequence[Image.Image]]
     """The images of tokens [B, L], given as a tensor of whole numbers."""
+    refine: Refine | None = None
+    """Where the images have a gradient with respect to their codes."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -85,6 +85,10 @@ class Sizes:
     attacked: int = 16
     """Images that are attacked by gradients."""
     attack_steps: int = 20
+    refined: int = 72
+    """Images whose codes climb the reward's gradient."""
+    refine_steps: int = 8
+    """Times that each is moved, which is 90 % of the way to where the proximal step ends."""
     again: int = 32
     """Images that are scored again, in another order, and alone."""
     mutants: int = 64

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -19,9 +20,11 @@ STEADY, SHAKY = 0.9, 0.7
 RETEST = Probe(
     "structure.test_retest",
     "Kendall's tau-b between the ranks that the reward gives the images of a prompt before and after an edit that "
-    "changes nothing, at the edit where it is lowest: no other reward can agree with it better.",
+    "changes nothing, at the edit where it is lowest: no other reward can agree with it better. Of each edit also the "
+    "noise, in the reward's unit: the deviation of a score that it causes, less what is common to a prompt.",
     f"Fails where the interval lies below {SHAKY}, warns where it lies below {STEADY}.",
     "tau-b",
+    version=2,
 )
 AGREEMENT = Probe(
     "structure.agreement",
@@ -55,6 +58,19 @@ def rank_agreement(first: Floats, second: Floats, groups: Any) -> tuple[Floats, 
     return np.array(found), np.array(held)
 
 
+def noise(first: Floats, second: Floats, groups: Any) -> Interval:
+    """The deviation of one score that two measurements [N] of the same images tell, in their unit, over prompts.
+
+    What moves all images of a prompt alike is none: it changes no group.
+    """
+    numbers = np.unique(groups)
+    apart = [(second - first)[groups == number] for number in numbers]
+    squares = np.array([part.var(ddof=1) / 2 if len(part) > 1 else np.nan for part in apart])
+    found = mean_of(squares, numbers)
+    mean, low, high = (math.sqrt(max(value, 0.0)) for value in found[:3])
+    return found._replace(mean=mean, low=low, high=high)
+
+
 def _bounded(tau: Interval) -> Interval:
     return tau._replace(low=max(tau.low, -1.0), high=min(tau.high, 1.0)) if known(tau) else tau
 
@@ -64,9 +80,10 @@ def _retest(subject: Subject) -> Result:
     rows = whole_prompts(domain.groups, np.isfinite(subject.scores[0]), subject.sizes.edited)
     levels = []
     for name, scores in retested(subject, 0, rows).items():
-        value = _bounded(mean_of(*rank_agreement(subject.scores[0][rows], scores, domain.groups[rows])))
+        before, groups = subject.scores[0][rows], domain.groups[rows]
+        value = _bounded(mean_of(*rank_agreement(before, scores, groups)))
         if known(value):
-            levels.append(Level(name, value))
+            levels.append(Level(name, value, {"noise": noise(before, scores, groups)}))
     if not levels:
         return skipped(RETEST, "needs two prompts with two images each that score unlike")
     worst = min(levels, key=lambda level: level.value.mean)

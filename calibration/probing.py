@@ -18,6 +18,7 @@ from rwk.calibration.probe_generators import generators
 from rwk.calibration.probe_onset import onset
 from rwk.calibration.probe_optimisation import optimisation
 from rwk.calibration.probe_prompts import prompts
+from rwk.calibration.probe_refined import refined
 from rwk.calibration.probe_selection import selection
 from rwk.calibration.probe_structure import structure
 from rwk.calibration.probe_tokens import tokens
@@ -29,7 +30,7 @@ FAMILIES: Mapping[str, Callable[[Subject], Iterator[Result]]] = {
     "edits": edits,
     "prompts": lambda subject: chain(prompts(subject), distractors(subject)),
     "counterparts": counterparts,
-    "adversarial": lambda subject: chain(adversarial(subject), tokens(subject)),
+    "adversarial": lambda subject: chain(adversarial(subject), tokens(subject), refined(subject)),
     "uncertainty": uncertainty,
     "structure": lambda subject: chain(agreement(subject), structure(subject)),
     "consistency": consistency,

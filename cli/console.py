@@ -11,9 +11,10 @@ import shutil
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import click
 
@@ -30,6 +31,32 @@ def note(text: str) -> None:
     """Prints one line on stderr."""
     if is_main():
         click.echo(f"rwk: {text}", err=True)
+
+
+@contextlib.contextmanager
+def warnings_as_notes() -> Iterator[None]:
+    """Prints what rwk warns of inside as notes, each once; warnings of others are shown as Python shows them."""
+    packages, told, others = Path(__file__).resolve().parents[1], set[str](), warnings.showwarning
+
+    def tell(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
+        if Path(filename).resolve().parent.parent != packages:  # its folders are flat
+            others(message, category, filename, lineno, file, line)
+        elif str(message) not in told:
+            told.add(str(message))
+            note(str(message))
+
+    warnings.showwarning = tell
+    try:
+        yield
+    finally:
+        warnings.showwarning = others
 
 
 def width() -> int:

@@ -24,14 +24,20 @@ def command(evaluation: Evaluation, recipe: Recipe, common: Common) -> dict[str,
     """
     out = evaluation.folder()
     with progress("loading"):
-        from rwk.policy_opt import benchmarks, measured
+        from rwk.policy_opt import benchmarks, judging, measured
         from rwk.policy_opt import generator as generators
         from rwk.policy_opt.optimize import sampling_of
         from rwk.policy_opt.suites import BENCHMARKS, benchmark
 
         chosen = [benchmark(name, evaluation.prompts) for name in evaluation.benchmarks or BENCHMARKS]
         generator = generators.load(evaluation.generator, device=common.device)
-        rewards = benchmarks.judges(evaluation, chosen, device=common.device)
+        rewards = judging.judges(
+            chosen,
+            rewards=evaluation.rewards,
+            gold=evaluation.gold,
+            judge=evaluation.judge,
+            device=common.device,
+        )
     with progress("measuring") as advance:
         found, document = benchmarks.evaluate(
             evaluation, generator, chosen, rewards, sampling_of(generator, recipe), seed=common.seed, progress=advance

@@ -166,7 +166,9 @@ def _by_hand(found: Known, weights: Weights, name: str) -> str:
     whole = not weights.file or weights.file.endswith(".index.json")
     what = "copy all files into one folder" if len(found.weights) > 1 or whole else "copy it here"
     own = "weights" in inspect.signature(found.kind).parameters
-    return "downloaded on first use" + (f"; without a network {what} and name {name}@PATH" if own else "")
+    plain = name.removesuffix(f"@{weights.source}")
+    first = "" if plain == name else "no folder of that name, so a repository, "
+    return f"{first}downloaded on first use" + (f"; without a network {what} and name {plain}@PATH" if own else "")
 
 
 def _weights(weights: Weights, advice: str) -> dict[str, Any]:

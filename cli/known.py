@@ -46,7 +46,7 @@ def known(registry: Registry[Any], name: str) -> Known:
     Raises:
         ValueError: for an unknown name, a folder that rwk did not write, or a plug-in that cannot be imported.
     """
-    from rwk.rewards.weights import local, weights_of
+    from rwk.rewards.weights import local, named, weights_of
 
     folder = None if name in registry.names() else saved(registry, name)
     if folder is not None:
@@ -58,7 +58,7 @@ def known(registry: Registry[Any], name: str) -> Known:
     if path is not None:
         if getattr(kind, "made_of_reward", False):
             return _of_reward(kind, path)
-        return Known(kind, _spec(kind), weights=(local(Path(path)),))
+        return Known(kind, _spec(kind), weights=(named(kind, path),))
     weights = [dataclasses.replace(each, revision=own.get("revision")) for each in weights_of(kind)]
     return Known(kind, _spec(kind), weights=tuple(weights))
 

@@ -11,6 +11,7 @@ from importlib.metadata import version
 
 import click
 
+from rwk.cli.console import warnings_as_notes
 from rwk.rewards.errors import RunFailed
 
 COMMANDS = (
@@ -73,7 +74,8 @@ def rwk() -> None:
 def main(args: list[str] | None = None) -> None:
     """Runs the command line and exits: 0 done, 1 the run failed, 2 the call was wrong, 130 interrupted."""
     try:
-        code = rwk.main(args, prog_name="rwk", standalone_mode=False)
+        with warnings_as_notes():
+            code = rwk.main(args, prog_name="rwk", standalone_mode=False)
         sys.stdout.flush()
     except BrokenPipeError:  # the reader of a pipe went away, as in `rwk list | head -1`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

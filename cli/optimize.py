@@ -96,11 +96,12 @@ def foreseen(
     from rwk.policy_opt.sizing import GIB, plan, shape_of
     from rwk.policy_opt.sizing_known import KNOWN
     from rwk.rewards.pair_judge import is_pair_judge
+    from rwk.rewards.ranks import own_device
 
     if shape := KNOWN.get(experiment.generator):
         own = generators.GENERATORS.target(experiment.generator).spec
     else:
-        generator = generators.load(experiment.generator, device=device)
+        generator = generators.load(experiment.generator, device=own_device(device))
         shape, own = shape_of(generator), generator.spec
     mode = recipe.mode or own.sampling.mode
     guided = mode != "off" and (own.sampling.guidance if recipe.guidance is None else recipe.guidance) != 1
@@ -116,7 +117,7 @@ def foreseen(
         processes=int(os.environ.get("WORLD_SIZE", "1")),
     )
     found = run.document()
-    memory = ("weights", "gradients", "optimizer", "reference", "average", "decoder", "cache", "activations", "logits")
+    memory = "weights gradients optimizer masters reference average decoder cache activations logits".split()
     lines = [[name, f"{found[name] / GIB:.3f} GiB"] for name in (*memory, "peak")]
     counts = ("trained_parameters", "images_drawn", "tokens_drawn", "tokens_trained", "images_scored")
     lines += [[name.replace("_", " "), f"{found[name]:,}"] for name in counts]

@@ -26,6 +26,12 @@ class Common:
         metadata={"help": "Print one JSON document on stdout and nothing else there.", "switch": True},
     )
 
+    def __post_init__(self) -> None:
+        if self.device != "cpu":  # what is always there is not worth an import of torch
+            from rwk.rewards.devices import check_device
+
+            check_device(self.device)
+
 
 Function = Callable[..., Any]
 
@@ -45,7 +51,8 @@ def options(*configs: type[Any]) -> Callable[[Function], Function]:
     * `metavar`: what stands for the value in the help.
     * `switch`: True for a flag without its `--no-` form.
 
-    Types: str, int, float, bool, Path, Literal, any of these with None, and tuples of them (`multiple`).
+    Types: str, int, float, bool, Path, Literal, any of these with None, float with Literal, and tuples of them
+    (`multiple`).
     """
     everything = (*configs, Common)
 
@@ -115,6 +122,23 @@ def _option(item: Field[Any], hint: Any) -> Function:
     return click.option(*names, **settings)
 
 
+class NumberOr(click.ParamType[Any]):
+    """A number, or one of some words."""
+
+    name = "number"
+
+    def __init__(self, words: tuple[str, ...]) -> None:
+        self.words = words
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value in self.words:
+            return value
+        try:
+            return float(value)
+        except ValueError:
+            self.fail(f"{value!r} is neither a number nor {' or '.join(self.words)}.", param, ctx)
+
+
 SIMPLE: dict[Any, Any] = {
     str: click.STRING,
     int: click.INT,
@@ -133,6 +157,8 @@ def _kind(name: str, hint: Any, choices: Any) -> tuple[Any, bool]:
         kept = [argument for argument in arguments if argument is not type(None)]
         if len(kept) == 1:
             return _kind(name, kept[0], choices)
+        if kept[0] is float and typing.get_origin(kept[1]) is Literal:
+            return NumberOr(typing.get_args(kept[1])), False
     if choices:
         return click.Choice(list(choices)), False
     if origin is Literal:

@@ -89,6 +89,7 @@ class Probing:
     per_prompt: int = field(default=8, metadata={"help": "Images of each prompt."})
     edited: int = field(default=96, metadata={"help": "Images that every edit is tried on."})
     attacked: int = field(default=16, metadata={"help": "Images that are attacked by gradients and by other codes."})
+    refined: int = field(default=72, metadata={"help": "Images whose codes climb the reward's gradient."})
     batch_size: int = field(default=32, metadata={"help": "Images that go through a network at once."})
     forecast: bool = field(
         default=False,
@@ -99,7 +100,14 @@ class Probing:
     )
 
     def __post_init__(self) -> None:
-        for name, least in (("prompt_count", 2), ("per_prompt", 2), ("edited", 2), ("attacked", 2), ("batch_size", 1)):
+        for name, least in (
+            ("prompt_count", 2),
+            ("per_prompt", 2),
+            ("edited", 2),
+            ("attacked", 2),
+            ("refined", 2),
+            ("batch_size", 1),
+        ):
             if getattr(self, name) < least:
                 option = "--" + name.replace("_", "-")
                 raise ValueError(f"{option} must be at least {least}, got {getattr(self, name)}.")
@@ -137,7 +145,7 @@ def command(config: Probing, common: Common) -> dict[str, Any]:
     run, given = _looks(config), _given(config.counterparts)
     place = config.out / FILE if config.out else card_of(config.reward)
     domains, sources = _preferences(config, common) if config.data else _drawn(config, common)
-    sizes = Sizes(edited=config.edited, attacked=config.attacked)
+    sizes = Sizes(edited=config.edited, attacked=config.attacked, refined=config.refined)
     with progress("probing") as advance:
         others = {name: load(name, device=common.device) for name in config.beside}
         ideal, made = (None, Counterparts()) if config.data else _ideal(config, common)
@@ -191,6 +199,7 @@ def _drawn(config: Probing, common: Common) -> tuple[list[Domain], dict[str, str
 
     from rwk.calibration.probe import Codes, Domain
     from rwk.policy_opt import generator as generators
+    from rwk.policy_opt.latent import refiner
     from rwk.policy_opt.prompts import domains, gold_of
     from rwk.rewards.registry import load
 
@@ -217,7 +226,7 @@ def _drawn(config: Probing, common: Common) -> tuple[list[Domain], dict[str, str
                 truth = judge(images, texts)
                 fits = truth >= gold.spec.high
             categories = [prompt.category for prompt in rows] if any(prompt.category for prompt in rows) else []
-            codes = Codes(np.concatenate(drawn), generator.spec.codes, generator.decode)
+            codes = Codes(np.concatenate(drawn), generator.spec.codes, generator.decode, refiner(generator))
             made.append(Domain(domain, images, texts, truth, fits, categories, codes=codes, judge=judge))
             sources[domain] = f"{config.generator} on {config.prompts}, gold {name or 'unknown'}"
     return made, sources

@@ -32,12 +32,13 @@ def command(config: RewardTraining, common: Common) -> dict[str, Any]:
     votes_second and ties may stand in its place, and weight beside it. Or it is a file of a published set, which its
     columns tell or FORMAT:FILE names: pickapic, hpdv2 (or hpdv2.votes), hpdv3 (or hpdv3.confident), imagereward,
     genai_bench, genai_arena, mjbench, mmrb2, richhf (or richhf.aesthetics, .artifact, .misalignment) and evalmuse.
-    Or it is shapes.preferences or shapes.unfinished, of the built-in world: the latter shows half-drawn pictures and
-    prefers what ends up better, for a judge of `rwk sample --search parm`.
+    Or it is shapes.preferences or shapes.unfinished, of the built-in world: the latter compares half-drawn pictures
+    with a blank, and prefers those that came out right, for a judge of `rwk sample --search parm`.
 
     A trained judge or published reward is kept as what training moved and the name of its base, which has to be had
     wherever the folder goes; the others are kept whole.
     """
+    from rwk.rewards.bases import check_base
     from rwk.rewards.home import home
     from rwk.rewards.saving import check_name, keep
     from rwk.rewards.train import train_reward
@@ -48,6 +49,7 @@ def command(config: RewardTraining, common: Common) -> dict[str, Any]:
         preset = PRESETS[config.preset or ""]
         note(f"preset {config.preset}, after {preset.source}; not copied: {preset.differs}")
     check_name(config.name)
+    check_base(config.base)  # before preferences are made or read, which may take minutes
     out = config.out or home("runs", "train-reward", config.name)
     data = _data(config, common)
     train, valid = data.split(held_out=config.held_out, seed=common.seed)

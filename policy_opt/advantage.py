@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from rwk.policy_opt.generator import as_images
-from rwk.policy_opt.settings import Aggregation, Baseline, Scale
+from rwk.policy_opt.settings import Aggregation, Baseline, Floor, Scale
 from rwk.policy_opt.win_rates import WinRate
 from rwk.rewards.base import PixelReward, Reward
 
@@ -27,6 +27,16 @@ class Weighted(NamedTuple):
     weight: float = 1.0
     temperature: float = math.nan
     """Margin that makes log-odds of 1 of a human preference, as `rwk calibrate` found it; NaN where nobody asked."""
+
+    noise: float = math.nan
+    """Deviation of a score of the same image, as the reward's card has it; NaN where nobody asked."""
+
+    @property
+    def known_noise(self) -> float:
+        """The noise; raises ValueError where there is none."""
+        if math.isnan(self.noise):
+            raise ValueError(f"std_floor card needs the noise of {self.name}, got none; name a number in its place.")
+        return self.noise
 
     @property
     def known_temperature(self) -> float:
@@ -52,17 +62,24 @@ def weights_of(rewards: Sequence[Weighted], how: Aggregation) -> list[float]:
     return [part.weight and part.weight / part.known_temperature for part in rewards]
 
 
-def floors_of(rewards: Sequence[Weighted], floors: Sequence[float], *, min_std: float) -> list[float]:
+def floors_of(rewards: Sequence[Weighted], floors: Sequence[Floor], *, min_std: float) -> list[float]:
     """R numbers that `combine` takes as `min_std`: the floors, one for each reward of a weight, or else min_std.
 
+    Args:
+        floors: numbers, or `card` for the noise of the reward; `card` alone is of every reward.
+
     Raises:
-        ValueError: where there are floors, and not one for each.
+        ValueError: where there are floors, and not one for each, or no noise is known.
     """
-    counted = [part.weight != 0 for part in rewards]
-    if floors and len(floors) != sum(counted):
-        raise ValueError(f"std_floor needs one number for each reward, got {len(floors)} for {sum(counted)}.")
-    rest = iter(floors)
-    return [max(next(rest), min_std) if floors and counts else min_std for counts in counted]
+    learnt = sum(part.weight != 0 for part in rewards)
+    given = list(floors) * learnt if list(floors) == ["card"] else list(floors)
+    if given and len(given) != learnt:
+        raise ValueError(f"std_floor needs one number for each reward, got {len(given)} for {learnt}.")
+    found = []
+    for part in rewards:
+        floor = given.pop(0) if given and part.weight else min_std
+        found.append(max(part.known_noise if floor == "card" else floor, min_std))
+    return found
 
 
 def score_all(
@@ -124,6 +141,20 @@ def summary(rewards: Sequence[Weighted], scores: Tensor, reward: Tensor, group: 
     better = group_advantage(reward, group, scale="none") != 0
     values["frac_zero_std"] = 1 - len(torch.unique(group[better])) / max(len(torch.unique(group)), 1)
     return values
+
+
+def group_spread(scores: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """[P, R] the mean and the deviation with n - 1 of each reward over the images of each group that it scored.
+
+    Where it scored none the mean is NaN and the deviation 0.
+
+    Args:
+        scores: [P * size, R], rows of one group adjacent; NaN where there is none.
+    """
+    groups = scores.double().reshape(-1, size, scores.shape[1])
+    mean = groups.nanmean(1)
+    freedom = (~groups.isnan()).sum(1).sub(1).clamp(min=1)
+    return mean, ((groups - mean[:, None]).square().nansum(1) / freedom).sqrt()
 
 
 def answers_an_image(rewards: Sequence[Weighted], size: int) -> int:

@@ -46,7 +46,11 @@ class Artist:
     """Of the generator as it began, where that is the reference; else it is the policy that draws."""
 
     def draw(self, folder: Path, number: int) -> Draws:
-        """All draws of a round; those that lie in the folder already are not made again."""
+        """All draws of a round; those that lie in the folder already are not made again.
+
+        Raises:
+            RunFailed: where the first round has no pair.
+        """
         order = torch.Generator().manual_seed(derived_seed(self.config.seed, number))
         chosen = torch.randperm(len(self.table), generator=order)[: self.config.prompts_per_round or None]
         folder.mkdir(parents=True, exist_ok=True)
@@ -62,15 +66,21 @@ class Artist:
             save_whole({name: value.contiguous() for name, value in vars(draws).items()}, files[index])
         self.place.wait()
         draws = joined([Draws(**load_file(file)) for file in files])
-        if not len(draws.won):
+        if not len(draws.won) and not number:
             raise RunFailed(
-                f"{type(self.config).__name__.lower()} found no pair among {len(draws.tokens)} images in groups of "
-                f"{self.config.group_size}: {int(draws.reward.isnan().sum())} have no reward, and the others differ by "
-                f"no more than min_margin, which is {self.config.min_margin}, or are preferred with less than "
-                f"min_confidence, which is {self.config.min_confidence}; take a finer reward, a larger group_size or a "
-                f"smaller bound."
+                f"{type(self.config).__name__.lower()} {self.without_pairs(draws)}; take a finer reward, a larger "
+                f"group_size or a smaller bound."
             )
         return draws
+
+    def without_pairs(self, draws: Draws) -> str:
+        """What is to be said of draws among which there is no pair."""
+        return (
+            f"found no pair among {len(draws.tokens)} images in groups of {self.config.group_size}: "
+            f"{int(draws.reward.isnan().sum())} have no reward, and the others differ by no more than min_margin, "
+            f"which is {self.config.min_margin}, or are preferred with less than min_confidence, which is "
+            f"{self.config.min_confidence}"
+        )
 
     def _drawn(self, handles: Tensor, seed: int) -> tuple[Rollout, Tensor]:
         """A group for each of some prompts, and its images as 8-bit levels."""

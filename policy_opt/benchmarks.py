@@ -6,70 +6,29 @@ import hashlib
 import itertools
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from rwk.calibration.storage import Binding
-from rwk.policy_opt.dpg import Question, ask, share
-from rwk.policy_opt.evaluate import Drawn, accuracy, draw
+from rwk.policy_opt.evaluate import GOLD, JUDGED_SEED, accuracy, draw
 from rwk.policy_opt.experiment import Evaluation
 from rwk.policy_opt.generator import Generator
+from rwk.policy_opt.judging import Judges, own_scores
 from rwk.policy_opt.measured import ANY, Measured, number
-from rwk.policy_opt.optimize import GOLD, JUDGED_SEED, versions, write_json
+from rwk.policy_opt.optimize import versions, write_json
 from rwk.policy_opt.sampling import Sampling
 from rwk.policy_opt.similarity import FEATURE, features, similarity
 from rwk.policy_opt.suites import Benchmark
 from rwk.rewards.base import Reward
-from rwk.rewards.registry import REWARDS, load
 from rwk.rewards.sinks import finished
 
 _AT_ONCE = 256
 """Images drawn at once, so that memory does not grow with their number."""
-
-
-class Judges(NamedTuple):
-    """The rewards that a benchmark is measured by."""
-
-    shown: dict[str, Reward]
-    """Those that score every image, by the name of their score."""
-    within: dict[str, Reward]
-    """Those of the benchmark's rules, or the one that answers its questions."""
-
-
-def judges(config: Evaluation, chosen: Sequence[Benchmark], *, device: str = "cpu") -> list[Judges]:
-    """The rewards of every benchmark; one that several need is loaded once.
-
-    Raises:
-        ValueError: for a benchmark that nothing can judge, an unknown reward, or a `--gold` that no benchmark needs.
-    """
-    instead = {REWARDS.parted(name)[0]: name for name in config.gold}
-    needed = {name for one in chosen for name in (one.truth(), *itertools.chain.from_iterable(one.rules))} - {None}
-    if unused := sorted(instead.keys() - needed):
-        known = ", ".join(sorted(map(str, needed))) or "none"
-        raise ValueError(f"--gold names a reward that a benchmark needs, of {known}, got {instead[unused[0]]}.")
-    kept: dict[tuple[str, str], Reward] = {}
-
-    def loaded(name: str, options: Mapping[str, Any]) -> Reward:
-        key = name, repr(sorted(options.items()))
-        if key not in kept:
-            kept[key] = load(instead.get(name, name), device=device, **options)
-        return kept[key]
-
-    found = []
-    for one in chosen:
-        if one.gold is None and not config.rewards:
-            raise ValueError(f"{one.name} has no reward that tells the truth; name one to judge by with --reward.")
-        truth = one.truth()
-        shown = {truth: loaded(truth, one.options)} if truth else {}
-        shown |= {name: loaded(name, {}) for name in config.rewards if name not in shown}
-        inner = [config.judge] if one.questions else dict.fromkeys(itertools.chain.from_iterable(one.rules))
-        found.append(Judges(shown, {name: loaded(name, {}) for name in inner}))
-    return found
 
 
 def measure(
@@ -98,47 +57,23 @@ def measure(
     made = [chosen.gold] if chosen.gold and not chosen.truth() else []
     scores: dict[str, list[Tensor]] = {name: [] for name in [*made, *rewards]}
     similar, answers = [], []
-    for rows in _parts(chosen, max(1, _AT_ONCE // images)):
-        part, inner = chosen.prompts[rows], dict(within or {})
-        if chosen.rules:
-            inner = {name: inner[name] for name in chosen.rules[rows.start]}
+    each = max(1, _AT_ONCE // images)
+    for start in range(0, len(chosen.prompts), each):
+        part = chosen.of(range(start, min(start + each, len(chosen.prompts))))
         looks, found, replies = [], [], []
         for seed in seeds:
-            by = {**rewards, **(inner if chosen.rules else {})}
-            drawn = draw(generator, part, by, per_prompt=images, seed=seed, sampling=sampling)
-            replies.append(_conclude(drawn, chosen, chosen.questions[rows], inner))
+            drawn = draw(generator, part.prompts, rewards, per_prompt=images, seed=seed, sampling=sampling)
+            made_of, told = own_scores(drawn.images, part, within or {})
+            replies.append(told)
             looks.append(torch.stack([features(row) for row in drawn.images]))  # [p, n, D]
-            found.append(drawn.scores)
-            progress(len(part) * images)
+            found.append(drawn.scores | {name: made_of for name in made})
+            progress(len(part.prompts) * images)
         for name, parts in scores.items():
             parts.append(torch.stack([one[name] for one in found], 1))  # [p, S, n]
         similar.append(similarity(torch.cat(looks, 1)))
         answers += [torch.stack(of_seeds) for of_seeds in zip(*replies, strict=True)]  # [S, n, Q] each
     whole = {name: torch.cat(parts) for name, parts in scores.items()}
     return Measured(chosen, _accuracies(chosen, whole, rewards) | whole, torch.cat(similar), answers)
-
-
-def _conclude(
-    drawn: Drawn, chosen: Benchmark, questions: Sequence[Sequence[Question]], inner: Mapping[str, Reward]
-) -> list[Tensor]:
-    """Adds the score that rules or questions make; gives [p] answers [n, Q], none where there is no question."""
-    if chosen.gold and chosen.rules:
-        drawn.scores[chosen.gold] = torch.stack([drawn.scores[name] for name in inner]).mean(0)
-    if not chosen.gold or not questions:
-        return []
-    (judge,) = inner.values()
-    told = [ask(judge, row, asked) for row, asked in zip(drawn.images, questions, strict=True)]
-    drawn.scores[chosen.gold] = torch.stack([share(a, q) for a, q in zip(told, questions, strict=True)])
-    return told
-
-
-def _parts(chosen: Benchmark, most: int) -> Iterator[slice]:
-    """Stretches of at most so many prompts, each judged by one rule."""
-    start = 0
-    for _, group in itertools.groupby(chosen.rules or [()] * len(chosen.prompts)):
-        end = start + len(list(group))
-        yield from (slice(at, min(at + most, end)) for at in range(start, end, most))
-        start = end
 
 
 def _accuracies(chosen: Benchmark, scores: Mapping[str, Tensor], rewards: Mapping[str, Reward]) -> dict[str, Tensor]:
@@ -163,7 +98,7 @@ def evaluate(
     seed: int,
     progress: Callable[[int, int], None] = lambda *_: None,
 ) -> tuple[list[Measured], dict[str, Any]]:
-    """Measures a generator on benchmarks, each by its own rewards (see `judges`).
+    """Measures a generator on benchmarks, each by its own rewards (see `judging.judges`).
 
     Returns:
         What was found, and the document for `result.json`: the recipe, and every benchmark's scores.

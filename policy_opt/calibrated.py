@@ -18,10 +18,31 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from rwk.calibration.preference_scale import preference_scale
+from rwk.calibration.retest_noise import retest_noise
 from rwk.policy_opt.advantage import Weighted
 from rwk.policy_opt.pairs import Pairs
 from rwk.policy_opt.settings import Aggregation
+from rwk.rewards.base import Reward
 from rwk.rewards.losses import bradley_terry_loss
+
+
+def with_card(rewards: Sequence[Weighted], *, temperature: bool, noise: bool) -> list[Weighted]:
+    """The rewards with what `rwk calibrate` and `rwk probe` keep of them, where it is asked for; not of pair judges.
+
+    Raises:
+        ValueError: where a reward has none of it.
+    """
+    found = []
+    for part in rewards:
+        if isinstance(part.reward, Reward):
+            scale = preference_scale(part.name, part.reward).temperature if temperature else part.temperature
+            found.append(
+                part._replace(temperature=scale, noise=retest_noise(part.name, part.reward) if noise else part.noise)
+            )
+        else:
+            found.append(part)
+    return found
 
 
 def preference_unit(rewards: Sequence[Weighted], how: Aggregation) -> float:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rwk.policy_opt.lengths import parts_to_draw
 from rwk.policy_opt.prefix import Prefix
 from rwk.policy_opt.shared_prefix import attending, shared_cache, shares
 
@@ -21,10 +22,27 @@ Reader = Callable[[Tensor], Tensor]
 def continued(backbone: Backbone, causal_lm: Any, prefix: Prefix, source: list[int], steps: int) -> Reader:
     """The reader of rows that continue the prefixes `source`, for at most `steps` tokens of each.
 
-    Rows of one prefix read its keys together where that is faster, else each has a copy.
+    Rows of one prefix read its keys together where that is faster, else each has a copy. Where padding would cost more
+    than it does to go through the model once more, rows of different length go through it apart.
     """
     if shares(causal_lm, prefix, source):
         return _together(backbone, causal_lm, prefix, source, steps)
+    key = sum(layer.shape[1] * layer.shape[3] * layer.itemsize for layer in prefix.layers)
+    lengths = [prefix.lengths[row] for row in source]
+    parts = parts_to_draw(causal_lm, lengths, prefix.hidden.device.type, key)
+    if len(parts) == 1:
+        return _copied(backbone, prefix, source, steps)
+    readers = [_copied(backbone, *prefix.cut([source[row] for row in part]), steps) for part in parts]
+    rows = [torch.tensor(part, device=prefix.hidden.device) for part in parts]
+    back = torch.cat(rows).argsort()
+
+    def read(embeds: Tensor) -> Tensor:
+        return torch.cat([reader(embeds[part]) for part, reader in zip(rows, readers, strict=True)])[back]
+
+    return read
+
+
+def _copied(backbone: Backbone, prefix: Prefix, source: list[int], steps: int) -> Reader:
     width, cache, mask = max(prefix.lengths), prefix.expand(source, steps), prefix.mask(source, steps)
     positions, filled = starts(prefix, source), count()
 

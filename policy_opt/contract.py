@@ -32,7 +32,7 @@ from rwk.policy_opt.probability_checks import (
     check_prompt_matters,
     check_truncation_is_renormalised,
 )
-from rwk.rewards.contract import require, run_checks
+from rwk.rewards.checking import require, run_checks
 from rwk.rewards.global_state import global_state, restored, seed_everything
 
 Check = Callable[[Generator], None]

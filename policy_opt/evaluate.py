@@ -19,6 +19,11 @@ from rwk.policy_opt.win_rates import WinRate
 from rwk.rewards.base import Reward
 
 T = TypeVar("T")
+JUDGED_SEED = 1_000_003
+"""Seed of the images that a generator is judged by, apart from every seed of training."""
+GOLD = "gold accuracy"
+"""Share of images of which every fact holds; where a benchmark has a measure of its own that is no reward of facts, its
+mean."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +109,8 @@ def best_of(proxy: Tensor, value: Tensor, n: int) -> Tensor:
     """[P] expected value of the image with the highest proxy among n, over all choices of n out of N, [P, N] each.
 
     Exact: with the images in rising order of proxy, the i-th is the best of C(i - 1, n - 1) of the C(N, n) choices.
-    Images without a proxy are never chosen before any that has one. Ties go to the image drawn first.
+    Images without a proxy are never chosen before any that has one. Ties go to the image drawn first. Choices of an
+    image without a value are left out; NaN where there are no others.
 
     Raises:
         ValueError: unless 1 <= n <= N.
@@ -115,7 +121,9 @@ def best_of(proxy: Tensor, value: Tensor, n: int) -> Tensor:
     # Reversed before the stable sort, so that the first of equals stands highest.
     order = proxy.nan_to_num(-math.inf).flip(1).argsort(dim=1, stable=True)
     weight = torch.tensor([math.comb(rank, n - 1) / math.comb(total, n) for rank in range(total)])
-    return (value.flip(1).gather(1, order) * weight).nansum(1)
+    chosen = value.flip(1).gather(1, order)
+    known = torch.where(chosen.isnan(), 0, weight).sum(1)
+    return (chosen * weight).nansum(1) / torch.where(known > 0, known, math.nan)
 
 
 def clustered(scores: Tensor) -> Interval:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from rwk.policy_opt.generator import Generator, Rollout
 from rwk.policy_opt.sampling import Sampling
-from rwk.rewards.contract import require
+from rwk.rewards.checking import require
 from rwk.rewards.global_state import global_state
 
 TOLERANCE = 1e-4

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from rwk.policy_opt.presets import PRESETS
 from rwk.policy_opt.settings import COMPILE, setting
 
 Find = Literal["best", "parm", "reflect"]
 Algorithm = Literal["dpo", "grpo", "ladder", "rebel", "rft"]
+
+
+_GOLD = (
+    "NAME@PATH of a reward that a benchmark judges by, with the weights to take; may be given several times. "
+    "[default: the published weights]"
+)
+_JUDGE = "Name of the reward that answers DPG-Bench's questions."
 
 
 @dataclass(frozen=True)
@@ -105,8 +112,19 @@ class Experiment:
     )
     prompts: str = setting("shapes.long", "Prompt family, or file of prompts.")
     prompt_count: int = setting(2000, "Different prompts to learn from.")
-    eval_prompts: int = setting(60, "Prompts of each domain that the generator is judged on before and after.")
+    eval_prompts: int = setting(
+        60,
+        "Prompts of each domain that the generator is judged on before and after, of a benchmark at most, evenly over "
+        "its categories.",
+    )
     eval_images: int = setting(4, "Images of each of them.")
+    judge_on: tuple[str, ...] = setting(
+        (),
+        "DOMAIN=BENCHMARK to judge it on by the benchmark's own measure, in place of prompts like those that it learns "
+        "from: any of `rwk evaluate`, such as 'out of domain=geneval', or REWARD:PROMPTS; may be given several times.",
+    )
+    gold: tuple[str, ...] = setting((), _GOLD)
+    judge: str = setting("judge.question", _JUDGE)
     watch: str = setting(
         "",
         "Name or folder of a reward, the truth or one of another make, to look at meanwhile on prompts that are "
@@ -123,6 +141,27 @@ class Experiment:
             raise ValueError(f"opponents must be at least 0, got {self.opponents}.")
         if not self.rewards:
             raise ValueError("an optimisation needs a reward, got none; name one with --reward.")
+        self._check_judging()
+
+    def document(self) -> dict[str, Any]:
+        """As a dictionary, for the record of a run; what belongs to `judge_on` is left out where that names nothing.
+
+        So a run, or a study's cell, that was made before there was any is still the same.
+        """
+        found = asdict(self)
+        return found if self.judge_on else {k: v for k, v in found.items() if k not in ("judge_on", "gold", "judge")}
+
+    def _check_judging(self) -> None:
+        domains = [entry.partition("=")[0].strip() for entry in self.judge_on]
+        for entry, domain in zip(self.judge_on, domains, strict=True):
+            if not domain or not entry.partition("=")[2].strip():
+                raise ValueError(
+                    f"judge_on takes DOMAIN=BENCHMARK, got {entry!r}; write such as 'out of domain=geneval'."
+                )
+            if domains.count(domain) > 1:
+                raise ValueError(f"judge_on names each domain once, got {domain!r} {domains.count(domain)} times.")
+        if self.gold and not self.judge_on:
+            raise ValueError(f"gold is of a benchmark to judge on, got {self.gold[0]} and none; name it with judge_on.")
 
 
 @dataclass(frozen=True)
@@ -150,7 +189,7 @@ class Drawing:
         (), "Tokens after which parm judges; may be given several times. [default: half an image]"
     )
     least: float | None = setting(
-        None, "Potential below which parm stops an image. [default: that of 4 in 10 of a pilot drawing]"
+        None, "Potential below which parm stops an image. [default: that of 2 in 10 of a pilot drawing]"
     )
     rounds: int = setting(2, "Rounds of reflect, which share the images that --best-of allows.")
     refine_by: str | None = setting(
@@ -196,8 +235,9 @@ class Evaluation:
     benchmarks: tuple[str, ...] = setting(
         (),
         "shapes.long, shapes.short, either with .held_out behind it; geneval, or geneval:FILE for its metadata; "
-        "compbench:FOLDER of T2I-CompBench's prompts; dpg:FILE of DPG-Bench's questions; or a file of prompts for the "
-        "rewards to judge; may be given several times. [default: all four of shapes]",
+        "compbench:FOLDER of T2I-CompBench's prompts; dpg:FILE of DPG-Bench's questions; REWARD:PROMPTS, of a file or "
+        "family, for that reward to judge; or a file of prompts for the rewards to judge; may be given several times. "
+        "[default: all four of shapes]",
         option="--benchmark",
     )
     rewards: tuple[str, ...] = setting(
@@ -205,12 +245,8 @@ class Evaluation:
         "Name or folder of a reward whose mean score is measured too; may be given several times.",
         option="--reward",
     )
-    gold: tuple[str, ...] = setting(
-        (),
-        "NAME@PATH of a reward that a benchmark judges by, with the weights to take; may be given several times. "
-        "[default: the published weights]",
-    )
-    judge: str = setting("judge.question", "Name of the reward that answers DPG-Bench's questions.")
+    gold: tuple[str, ...] = setting((), _GOLD)
+    judge: str = setting("judge.question", _JUDGE)
     prompts: int | None = setting(
         None,
         "Prompts of each benchmark, or of each category of geneval and compbench. "

@@ -20,21 +20,32 @@ from rwk.policy_opt.policy import Policy, Statistics, World
 class Follower:
     """Tensors that go a share of the way to the policy's after every so many updates; kept with its checkpoints."""
 
-    def __init__(self, name: str, tensors: Mapping[str, Tensor], *, every: int, share: float) -> None:
+    def __init__(
+        self,
+        name: str,
+        tensors: Mapping[str, Tensor],
+        *,
+        every: int,
+        share: float,
+        shown: Mapping[str, Tensor] | None = None,
+    ) -> None:
         """
         Args:
             name: of its files, `NAME-STEP.safetensors` beside the checkpoints.
             tensors: what is moved, in place, by the names of the policy's state.
             every: updates between two moves.
             share: of the way that a move goes; 1 arrives.
+            shown: by the same names, what is made equal to `tensors`, but for rounding, after each move.
         """
         self.name, self.tensors, self.every, self.share = name, dict(tensors), every, share
+        self._shown = dict(shown or {})
 
     def follow(self, policy: Policy) -> None:
         """Makes one move."""
         with torch.no_grad():
             for name, value in policy.state_dict().items():
-                self.tensors[name].lerp_(value, self.share)
+                self.tensors[name].lerp_(value.to(self.tensors[name].dtype), self.share)
+        self._show()
 
     def give(self, policy: Policy) -> None:
         """Puts its tensors into the policy."""
@@ -47,6 +58,7 @@ class Follower:
         if step:
             for name, value in load_file(self._file(folder, step)).items():
                 self.tensors[name].data.copy_(value)
+            self._show()
 
     def callback(self, policy: Policy, place: World) -> Any:
         """A callback for the policy's trainer, which moves it, and writes it before each checkpoint is written."""
@@ -62,6 +74,11 @@ class Follower:
                     follower._write(Path(args.output_dir), state.global_step)
 
         return Following()
+
+    def _show(self) -> None:
+        with torch.no_grad():
+            for name, value in self._shown.items():
+                value.copy_(self.tensors[name])
 
     def _write(self, folder: Path, step: int) -> None:
         """Writes its file, and removes those that no checkpoint is kept of."""
@@ -80,18 +97,24 @@ class Follower:
 def moving_reference(config: Grpo, generator: Generator) -> tuple[Statistics | None, Follower | None]:
     """`statistics` of a copy of the generator that follows it, and what moves it; nothing where it stays fixed.
 
-    TR-DPO (2024), arXiv:2404.09656, for the reference of a loss.
+    What moves by a share is an average, in float32, since half precision cannot hold the small moves of one. TR-DPO
+    (2024), arXiv:2404.09656, for the reference of a loss.
     """
     if not config.reference_every:
         return None, None
     moved = copy.deepcopy(generator)
-    tensors = {f"trained.{name}": value for name, value in moved.module.named_parameters() if value.requires_grad}
-    return moved.statistics, Follower("reference", tensors, every=config.reference_every, share=config.reference_mix)
+    shown = {f"trained.{name}": value for name, value in moved.module.named_parameters() if value.requires_grad}
+    share = config.reference_mix
+    if share == 1:
+        return moved.statistics, Follower("reference", shown, every=config.reference_every, share=share)
+    tensors = {name: value.detach().float() for name, value in shown.items()}  # float32 ones are the same memory
+    mover = Follower("reference", tensors, every=config.reference_every, share=share, shown=shown)
+    return moved.statistics, mover
 
 
 def average_of(config: Grpo, policy: Policy) -> Follower | None:
-    """The exponential mean of the policy's weights, from where they are now on; nothing where it is off."""
+    """The exponential mean, in float32, of the policy's weights, from where they are now on; none where it is off."""
     if not config.ema:
         return None
-    tensors = {name: value.clone() for name, value in policy.state_dict().items()}
+    tensors = {name: value.to(torch.float32, copy=True) for name, value in policy.state_dict().items()}
     return Follower("average", tensors, every=1, share=1 - config.ema)

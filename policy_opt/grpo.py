@@ -5,43 +5,34 @@ For image i with reward R_i, and its token t with ratio rho_t of the probability
     A_i  = (R_i - mean R) / std R, both over the group of i, or by `baseline` and `scale_rewards`  `group_advantage`
     A_i  times min(1, std R / (gate T)), where the gate is on and T is the temperature of R                   `gate`
     A_it = w_it A_i, where some tokens count more, with mean_t w_it = 1                              `token_weights`
-    loss = - mean_i mean_t [min(rho_t A_it, clip(rho_t, 1 - eps, 1 + eps_high) A_it) - beta KL_t]
-                                                                TRL's, by `loss_type`; KL_t by `kl_estimator`
+    loss = - mean_i mean_t [min(rho_t A_it, clip(rho_t, 1 - eps, 1 + eps_high) A_it) - beta v_it KL_t]
+                                                                TRL's, by `loss_type`; KL_t by `kl_estimator`, v_it
+                                                                is 1 but with `token_weights` stage
 
-Shao et al. (2024), arXiv:2402.03300.
+The mean over i is over all images of an update, groups of equals with them, as these losses are defined, but with
+`resampling` dynamic, which is DAPO's; see `lesson`. Shao et al. (2024), arXiv:2402.03300.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from rwk.policy_opt.advantage import Weighted as Weighted
-from rwk.policy_opt.advantage import (
-    answers_an_image,
-    combine,
-    group_advantage,
-    order_summary,
-    standardised,
-    summary,
-    weights_of,
-)
-from rwk.policy_opt.calibrated import gate, win_rate
+from rwk.policy_opt.advantage import answers_an_image
 from rwk.policy_opt.configs import Grpo
 from rwk.policy_opt.curriculum import Curriculum
 from rwk.policy_opt.followers import average_of, moving_reference
-from rwk.policy_opt.generator import Generator, Rollout
-from rwk.policy_opt.guards import diversity
+from rwk.policy_opt.generator import Generator
+from rwk.policy_opt.guards import Guards
 from rwk.policy_opt.journal import (
-    Journal,
     Progress,
     Trained,
-    derived_seed,
     ends_after,
     last_checkpoint,
     publish,
@@ -49,15 +40,13 @@ from rwk.policy_opt.journal import (
     step_of,
 )
 from rwk.policy_opt.ledger import Ledger, prompts_of_pass
-from rwk.policy_opt.modalities import entropy_control, modality_weights
-from rwk.policy_opt.off_policy import drift
-from rwk.policy_opt.permuted import draw_permuted, other_wordings
-from rwk.policy_opt.policy import Policy, Statistics, World, kl_per_image, trainable, world
+from rwk.policy_opt.lesson import Lessons, drawn_at_once
+from rwk.policy_opt.modalities import entropy_control
+from rwk.policy_opt.permuted import other_wordings
+from rwk.policy_opt.policy import Policy, trainable, world
 from rwk.policy_opt.sampling import Sampling
-from rwk.policy_opt.scored_draws import scored
-from rwk.policy_opt.sub_policies import by_recipe, draw_mixed, recipes_of
-from rwk.policy_opt.token_weights import check_token_weights, token_weights
-from rwk.policy_opt.variety import fields, likeness, with_variety
+from rwk.policy_opt.sub_policies import by_recipe, recipes_of
+from rwk.policy_opt.token_weights import check_token_weights
 from rwk.policy_opt.watch import Watch, Watched
 
 
@@ -102,11 +91,15 @@ def grpo(
     stages = Curriculum(config, rewards)
     recipe = sampling or generator.spec.sampling
     ledger = Ledger(out / "ledger.jsonl", config, table, rewards, main=place.rank == 0)
-    journal = start(out, place, resume=resume, progress=progress, collapse=config.collapse)
+    guards = Guards(config.collapse, min(config.epsilon, config.epsilon_high or config.epsilon))
+    journal = start(out, place, resume=resume, progress=progress, guards=guards)
     journal.total = config.steps
     checkpoint = last_checkpoint(out / "checkpoints") if resume else None
     journal.forget_after(step_of(checkpoint))
     ledger.restore(step_of(checkpoint))
+    all_drawn = _all_drawn(config, ledger)
+    if all_drawn and checkpoint and all_drawn(step_of(checkpoint)):
+        config = replace(config, steps=step_of(checkpoint))
     keep = config.beta > 0 or config.kl_every > 0 or config.token_weights == "gcpo"
     with trainable(generator, config, keep=keep) as reference:
         known = table + other_wordings(table) if config.permute else table
@@ -117,7 +110,8 @@ def grpo(
         anchor = moving or reference
         other = Policy(nn.Identity(), by_recipe(anchor), known, recipe, recipes) if anchor and config.beta else None
         watch = Watch(watched, config, generator, rewards, recipe, out, policy, journal, place, reference)
-        draw = _Draw(config, generator, stages, table, recipe, recipes, reference, journal, ledger, place)
+        parts = (config, generator, policy, stages, table, recipe, recipes)
+        draw = Lessons(*parts, reference, journal, ledger, place)
         schedule = prompt_schedule(config, len(table))
         length = generator.spec.tokens
         trainer = trl.grpo_trainer(config, policy, other, draw, schedule, length, journal, out / "checkpoints", place)
@@ -128,13 +122,14 @@ def grpo(
         watch.begin(step_of(checkpoint))
         if watch.ended is None:
             limit = ends_after(journal, seconds, place)
-            trl.train(trainer, checkpoint, ends=[watch.every(config.watch_every), limit])
+            trl.train(trainer, checkpoint, ends=[watch.every(config.watch_every), limit, all_drawn])
         watch.conclude()
         if average and watch.ended is None:
             average.give(policy)
-    steps = watch.ended or (config.steps if seconds is None else journal.last)
+    open_ended = seconds is not None or config.max_images
+    steps = watch.ended or (journal.last if open_ended else config.steps)
     tuned = publish(generator, out / "generator", place)
-    images, tokens = config.rows * -(-steps // config.num_iterations), config.rows * steps * length
+    images, tokens = ledger.images, config.rows * steps * length
     took = time.perf_counter() - journal.started
     return Trained(
         tuned,
@@ -151,104 +146,18 @@ def grpo(
     )
 
 
+def _all_drawn(config: Grpo, ledger: Ledger) -> Callable[[int], bool] | None:
+    """For `trl_bridge.train`: whether the images of the run are drawn and learnt; None where their number is open."""
+    if not config.max_images:
+        return None
+    return lambda step: step % config.num_iterations == 0 and ledger.images + config.rows > config.max_images
+
+
 def reference_tokens(config: Grpo, steps: int, length: int) -> int:
     """Tokens that a reference reads in that many updates: of each draw for the loss, and of those measured."""
     draws = range(0, steps, config.num_iterations)
     measured = sum(step % config.kl_every == 0 for step in draws) if config.kl_every else 0
     return (measured + (len(draws) if config.beta else 0)) * config.rows * length
-
-
-@dataclass(frozen=True)
-class _Draw:
-    """Draws the images of one step and says how much better than its group each is."""
-
-    config: Grpo
-    generator: Generator
-    stages: Curriculum
-    table: list[str]
-    sampling: Sampling
-    recipes: Sequence[Sampling]
-    reference: Statistics | None
-    journal: Journal
-    ledger: Ledger
-    place: World
-
-    def __call__(self, handles: list[int], step: int) -> tuple[Rollout, Tensor]:
-        """The rollout of this process's prompts after `step` updates, and the advantage, [B] of its rows or [B, L].
-
-        Args:
-            handles: of the prompts that come next, where the ledger does not choose others.
-        """
-        began = time.perf_counter()
-        config, gather = self.config, self.place.gather
-        rewards, unit, floors = self.stages.at(step)
-        if config.resampling != "none":
-            first = self.place.rank * len(handles)
-            handles = self.ledger.next(step)[first : first + len(handles)]
-            self.journal.note(left_out=len(self.ledger.left_out))
-        size = config.prompts_per_draw or len(handles)
-        parts = [handles[start : start + size] for start in range(0, len(handles), size)]
-        drawn = (self._drawn(part, step) for part in parts)
-        seed, meanwhile = derived_seed(config.seed, step), config.score_meanwhile
-        draws = list(scored(drawn, rewards, meanwhile=meanwhile, seed=seed, from_pixels=config.from_pixels))
-        rollout = Rollout.joined([part.rollout for part in draws])
-        waited = sum(part.waited for part in draws)
-        drawing = time.perf_counter() - began - waited
-
-        scores = gather(torch.cat([part.scores for part in draws]))  # [rows, rewards], of all processes
-        orders = torch.cat([part.orders for part in draws])
-        group = torch.arange(config.prompts_per_step).repeat_interleave(config.group_size)
-        weights = weights_of(rewards, config.aggregation)
-        reward = combine(scores, weights, group, how=config.aggregation, min_std=floors, lower_k=config.lower_k)
-        compared = win_rate(reward, group, unit=unit) if config.advantage == "win_rate" else reward
-        if config.diversity:
-            alike = likeness(gather(torch.cat([fields(part.levels) for part in draws])), config.group_size)
-            self.journal.note(likeness=alike.mean().item())
-            compared = with_variety(reward, alike, group, weight=config.diversity, min_std=config.min_std)
-        whole = config.diversity > 0 or standardised(weights, config.aggregation)
-        scale = "batch" if whole else config.scale_rewards
-        advantage = group_advantage(compared, group, baseline=config.baseline, scale=scale, min_std=config.min_std)
-        if config.gate:
-            share = gate(reward, group, floor=config.gate * unit)
-            advantage = advantage * share
-            self.journal.note(gate=share.mean().item())
-        drawn_for = gather(torch.tensor(handles)).tolist()
-        self.ledger.record(step, [self.table[handle] for handle in drawn_for], scores)
-        self.journal.note(
-            **summary(rewards, scores, reward, group),
-            **order_summary(rewards, gather(orders) if orders.numel() else orders),
-            advantage=advantage.abs().mean().item(),
-            diversity=gather(torch.tensor([diversity(rollout.tokens, config.group_size)])).mean().item(),
-            seconds_sample=drawing,
-            seconds_score=time.perf_counter() - began - drawing,
-        )
-        if self.sampling.mode == "cond_only":  # else it is measured while learning
-            one = rollout[: config.group_size]
-            apart = drift(by_recipe(self.generator.statistics), one, one.logprobs)
-            self.journal.note(drift=gather(apart).mean().item())
-        if self.reference and config.kl_every and step % config.kl_every == 0:
-            kl = kl_per_image(by_recipe(self.generator.statistics), by_recipe(self.reference), rollout)
-            self.journal.note(kl=gather(kl).mean().item())
-        first = self.place.rank * len(rollout)
-        own = advantage[first : first + len(rollout)]
-        if config.token_weights != "none":
-            own = own[:, None] * token_weights(config.token_weights, self.generator, self.reference, rollout, own).cpu()
-        if config.text_weight is not None:
-            chosen = self.generator.chosen(rollout.tokens).cpu()
-            share = modality_weights(self.generator.spec, config.text_weight, chosen)
-            own = (own if own.ndim == 2 else own[:, None]) * share
-        return rollout, own
-
-    def _drawn(self, handles: list[int], step: int) -> tuple[Rollout, Tensor]:
-        """A group for each of these prompts, and its images as 8-bit levels."""
-        draw = draw_permuted if self.config.permute else type(self.generator).sample
-        prompts, seed = [self.table[handle] for handle in handles], derived_seed(self.config.seed, step)
-        size = self.config.group_size
-        if self.recipes:
-            rollout = draw_mixed(draw, self.generator, prompts, per_prompt=size, seed=seed, recipes=self.recipes)
-        else:
-            rollout = draw(self.generator, prompts, per_prompt=size, seed=seed, sampling=self.sampling)
-        return rollout, self.generator.levels(rollout.tokens)
 
 
 def prompt_schedule(config: Grpo, prompts: int) -> list[int]:
@@ -270,4 +179,11 @@ def _check(config: Grpo, prompts: int, processes: int) -> None:
         raise ValueError(
             f"prompts_per_step must be a multiple of the number of processes, got {config.prompts_per_step} and "
             f"{processes}; each process draws whole groups."
+        )
+    own = config.prompts_per_step // processes
+    if config.score_meanwhile and drawn_at_once(config, own) >= own:
+        raise ValueError(
+            f"score_meanwhile needs two draws of a step in each process, got prompts_per_draw "
+            f"{config.prompts_per_draw} and {own} prompts a process; lower prompts_per_draw, draw for more prompts, or "
+            f"leave it out."
         )

@@ -41,7 +41,12 @@ class Grpo(Optimisation):
     ema: float = setting(
         0.0, "Decay of a running mean of the weights, which the run ends with and is judged by; 0 is off."
     )
-    loss_type: GrpoLoss = setting("grpo", "Form of the loss, by TRL's name; gspo weighs by the ratio of whole images.")
+    loss_type: GrpoLoss = setting(
+        "grpo",
+        "Form of the loss, by TRL's name; gspo weighs by the ratio of whole images. All are means over all images "
+        "of an update, those of equal groups too, but with resampling dynamic; DAPO is dapo, dynamic and an "
+        "epsilon_high.",
+    )
     epsilon: float = setting(0.2, "The ratio of new to old probability counts down to 1 - epsilon.")
     epsilon_high: float | None = setting(None, "The ratio counts up to 1 + epsilon_high; none takes epsilon.")
     baseline: Baseline = setting(
@@ -69,7 +74,7 @@ class Grpo(Optimisation):
     token_weights: TokenWeights = setting(
         "none",
         "Which tokens of an image count more: gcpo, those that others hang on; stage, those that good and bad images "
-        "do not share; panw, those that are drawn with few others, as coarse scales are.",
+        "do not share, which feel less of beta too; panw, those that are drawn with few others, as coarse scales are.",
     )
     importance_cap: float = setting(
         0.0,
@@ -79,8 +84,18 @@ class Grpo(Optimisation):
     entropy_bonus: float = setting(0.0, "Weight of the entropy that is added to the objective.")
     resampling: Resampling = setting(
         "none",
-        "Which prompts a new pass leaves out, by the last group of each: none; history, those whose images all reached "
-        "the top of the reward; dynamic, those whose images were all alike.",
+        "Prompts that teach nothing: a new pass leaves out, by the last group of each, none; with history those whose "
+        "images all reached the top of the reward; with alike those whose images were all alike. With dynamic, which "
+        "is DAPO's, a step draws for further prompts until prompts_per_step have images that differ, and learns from "
+        "these alone.",
+    )
+    max_draws: int = setting(
+        4, "Draws of a step with resampling dynamic at most; then it learns from what it has, which the run tells."
+    )
+    max_images: int = setting(
+        0,
+        "Images after which the run ends, of all that were drawn, as a step of resampling dynamic may draw several "
+        "times; 0 is no limit but steps.",
     )
     then: tuple[str, ...] = setting(
         (),
@@ -125,7 +140,7 @@ class Grpo(Optimisation):
 
     def _check_each(self) -> None:
         """Settings by themselves."""
-        for name in ("steps", "prompts_per_step", "num_iterations"):
+        for name in ("steps", "prompts_per_step", "num_iterations", "max_draws"):
             check(getattr(self, name) >= 1, name, "be at least 1", getattr(self, name))
         for name in (
             "prompts_per_draw",
@@ -141,6 +156,12 @@ class Grpo(Optimisation):
         for name in ("epsilon", "epsilon_high", "entropy_rate", "entropy_limit"):
             value = getattr(self, name)
             check(value is None or value > 0, name, "be above 0", value)
+        check(
+            self.max_images == 0 or self.max_images >= self.rows,
+            "max_images",
+            f"be 0 or hold one draw of {self.rows}",
+            self.max_images,
+        )
         choice("loss_type", self.loss_type, GrpoLoss)
         choice("baseline", self.baseline, Baseline)
         choice("advantage", self.advantage, Comparison)
@@ -205,11 +226,17 @@ class Grpo(Optimisation):
         return self.gate > 0 or self.advantage == "win_rate"
 
     @property
+    def most_images(self) -> int:
+        """Images of the whole run, or where resampling is dynamic as many at most."""
+        images = self.draws * self.rows * (self.max_draws if self.resampling == "dynamic" else 1)
+        return min(images, self.max_images // self.rows * self.rows) if self.max_images else images
+
+    @property
     def draws(self) -> int:
-        """Draws of the whole run."""
+        """Steps of the whole run that draw."""
         return -(-self.steps // self.num_iterations)
 
     @property
     def rows(self) -> int:
-        """Images of one draw, over all processes."""
+        """Images of one draw, and of one update, over all processes."""
         return self.prompts_per_step * self.group_size

@@ -51,11 +51,11 @@ class Journal:
     """Writes `metrics.jsonl`, one line per update; only the main process writes."""
 
     def __init__(
-        self, path: Path, *, main: bool = True, progress: Progress | None = None, collapse: float = 0.5
+        self, path: Path, *, main: bool = True, progress: Progress | None = None, guards: Guards | None = None
     ) -> None:
         """
         Args:
-            collapse: as in `Guards`.
+            guards: that look at each line; by default those of `Guards`.
         """
         self.path = path
         self.total = 1
@@ -65,7 +65,7 @@ class Journal:
         self._progress = progress
         self._pending: dict[str, Any] = {}
         self._alarms: list[str] = []
-        self._guards = Guards(collapse)
+        self._guards = guards or Guards()
         self._spent = _spent(read(path))
 
     @property
@@ -93,7 +93,7 @@ class Journal:
         """Drops the lines of updates after `step`, and a last line that was cut off; they will be made again."""
         rows = [row for row in read(self.path) if row["step"] <= step]
         self._spent = _spent(rows)
-        self._guards = Guards(self._guards.collapse)
+        self._guards = Guards(self._guards.collapse, self._guards.clip)
         for row in rows:
             self._guards.look(row)
             self._guards.check(row, self.total)
@@ -112,15 +112,28 @@ class Journal:
         """Adds an alarm to the next line, beside those of the guards."""
         self._alarms.append(text)
 
+    def close(self, step: int, text: str) -> None:
+        """Writes a last line after that many updates: what was noted since, and why there is no other, as an alarm.
+
+        A line that says so already stays as it is.
+        """
+        if not any(text in row.get("alarms", ()) for row in read(self.path)[-1:]):
+            self.alarm(text)
+            self._written(step, {})
+
     def write(self, step: int, values: dict[str, Any]) -> None:
         """Writes the line of an update, with what was noted for it, and its alarms where there are any.
 
         Raises:
             RunFailed: when the gradient is not a number, or nothing has been learnt from the start on.
         """
+        self._guards.check(self._written(step, values), self.total)
+
+    def _written(self, step: int, values: dict[str, Any]) -> dict[str, Any]:
         now, worked = time.perf_counter(), time.process_time()
         row = {"step": step, **values, **self._pending, "seconds": now - self._last}
-        row["processor_seconds"] = self._spent[step] = worked - self._worked + self._owed
+        row["processor_seconds"] = worked - self._worked + self._owed
+        self._spent[step] = self._spent.get(step, 0.0) + row["processor_seconds"]
         self._last, self._worked, self._owed = now, worked, 0.0
         self._pending.clear()
         if alarms := [*self._alarms, *self._guards.look(row)]:
@@ -131,7 +144,7 @@ class Journal:
                 file.write(json.dumps({name: _plain(value) for name, value in row.items()}) + "\n")
             if self._progress:
                 self._progress(step, self.total, row)
-        self._guards.check(row, self.total)
+        return row
 
 
 def read(path: Path) -> list[dict[str, Any]]:
@@ -147,7 +160,10 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 def _spent(rows: list[dict[str, Any]]) -> dict[int, float]:
     """Update -> seconds of processor time, of lines that tell them."""
-    return {row["step"]: row.get("processor_seconds", 0.0) for row in rows}
+    found: dict[int, float] = {}
+    for row in rows:
+        found[row["step"]] = found.get(row["step"], 0.0) + row.get("processor_seconds", 0.0)
+    return found
 
 
 def last_checkpoint(folder: Path) -> Path | None:
@@ -180,7 +196,7 @@ def derived_seed(*parts: int) -> int:
 
 
 def start(
-    folder: Path, place: World, *, resume: bool, progress: Progress | None = None, collapse: float = 0.5
+    folder: Path, place: World, *, resume: bool, progress: Progress | None = None, guards: Guards | None = None
 ) -> Journal:
     """The journal of the run in a folder, which is made; raises ValueError where one is that is not to be resumed."""
     path = folder / "metrics.jsonl"
@@ -188,17 +204,19 @@ def start(
         raise ValueError(f"{folder} must be free for a new run, got one that holds a run; resume it or name another.")
     folder.mkdir(parents=True, exist_ok=True)
     place.wait()  # no process may write before all have looked
-    return Journal(path, main=place.rank == 0, progress=progress, collapse=collapse)
+    return Journal(path, main=place.rank == 0, progress=progress, guards=guards)
 
 
 def ends_after(journal: Journal, seconds: float | None, place: World) -> Callable[[int], bool] | None:
-    """For `trl_bridge.train`: whether a process has spent so many seconds of its processor; None where none are named.
-
-    All processes are told the same.
-    """
+    """For `trl_bridge.train`: `out_of_time` after an update; None where no seconds are named."""
     if seconds is None:
         return None
-    return lambda _: place.gather(torch.tensor([journal.spent()])).max().item() >= seconds
+    return lambda _: out_of_time(journal, seconds, place)
+
+
+def out_of_time(journal: Journal, seconds: float, place: World, step: int | None = None) -> bool:
+    """Whether a process has spent so many seconds of its processor, as in `Journal.spent`; all are told the same."""
+    return place.gather(torch.tensor([journal.spent(step)])).max().item() >= seconds
 
 
 def _plain(value: Any) -> Any:

@@ -43,6 +43,7 @@ class Ladder(Grpo):
             )
         check(0 < self.harder <= 1, "harder", "lie above 0 and up to 1", self.harder)
         choice("harder_by", self.harder_by, Difficulty)
+        check(self.max_images == 0, "max_images", "be 0 in a ladder, which has to know its draws", self.max_images)
         if self.then:
             raise ValueError("then is of a single run of GRPO, whose updates are counted; leave it out of a ladder.")
         check(1 <= self.keep < self.group_size, "keep", "lie in 1..group_size - 1", self.keep, "the worst is no model")

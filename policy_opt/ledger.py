@@ -10,11 +10,11 @@ teach nothing when it was last drawn for:
 
 * history: the prompts whose images all reached the top of every reward. Those whose images all failed stay, as they
   may be solved yet. SRPO (2025), arXiv:2504.14286.
-* dynamic: the prompts whose images were all alike. DAPO, Yu et al. (2025), arXiv:2503.14476, draws until no group of
-  an update is so; here the last group of a prompt tells, and nothing is drawn in vain.
+* alike: the prompts whose images were all alike, by the last group of each.
 
 What is left out stays out until too few other prompts remain for one draw. Where a run's rewards change, a new pass
-begins, and what it leaves out is told by the new rewards.
+begins, and what it leaves out is told by the new rewards. The rule dynamic leaves out no prompt: a step draws for more
+of them, as `lesson` has it, so it has several draws here.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rwk.policy_opt.advantage import Weighted
+from rwk.policy_opt.advantage import Weighted, group_spread
 from rwk.policy_opt.configs import Grpo
 from rwk.policy_opt.curriculum import Curriculum
 from rwk.policy_opt.journal import read
@@ -80,15 +80,17 @@ class Ledger:
         self._order = torch.Generator().manual_seed(config.seed)
         self._ahead: list[int] = []
         self._last: dict[str, dict[str, Any]] = {}
+        self.images = 0
+        """Drawn so far, over all processes."""
         endless = [
             part.name
             for stage in self._stages.stages
             for part in stage.rewards
-            if part.weight and not math.isfinite(_top(part))
+            if part.weight and not math.isfinite(top(part))
         ]
         if config.resampling == "history" and endless:
             raise ValueError(
-                f"resampling history needs rewards that have a top, got {endless[0]}, which has none; take dynamic."
+                f"resampling history needs rewards that have a top, got {endless[0]}, which has none; take alike."
             )
 
     def restore(self, step: int) -> None:
@@ -98,14 +100,15 @@ class Ledger:
             ValueError: where draws are missing.
         """
         rows = [row for row in read(self._path) if row["step"] < step]
-        draws = [list(draw) for _, draw in itertools.groupby(rows, key=lambda row: row["step"])]
-        if len(draws) != -(-step // self._config.num_iterations):
+        steps = [list(step) for _, step in itertools.groupby(rows, key=lambda row: row["step"])]
+        if len(steps) != -(-step // self._config.num_iterations):
             raise ValueError(
-                f"{self._path} must hold every draw of {step} updates, got {len(draws)}; begin the run anew."
+                f"{self._path} must hold every draw of {step} updates, got {len(steps)}; begin the run anew."
             )
-        for draw in draws:
+        size = self._config.prompts_per_step
+        for draw in (step[first : first + size] for step in steps for first in range(0, len(step), size)):
             self.next(draw[0]["step"])
-            self._last |= {row["prompt"]: row for row in draw}
+            self._take(draw)
         if self._main:
             partial = self._path.with_suffix(".tmp")
             partial.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -134,18 +137,19 @@ class Ledger:
             prompts: [P] what was drawn for.
             scores: [P * group_size, R] by every reward, rows of one prompt adjacent; NaN where there is none.
         """
-        groups = scores.double().reshape(len(prompts), self._config.group_size, len(self._rewards))
-        mean = groups.nanmean(1)
-        freedom = (~groups.isnan()).sum(1).sub(1).clamp(min=1)
-        std = ((groups - mean[:, None]).square().nansum(1) / freedom).sqrt()
+        mean, std = group_spread(scores, self._config.group_size)
         rows: list[dict[str, Any]] = [
             {"step": step, "prompt": prompt, "mean": self._named(mean[place]), "std": self._named(std[place])}
             for place, prompt in enumerate(prompts)
         ]
-        self._last |= {row["prompt"]: row for row in rows}
+        self._take(rows)
         if self._main:
             with self._path.open("a") as file:
                 file.writelines(json.dumps(row) + "\n" for row in rows)
+
+    def _take(self, draw: Sequence[dict[str, Any]]) -> None:
+        self._last |= {row["prompt"]: row for row in draw}
+        self.images += len(draw) * self._config.group_size
 
     def _named(self, values: Tensor) -> dict[str, float | None]:
         numbers = [None if math.isnan(value) else value for value in values.tolist()]
@@ -154,17 +158,17 @@ class Ledger:
     def _teaches_nothing(self, prompt: str) -> bool:
         """Whether the rule leaves a prompt out, by its last group; differences up to `min_std` do not count."""
         row, rule, floor = self._last.get(prompt), self._config.resampling, self._config.min_std
-        if row is None or rule == "none":
+        if row is None or rule in ("none", "dynamic"):
             return False
         parts = [part for part in self._stages.stages[self._stage].rewards if part.weight]
         if any(row["std"][part.name] > floor for part in parts):
             return False
         means = [row["mean"][part.name] for part in parts]
-        return rule == "dynamic" or all(
-            mean is not None and abs(mean - _top(part)) <= floor for mean, part in zip(means, parts, strict=True)
+        return rule == "alike" or all(
+            mean is not None and abs(mean - top(part)) <= floor for mean, part in zip(means, parts, strict=True)
         )
 
 
-def _top(part: Weighted) -> float:
+def top(part: Weighted) -> float:
     """The score that a run strives for."""
     return part.reward.spec.high if part.weight > 0 else part.reward.spec.low

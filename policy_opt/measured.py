@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 
 from rwk.calibration.statistics import Interval
-from rwk.policy_opt.evaluate import balanced, clustered
-from rwk.policy_opt.optimize import GOLD
+from rwk.policy_opt.evaluate import GOLD, balanced, clustered
 from rwk.policy_opt.suites import Benchmark
 
 ANY = "prompt accuracy"

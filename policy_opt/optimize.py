@@ -6,39 +6,40 @@ import json
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from rwk.calibration.preference_scale import preference_scale
 from rwk.calibration.statistics import Interval
 from rwk.policy_opt import generator as generators
+from rwk.policy_opt.calibrated import with_card
 from rwk.policy_opt.compiled import compile_draws
 from rwk.policy_opt.configs import Dpo, Grpo, Rebel, Rft
 from rwk.policy_opt.dpo import dpo
-from rwk.policy_opt.evaluate import Drawn, accuracy, draw
+from rwk.policy_opt.evaluate import GOLD, Drawn
 from rwk.policy_opt.experiment import Experiment, Recipe
 from rwk.policy_opt.generator import Generator
 from rwk.policy_opt.grpo import Weighted, grpo
 from rwk.policy_opt.journal import Progress, Trained, start
+from rwk.policy_opt.judging import judge, measures
 from rwk.policy_opt.ladder import ladder
 from rwk.policy_opt.ladder_config import Ladder
 from rwk.policy_opt.policy import world
-from rwk.policy_opt.prompts import Domains, domains, gold_of
+from rwk.policy_opt.prompts import Domains, gold_of
 from rwk.policy_opt.rebel import rebel
 from rwk.policy_opt.rft import rft
 from rwk.policy_opt.sampling import Sampling
 from rwk.policy_opt.settings import Optimisation
+from rwk.policy_opt.suites import chosen
 from rwk.policy_opt.watch import Watched
 from rwk.policy_opt.win_rates import WinRate, check_judges, scorer
 from rwk.rewards import registry
 from rwk.rewards.base import Reward
+from rwk.rewards.ranks import own_device
 from rwk.rewards.sinks import finished
-
-JUDGED_SEED = 1_000_003
-"""Seed of the images that a generator is judged by, apart from every seed of training."""
 
 
 @dataclass(frozen=True)
@@ -51,15 +52,19 @@ class Comparison:
     trained: Trained
     proxies: list[str]
     gold: str | None
-    """The reward that tells the truth, where one does; in the scores of `Drawn`, `GOLD` holds its accuracy."""
+    """The reward that tells the truth about the prompts that are learnt from, where one does. In the scores of `Drawn`,
+    `GOLD` holds what measures a domain, where anything does."""
     watched: str = ""
     """The reward that was looked at meanwhile, if one was."""
+
+    @property
+    def measured(self) -> bool:
+        """Whether every domain has a `GOLD`."""
+        return all(GOLD in drawn.scores for drawn in self.before.values())
 
 
 Results = Mapping[str, Mapping[str, Mapping[str, Mapping[str, float]]]]
 """Row -> domain -> score -> the fields of its `Interval`."""
-GOLD = "gold accuracy"
-"""Share of images of which every fact holds."""
 ALGORITHMS: dict[type[Optimisation], Callable[..., Trained]] = {
     Dpo: dpo,
     Grpo: grpo,
@@ -93,7 +98,7 @@ def optimize(
         recipe: how images are drawn, in training and in judging.
         out: the folder of the run.
         resume: go on with the run that is in the folder, which must have the same settings but for how long it is.
-        device: where networks run.
+        device: where networks run; "cuda" is another GPU in each process of a machine.
         preset: what the settings were taken from, for config.json.
         progress: is called after every update.
         seconds: of processor time after which learning ends, at the next update; a ladder knows none.
@@ -101,10 +106,11 @@ def optimize(
     Raises:
         ValueError: for what does not fit together, as the settings and the run to resume, or a reward that is to be
             used in log-odds and its calibration.
-        RunFailed: where nothing is learnt.
+        RunFailed: where nothing is learnt, or a benchmark measures no image.
     """
     if seconds is not None and isinstance(algorithm, Ladder):
         raise ValueError(f"a ladder ends after its climbs, got {seconds} seconds to end after; leave them out.")
+    device = own_device(device)
     generator = generators.load(experiment.generator, device=device)
     if algorithm.torch_compile:
         compile_draws(generator)
@@ -114,37 +120,36 @@ def optimize(
     check_judges(learnt, experiment, algorithm)
     rewards = {name: scorer(name, experiment.opponents, device) for name in learnt}
     weighted = [Weighted(name, reward, float(name in experiment.rewards)) for name, reward in rewards.items()]
-    if algorithm.calibrated:
-        weighted = [
-            part._replace(temperature=preference_scale(part.name, part.reward).temperature)
-            for part in weighted
-            if isinstance(part.reward, Reward)
-        ]
+    weighted = with_card(weighted, temperature=algorithm.calibrated, noise="card" in algorithm.std_floor)
     gold = gold_of(experiment.prompts)
-    prompts = domains(
-        experiment.prompts,
-        train=experiment.prompt_count,
-        test=experiment.eval_prompts,
-        seed=algorithm.seed,
-        watch=experiment.watch_prompts if experiment.watch else 0,
-    )
+    prompts, benchmarks = chosen(experiment, seed=algorithm.seed)
     watched = watched_of(experiment, prompts, rewards, device)
     if algorithm.stop_on_divergence and watched is None:
         raise ValueError("--stop-on-divergence needs a reward to watch, got none; name one with --watch.")
     if gold is not None and gold not in rewards:
         rewards[gold] = registry.load(gold, device=device)
         weighted.append(Weighted(gold, rewards[gold], 0.0))
+    judging = partial(
+        judge,
+        generator,
+        measures(experiment, benchmarks, rewards, device),
+        {name: rewards[name] for name in learnt},
+        images=experiment.eval_images,
+        sampling=sampling,
+    )
 
     place = world(torch.device(device))
     run = {"algorithm": type(algorithm).__name__.lower(), **asdict(algorithm), "sampling": asdict(sampling)}
     temperatures = {part.name: part.temperature for part in weighted if algorithm.calibrated and part.name in learnt}
-    settings = {"experiment": asdict(experiment), "algorithm": run, "temperatures": temperatures}
+    settings = {"experiment": experiment.document(), "algorithm": run, "temperatures": temperatures}
+    if "card" in algorithm.std_floor:
+        settings["noises"] = {part.name: part.noise for part in weighted if part.name in learnt}
     if resume:
         check_same(out, settings)
     start(out, place, resume=resume)  # refuses a folder that is taken before anything is drawn
     if place.rank == 0:
         write_json(out / "config.json", settings | {"preset": preset, "versions": versions()})
-    before = judge(generator, prompts, rewards, gold, experiment, sampling)
+    before = judging()
     texts = [prompt.text for prompt in prompts.train]
     learn = ALGORITHMS[type(algorithm)]
     trained = learn(
@@ -159,7 +164,7 @@ def optimize(
         watched=watched,
         **({} if seconds is None else {"seconds": seconds}),
     )
-    after = judge(generator, prompts, rewards, gold, experiment, sampling, before)
+    after = judging(before=before)
 
     comparison = Comparison(before, after, trained, learnt, gold, experiment.watch)
     if place.rank == 0:
@@ -207,37 +212,6 @@ def check_same(folder: Path, settings: Mapping[str, Any]) -> None:
                 )
 
 
-def judge(
-    generator: Generator,
-    prompts: Domains,
-    rewards: Mapping[str, Reward | WinRate],
-    gold: str | None,
-    experiment: Experiment,
-    sampling: Sampling,
-    before: Mapping[str, Drawn] | None = None,
-) -> dict[str, Drawn]:
-    """What the generator draws for the prompts of each domain, scored by every reward, and by gold accuracy.
-
-    Args:
-        before: what it drew before; a pair judge compares each image with those of its prompt, else with its group.
-    """
-    judged = {}
-    for domain, chosen in prompts.test.items():
-        drawn = draw(
-            generator,
-            chosen,
-            rewards,
-            per_prompt=experiment.eval_images,
-            seed=JUDGED_SEED,
-            sampling=sampling,
-            others=before[domain].images if before else None,
-        )
-        if gold is not None:
-            drawn.scores[GOLD] = accuracy(drawn.scores[gold], rewards[gold].spec.high)
-        judged[domain] = drawn
-    return judged
-
-
 def sampling_of(generator: Generator, recipe: Recipe) -> Sampling:
     """The generator's own sampling, but for what the recipe names; mode off needs no guidance to be named."""
     named = {key: value for key, value in asdict(recipe).items() if value is not None}
@@ -262,7 +236,7 @@ def measured(drawn: Drawn, name: str, chooser: str | None) -> Interval:
 
 def result(comparison: Comparison) -> dict[str, Any]:
     """What `result.json` holds: every row and domain with its intervals, by category too, and the cost."""
-    shown = [*comparison.proxies, *([GOLD] if comparison.gold else [])]
+    shown = [*comparison.proxies, *([GOLD] if comparison.measured else [])]
     table: dict[str, Any] = {
         name: {
             domain: {score: measured(drawn, score, chooser)._asdict() for score in shown}

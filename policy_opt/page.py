@@ -10,9 +10,9 @@ from typing import Any
 
 from PIL import Image
 
-from rwk.policy_opt.evaluate import Drawn
+from rwk.policy_opt.evaluate import GOLD, Drawn
 from rwk.policy_opt.journal import read
-from rwk.policy_opt.optimize import GOLD, Comparison, Results, result
+from rwk.policy_opt.optimize import Comparison, Results, result
 from rwk.policy_opt.watch import FILE as WATCH
 from rwk.policy_opt.watch_plot import draw_looks
 from rwk.rewards.report import Figure, figures, number, page, save, section, table
@@ -89,7 +89,7 @@ def _cell(found: Mapping[str, float]) -> str:
 
 def before_and_after(comparison: Comparison) -> Iterator[str]:
     """A section for each domain, the prompts whose gold, or else proxy, changed most first and last among them."""
-    judge = GOLD if comparison.gold else comparison.proxies[0]
+    judge = GOLD if comparison.measured else comparison.proxies[0]
     for domain, before in comparison.before.items():
         after = comparison.after[domain]
         change = (after.scores[judge].nanmean(1) - before.scores[judge].nanmean(1)).nan_to_num(0)
@@ -107,13 +107,13 @@ def before_and_after(comparison: Comparison) -> Iterator[str]:
 def fooled(comparison: Comparison) -> Iterator[str]:
     """A section with the tuned generator's images that the proxy likes best among those that are wrong, if any are."""
     gold, proxy = comparison.gold, comparison.proxies[0]
-    if gold is None or gold == proxy:
+    if not comparison.measured or gold == proxy:
         return
     found = []
     for domain, drawn in comparison.after.items():
         for row, column in (drawn.scores[GOLD] == 0).nonzero().tolist():
             value = drawn.scores[proxy][row, column].item()
-            said = [drawn.prompts[row].text, drawn.notes[gold][row][column]]
+            said = [drawn.prompts[row].text, drawn.notes[GOLD][row][column]]
             image = drawn.images[row][column]
             found.append((value, Figure(enlarged(image), f"{proxy} {number(value)}, {domain}", said, said[0])))
     best = [figure for _, figure in sorted(found, key=lambda pair: -pair[0])[:SHOWN]]
@@ -136,7 +136,8 @@ def _pair(before: Drawn, after: Drawn, index: int, comparison: Comparison) -> li
 
 
 def _said(drawn: Drawn, index: int, comparison: Comparison) -> str:
-    names = [*comparison.proxies, *([comparison.gold] if comparison.gold else [])]
+    told = comparison.gold if comparison.gold in drawn.scores else GOLD
+    names = [*comparison.proxies, *([told] if comparison.measured and told else [])]
     values = [(name, drawn.scores[name][index, 0].item()) for name in dict.fromkeys(names)]
     return ", ".join(f"{name} {number(value) if math.isfinite(value) else 'none'}" for name, value in values)
 

@@ -6,7 +6,7 @@ import copy
 import logging
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -63,14 +63,14 @@ class Policy(nn.Module):
         self.statistics = statistics
         self.prompts = list(prompts)
         self.sampling, self.recipes = sampling, tuple(recipes)
+        self.finer: dict[str, Tensor] = {}
+        """Where known, what parameters of half precision are roundings of, float32, by name; a trainer takes it."""
 
     def forward(self, input_ids: Tensor, labels: Tensor, **_: Any) -> PolicyOutput:
         """Log-probabilities and entropies of the codes in input_ids [B, 1 + L], 0 where labels [B, 1 + L] are -100."""
         handles, tokens = input_ids[:, 0], input_ids[:, 1:]
-        prompts = [self.prompts[handle % len(self.prompts)] for handle in handles.tolist()]
-        recipes = [self.recipes[handle // len(self.prompts)] for handle in handles.tolist() if self.recipes]
         zeros = torch.zeros(tokens.shape, device=tokens.device)
-        result = self.statistics(Rollout(prompts, handles, tokens, zeros, self.sampling, tuple(recipes)))
+        result = self.statistics(self.rollout(handles, tokens, zeros, group=handles))
         ignored = labels[:, 1:] == -100
         return PolicyOutput(
             result.logprobs.masked_fill(ignored, 0),
@@ -78,6 +78,12 @@ class Policy(nn.Module):
             zeros,
             torch.zeros_like(ignored),
         )
+
+    def rollout(self, handles: Tensor, tokens: Tensor, logprobs: Tensor, *, group: Tensor) -> Rollout:
+        """The rows of these handles [B], with tokens [B, L], log-probabilities [B, L] and numbers of groups [B]."""
+        prompts = [self.prompts[handle % len(self.prompts)] for handle in handles.tolist()]
+        recipes = [self.recipes[handle // len(self.prompts)] for handle in handles.tolist() if self.recipes]
+        return Rollout(prompts, group, tokens, logprobs, self.sampling, tuple(recipes))
 
     def handles(self, rollout: Rollout) -> list[int]:
         """[B] the handle of every row, which tells its prompt and its recipe."""
@@ -87,7 +93,15 @@ class Policy(nn.Module):
 
     def state_dict(self, *_: Any, **__: Any) -> dict[str, Any]:  # type: ignore[override]
         """The trained parameters alone, each once."""
-        return {name: value.detach() for name, value in self.named_parameters() if value.requires_grad}
+        return {
+            name: self.finer.get(name, value.detach()) for name, value in self.named_parameters() if value.requires_grad
+        }
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **options: Any) -> Any:
+        """Takes up such a state; what of it is finer than a parameter is rounded into it, and kept beside it."""
+        own = dict(self.named_parameters())
+        self.finer = {n: v for n, v in state_dict.items() if n in own and v.element_size() > own[n].element_size()}
+        return super().load_state_dict(state_dict, *args, **options)
 
     def add_model_tags(self, tags: object) -> None:
         """Does nothing: tags are for uploads."""

@@ -5,10 +5,12 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 Place = TypeVar("Place", int, Tensor)
 
@@ -26,6 +28,14 @@ class Prefix:
     """[U, D] the state that predicts the first code."""
     layers: list[Tensor]
     """keys, values, keys, values, ...: [U, heads, P, head size] each, of which a row's first `lengths` count."""
+
+    def cut(self, source: list[int]) -> tuple[Prefix, list[int]]:
+        """The prefixes that rows continue, no wider than the longest of them, and the rows' `source` among these."""
+        used = sorted(set(source))
+        index, width = torch.tensor(used, device=self.hidden.device), max(self.lengths[row] for row in used)
+        layers = [layer[index, :, :width] for layer in self.layers]
+        lengths, positions = ([known[row] for row in used] for known in (self.lengths, self.positions))
+        return Prefix(lengths, positions, self.codes, self.hidden[index], layers), [used.index(row) for row in source]
 
     def expand(self, source: list[int], steps: int) -> Any:
         """A cache of rows that continue the prefixes `source`, with room for all `steps`."""
@@ -53,6 +63,27 @@ class Prefix:
         later = later.triu(width + 1).expand(len(source), 1, -1, -1)
         padding = self.mask(source, steps)
         return later if padding is None else later + padding
+
+
+def joined(parts: Sequence[tuple[list[int], Prefix]]) -> Prefix:
+    """The prefixes of all parts, each of which tells which of them all it holds; narrower ones are padded with 0."""
+    if len(parts) == 1:
+        return parts[0][1]
+    order = list(chain(*(rows for rows, _ in parts)))
+    back = sorted(range(len(order)), key=order.__getitem__)
+    index = torch.tensor(back, device=parts[0][1].hidden.device)
+    lengths, positions = (
+        [list(chain(*(getattr(part, name) for _, part in parts)))[place] for place in back]
+        for name in ("lengths", "positions")
+    )
+
+    def whole(tensors: Sequence[Tensor]) -> Tensor:
+        width = max(lengths)
+        return torch.cat([pad(tensor, (0, 0, 0, width - tensor.shape[2])) for tensor in tensors])[index]
+
+    hidden = torch.cat([part.hidden for _, part in parts])[index]
+    layers = [whole(tensors) for tensors in zip(*(part.layers for _, part in parts), strict=True)]
+    return Prefix(lengths, positions, parts[0][1].codes, hidden, layers)
 
 
 @functools.cache

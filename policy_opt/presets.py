@@ -122,14 +122,16 @@ PRESETS: dict[str, Preset] = {
         "Franklin0/ReasonGen-R1-SFT, of Janus-Pro-7B",
         ("janus.pro_7b",),
         {
-            "grpo": {"group_size": 8, "num_iterations": 1, "beta": 0.0, "loss_type": "grpo", "resampling": "dynamic"}
+            "grpo": {"group_size": 8, "num_iterations": 1, "beta": 0.0, "loss_type": "grpo"}
+            | {"resampling": "dynamic", "max_draws": 8}
             | {"epsilon": 0.2, "scale_rewards": "group", "learning_rate": 5e-6}
             | {"entropy_targets": (7.0,), "entropy_rate": 5e-5, "entropy_limit": 5e-3}
             | {"steps": 400, "prompts_per_step": 8, "save_every": 100}
             | {"micro_batch": 1, "gradient_checkpointing": True}
         },
-        "writes out a rationale first and learns it too, its entropy steered to 2 nats; draws up to 8 times until no "
-        "group of an update is of equals; adds 1e-6 to a deviation; the reward is a strict yes or no of Qwen2.5-VL-7B",
+        "writes out a rationale first and learns it too, its entropy steered to 2 nats; fails where 8 draws of a step "
+        "do not suffice, where the run here goes on with the groups there are; adds 1e-6 to a deviation; the reward is "
+        "a strict yes or no of Qwen2.5-VL-7B",
         recipe={"guidance": 1.0, "temperature": 1.0, "top_k": 0, "top_p": 1.0},
     ),
 }

@@ -14,7 +14,7 @@ from rwk.policy_opt.expect import HARD, PLAIN, TOLERANCE, draw, logprobs, requir
 from rwk.policy_opt.generator import Generator
 from rwk.policy_opt.module_state import moved
 from rwk.policy_opt.sampling import Sampling
-from rwk.rewards.contract import require
+from rwk.rewards.checking import require
 
 RECIPES = (
     PLAIN,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import importlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -141,14 +141,28 @@ class Domains(NamedTuple):
     """Others again, of the kind that is learnt from, to look at meanwhile."""
 
 
-def domains(source: str, *, train: int, test: int, seed: int, watch: int = 0) -> Domains:
+def domains(
+    source: str,
+    *,
+    train: int,
+    test: int,
+    seed: int,
+    watch: int = 0,
+    judged: Mapping[str, list[Prompt]] | None = None,
+) -> Domains:
     """Prompts of a source to learn from, others to be judged on, and others again to look at meanwhile.
 
     A family is judged on prompts of its own that it does not learn from (`in domain`), on the other wording (`out of
     domain`), and on combinations that no prompt to learn from holds (`held out`); a narrow family also on a colour, a
     shape, a number and a relation that it never names. Of a file every fifth prompt, `test` at most, is kept for
     judging, and every fifth of the others, `watch` at most, for looking.
+
+    Args:
+        judged: what it is judged on instead, by domain; the source is then for learning and looking alone, but for
+            prompts that are judged on.
     """
+    if judged:
+        return _beside(source, judged, train=train, seed=seed, watch=watch)
     if source in FAMILIES and source.removesuffix(".test").endswith(".narrow"):
         family = source.removesuffix(".test")
         own = read_prompts(f"{family}.test", count=test + watch)
@@ -180,7 +194,25 @@ def domains(source: str, *, train: int, test: int, seed: int, watch: int = 0) ->
         raise ValueError(
             f"{source} must hold at least 5 different prompts, got {len(prompts)}; one in 5 is for judging."
         )
-    judged = prompts[::5][:test]
-    rest = [prompt for prompt in prompts if prompt not in judged]
+    held = prompts[::5][:test]
+    rest = [prompt for prompt in prompts if prompt not in held]
     watched = rest[::5][:watch] if watch else []
-    return Domains([prompt for prompt in rest if prompt not in watched][:train], {"in domain": judged}, watched)
+    return Domains([prompt for prompt in rest if prompt not in watched][:train], {"in domain": held}, watched)
+
+
+def _beside(source: str, judged: Mapping[str, list[Prompt]], *, train: int, seed: int, watch: int) -> Domains:
+    """Prompts of a source to learn from and to look at, none of which is judged on."""
+    texts = {prompt.text for prompts in judged.values() for prompt in prompts}
+
+    def others(prompts: Sequence[Prompt]) -> list[Prompt]:
+        return [prompt for prompt in dict.fromkeys(prompts) if prompt.text not in texts]
+
+    if source in FAMILIES:
+        spare = domains(source, train=1, test=watch + len(texts), seed=seed).test["in domain"] if watch else []
+        return Domains(others(read_prompts(source, count=train, seed=seed)), dict(judged), others(spare)[:watch])
+    free = others(read_prompts(source))
+    watched = free[::5][:watch] if watch else []
+    rest = [prompt for prompt in free if prompt not in watched][:train]
+    if not rest:
+        raise ValueError(f"{source} must hold a prompt that is not judged on, got none; add prompts to learn from.")
+    return Domains(rest, dict(judged), watched)

@@ -22,9 +22,10 @@ from rwk.policy_opt.continuation import continued
 from rwk.policy_opt.distribution import distribution, draw, placed_uniforms, row_uniforms
 from rwk.policy_opt.generator import Rollout, TokenStatistics
 from rwk.policy_opt.head_rows import head_rows
+from rwk.policy_opt.lengths import in_step, parts_to_read
 from rwk.policy_opt.module_state import without_dropout
 from rwk.policy_opt.packed import packed
-from rwk.policy_opt.prefix import Prefix, right_behind, right_padded, slot
+from rwk.policy_opt.prefix import Prefix, joined, right_behind, right_padded, slot
 from rwk.policy_opt.sampling import Sampling
 
 
@@ -176,6 +177,13 @@ class CausalGenerator(BatchedGenerator):
 
     def _prefill(self, prefixes: Sequence[Sequence[int]], codes: Tensor) -> Prefix:
         """Keys, values and last states of every prefix and the codes [U, k] behind it, each computed once."""
+        parts = parts_to_read(self.causal_lm, [len(ids) for ids in prefixes], self.device.type)
+        if len(parts) == 1:
+            return self._read(prefixes, codes)
+        return joined([(part, self._read([prefixes[row] for row in part], codes[part])) for part in parts])
+
+    def _read(self, prefixes: Sequence[Sequence[int]], codes: Tensor) -> Prefix:
+        """What `_prefill` says of some prefixes, which are padded."""
         from transformers import DynamicCache
 
         embeds, starts = self._embedded(prefixes, codes)
@@ -223,15 +231,32 @@ class CausalGenerator(BatchedGenerator):
         return tokens, logprobs
 
     def _states(self, prefixes: Sequence[Sequence[int]], codes: Tensor) -> Tensor:
-        """[B, L, D] states that predict each of the codes [B, L], teacher-forced.
+        """[B, L, D] states that predict each of the codes [B, L], teacher-forced."""
+        passes = 1.0
+        if self._reads_shared(prefixes, codes):
+            passes = 2 * len(prefixes) / len(set(map(tuple, prefixes)))
+        parts = parts_to_read(self.causal_lm, [len(ids) for ids in prefixes], self.device.type, passes)
+        if len(parts) == 1:
+            return self._states_at_once(prefixes, codes)
+        states = torch.cat([self._states_at_once([prefixes[row] for row in part], codes[part]) for part in parts])
+        return states[torch.tensor(list(chain(*parts)), device=self.device).argsort()]
 
-        A prefix that several rows have is read once, where that saves an eighth of the work and no layer is to be
-        computed again, for which transformers allows no cache.
+    def _reads_shared(self, prefixes: Sequence[Sequence[int]], codes: Tensor) -> bool:
+        """Whether a prefix that several rows have is read once.
+
+        That is so where it saves an eighth of the work, no layer is to be computed again, for which transformers allows
+        no cache, and no other process has to call the layers as often.
         """
-        read = {tuple(ids): number for number, ids in enumerate(dict.fromkeys(map(tuple, prefixes)))}
-        saved = sum(map(len, prefixes)) - sum(map(len, read))
+        tokens = sum(map(len, prefixes))
+        saved = tokens - sum(map(len, set(map(tuple, prefixes))))
         again = any(part.training for part in self.module.modules())
-        if codes.shape[1] > 1 and 8 * saved >= sum(map(len, prefixes)) + codes.numel() and not again:
+        pays = codes.shape[1] > 1 and 8 * saved >= tokens + codes.numel()
+        return pays and not again and not in_step(self.causal_lm)
+
+    def _states_at_once(self, prefixes: Sequence[Sequence[int]], codes: Tensor) -> Tensor:
+        """[B, L, D] states as `_states` has them, of rows that are padded."""
+        if self._reads_shared(prefixes, codes):
+            read = {ids: number for number, ids in enumerate(dict.fromkeys(map(tuple, prefixes)))}
             return self._states_behind(list(read), [read[tuple(ids)] for ids in prefixes], codes)
         embeds, lengths = self._embedded(prefixes, codes[:, :-1])
         hidden = self.backbone(embeds, positions=self._positions(lengths, embeds.shape[1]))

@@ -25,16 +25,19 @@ from rwk.policy_opt.calibrated import preference_unit
 from rwk.policy_opt.configs import Dpo, Pairwise, Rft, Rounds
 from rwk.policy_opt.draws import Draws, save_whole
 from rwk.policy_opt.generator import Generator
+from rwk.policy_opt.guards import Guards
 from rwk.policy_opt.journal import (
     Journal,
     Progress,
     Trained,
     ends_after,
     last_checkpoint,
+    out_of_time,
     publish,
     start,
     step_of,
 )
+from rwk.policy_opt.masters import masters_of, whole
 from rwk.policy_opt.policy import Policy, Statistics, World, trainable, world
 from rwk.policy_opt.sampling import Sampling
 from rwk.policy_opt.watch import Watch, Watched
@@ -75,6 +78,10 @@ def learn_in_rounds(
     What was drawn stays in `out/round-*/draws`, so that a resumed run draws nothing twice. Several processes share the
     draws, and the folder.
 
+    The learning rate rises and falls once, by the updates of all rounds. How many those are is known from the draws:
+    the updates so far, and as many in each round to come as the present one makes. So it is reckoned anew in each
+    round, and in the last it is exact. A later round without a pair ends the run, with an alarm.
+
     Args:
         trainer_of: makes the trainer of each round.
         rewards: combined by their weights; those of weight 0 are only measured.
@@ -87,14 +94,15 @@ def learn_in_rounds(
 
     Raises:
         ValueError: for numbers that do not fit together.
-        RunFailed: when no pair is found, nothing is learnt from the start on, or the gradient is not a number.
+        RunFailed: when the first round finds no pair, nothing is learnt from the start on, or the gradient is not a
+            number.
     """
     place = world(next(generator.module.parameters()).device)
     table = list(dict.fromkeys(prompts))
     if not table:
         raise ValueError(f"{type(config).__name__.lower()} needs at least one prompt, got none.")
     unit = preference_unit(rewards, config.aggregation) if config.margins_count else nan
-    journal = start(out, place, resume=resume, progress=progress, collapse=config.collapse)
+    journal = start(out, place, resume=resume, progress=progress, guards=Guards(config.collapse))
     recipe = sampling or generator.spec.sampling
     floors = floors_of(rewards, config.std_floor, min_std=MIN_STD)
     fixed = isinstance(config, Pairwise) and config.reference == "fixed"
@@ -106,10 +114,9 @@ def learn_in_rounds(
         watch.begin(sys.maxsize)
         run = _Run(config, trainer_of, artist, policy, journal, watch, place, began, ends)
         for number in range(config.rounds):
-            if seconds is not None and journal.spent(run.updates) >= seconds:
+            if seconds is not None and out_of_time(journal, seconds, place, run.updates):
                 break
-            run.round(number, out / f"round-{number + 1}")
-            if watch.ended == run.updates:
+            if not run.round(number, out / f"round-{number + 1}") or watch.ended == run.updates:
                 break
         watch.conclude()
     return Trained(
@@ -150,18 +157,24 @@ class _Run:
     referred: int = 0
     """Images of which a reference was asked."""
 
-    def round(self, number: int, folder: Path) -> None:
-        """Draws and learns, or takes from the folder what was made there before."""
+    def round(self, number: int, folder: Path) -> bool:
+        """Draws and learns, or takes from the folder what was made there before; gives whether there was a pair."""
         config, drawn = self.config, self.artist.draw(folder / "draws", number)
         planned = drawn.updates(config)
         self.journal.total = self.updates + (config.rounds - number) * planned
         reference = self.began if config.kl_every and number % config.kl_every == 0 else None
+        self.images += len(drawn.tokens)
+        self.referred += min(KL_IMAGES, len(drawn.tokens)) if reference else 0
         if not (folder / "policy.safetensors").exists():
             if last_checkpoint(folder / "checkpoints") is None:
                 self.journal.charge(folder / "drawing_seconds")
                 self.journal.note(round=number + 1, **self.artist.summary(drawn))
                 if reference:
                     self.journal.note(kl=self.artist.distance(drawn, reference))
+            if not planned:
+                why = self.artist.without_pairs(drawn)
+                self.journal.close(self.updates, f"round {number + 1} {why}; the run ends with what it had learnt")
+                return False
             looks = (number + 1) % config.watch_every == 0
             ends = [self.watch.every(planned, before=self.updates) if looks else None, self.ends]
             self._train(drawn, folder, ends)
@@ -170,8 +183,9 @@ class _Run:
         paired = torch.cat([drawn.won, drawn.lost]).unique()
         chosen = drawn.won.unique() if isinstance(config, Rft) else paired
         self.learnt += config.epochs * len(chosen) * made // planned
-        self.updates, self.images = self.updates + made, self.images + len(drawn.tokens)
-        self.referred += len(paired) + (min(KL_IMAGES, len(drawn.tokens)) if reference else 0)
+        self.updates += made
+        self.referred += len(paired)
+        return True
 
     def _train(self, drawn: Draws, folder: Path, ends: Sequence[Callable[[int], bool] | None]) -> None:
         """Trains on the pairs of one round, from its last checkpoint on, and keeps the policy that comes of it.
@@ -188,8 +202,10 @@ class _Run:
         pairs = drawn.preferences(config, self.artist.unit if isinstance(config, Dpo) and config.soft_labels else None)
         journal, place = self.journal, self.place
         trainer = self.trainer_of(config, self.policy, pairs, journal, checkpoints, place, before=self.updates)
+        trainer.span = self.updates, journal.total
         trl.train(trainer, checkpoint, ends=ends)
+        state = dict(self.policy.state_dict()) | whole(masters_of(trainer))
         if place.rank == 0:
-            save_whole(dict(self.policy.state_dict()), folder / "policy.safetensors")
+            save_whole(state, folder / "policy.safetensors")
             shutil.rmtree(checkpoints, ignore_errors=True)
         place.wait()

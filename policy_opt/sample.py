@@ -26,8 +26,6 @@ from rwk.rewards.sinks import finished
 
 _AT_ONCE = 64
 """Prompts drawn for at once, so that memory does not grow with their number."""
-_REFINED_AT_ONCE = 16
-"""Images that are refined at once, which takes the memory of as many in training."""
 
 
 class Row(NamedTuple):
@@ -153,17 +151,14 @@ def _refined(
 ) -> list[list[Row]]:
     """The same rows after one proximal step; an image that rounding left no better stays as it was."""
     rows = [(row, text) for own, text in zip(drawn, texts, strict=True) for row in own]
+    tokens = torch.stack([row.tokens for row, _ in rows])
+    found = refine(generator, refiner, tokens, [text for _, text in rows], trust=trust)
     better: list[Row] = []
-    for start in range(0, len(rows), _REFINED_AT_ONCE):
-        part = rows[start : start + _REFINED_AT_ONCE]
-        tokens = torch.stack([row.tokens for row, _ in part])
-        found = refine(generator, refiner, tokens, [text for _, text in part], trust=trust)
-        images = generator.decode(found.tokens)
-        for index, (row, _) in enumerate(part):
-            before, after = found.before[index].item(), found.after[index].item()
-            more = row.more | {"before": _number(before), "after": _number(max(before, after))}
-            kept = row._replace(image=images[index], tokens=found.tokens[index]) if after > before else row
-            better.append(kept._replace(more=more))
+    for index, ((row, _), image) in enumerate(zip(rows, generator.decode(found.tokens), strict=True)):
+        before, after = found.before[index].item(), found.after[index].item()
+        more = row.more | {"before": _number(before), "after": _number(max(before, after))}
+        kept = row._replace(image=image, tokens=found.tokens[index]) if after > before else row
+        better.append(kept._replace(more=more))
     remaining = iter(better)
     return [[next(remaining) for _ in own] for own in drawn]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -13,11 +13,9 @@ from PIL import Image
 from torch import Tensor
 
 from rwk.policy_opt.generator import Generator
+from rwk.policy_opt.potential import Judge
 from rwk.policy_opt.sampling import Sampling
 from rwk.rewards.base import Reward
-
-Judge = Callable[[Sequence[Image.Image], Sequence[str], int], Tensor]
-"""(partial images, their prompts, tokens drawn) -> [B] potential, larger is better; NaN where it is not yet clear."""
 
 
 class Candidate(NamedTuple):
@@ -225,45 +223,6 @@ def _rescued(budget: _Budget, whole: int) -> _Row:
     afforded = [i for i, (_, row) in enumerate(budget.stopped) if whole - len(row.tokens) <= budget.free]
     ranks = {i: (value, len(row.tokens), -row.place) for i, (value, row) in enumerate(budget.stopped)}
     return budget.stopped.pop(max(afforded, key=ranks.__getitem__))[1]
-
-
-@dataclass(frozen=True)
-class RewardJudge:
-    """Takes the score of a partial image for its potential; whether that tells anything of the final score is open."""
-
-    reward: Reward
-    clear_from: int = 1
-    """Tokens from which on an image is clear enough to be judged."""
-
-    def __call__(self, images: Sequence[Image.Image], prompts: Sequence[str], drawn: int) -> Tensor:
-        if drawn < self.clear_from:
-            return torch.full([len(images)], math.nan)
-        return self.reward.score(images, prompts if self.reward.spec.needs_prompt else (), batch_size=64).values
-
-
-def potential_quantile(
-    generator: Generator,
-    judge: Judge,
-    prompts: Sequence[str],
-    share: float,
-    *,
-    per_prompt: int = 4,
-    checkpoint: int,
-    seed: int,
-    sampling: Sampling | None = None,
-) -> float:
-    """The potential below which this share of candidates lies after `checkpoint` tokens, for `least` of `parm`.
-
-    Args:
-        prompts: others than those that are searched for.
-        share: 0..1.
-        per_prompt: candidates of each prompt.
-    """
-    texts = [prompt for prompt in prompts for _ in range(per_prompt)]
-    places = list(range(per_prompt)) * len(prompts)
-    none = torch.empty([len(texts), 0], dtype=torch.long)
-    tokens = generator.continue_from(texts, none, places=places, seed=seed, until=checkpoint, sampling=sampling)
-    return judge(generator.decode_partial(tokens), texts, checkpoint).nanquantile(share).item()
 
 
 def check_search(prompts: Sequence[str], n: int, keep: int) -> None:

@@ -9,13 +9,14 @@ from typing import Any
 from rwk.policy_opt.experiment import Drawing
 from rwk.policy_opt.generator import Generator
 from rwk.policy_opt.journal import derived_seed
+from rwk.policy_opt.potential import Judge, RewardJudge, blank_of, potential_quantile
 from rwk.policy_opt.reflection import Critic, reflect
 from rwk.policy_opt.sampling import Sampling
-from rwk.policy_opt.search import Judge, RewardJudge, Search, best_of_n, parm, potential_quantile
+from rwk.policy_opt.search import Search, best_of_n, parm
 from rwk.rewards.base import Reward
 from rwk.rewards.registry import load
 
-PILOT, STOPPED = 16, 0.4
+PILOT, STOPPED = 64, 0.2
 """Prompts of the pilot that says what little potential is, and the share of its candidates that has less."""
 
 JUDGES = {"shapes.potential": "rwk.adapters.shapes_potential:potential"}
@@ -28,10 +29,12 @@ Searcher = Callable[[Sequence[str]], Search]
 _VLM_CRITIC = "rwk.adapters.judge_critic:VlmCritic"
 
 
-def judge_of(name: str, *, device: str = "cpu") -> Judge:
-    """The judge of that name: one of `JUDGES`, or the score that a reward gives a partial image."""
-    found: Judge = _named(JUDGES[name]) if name in JUDGES else RewardJudge(load(name, device=device))
-    return found
+def judge_of(name: str, generator: Generator, *, device: str = "cpu") -> Judge:
+    """The judge of that name: one of `JUDGES`, or what a reward gives a partial image above a blank."""
+    if name in JUDGES:
+        found: Judge = _named(JUDGES[name])
+        return found
+    return RewardJudge(load(name, device=device), blank_of(generator))
 
 
 def critic_of(name: str, *, device: str = "cpu") -> Critic:
@@ -75,7 +78,7 @@ def searcher(
     if drawing.search == "reflect":
         critic = critic_of(name, device=device)
         return lambda texts: reflect(generator, reward, critic, texts, n, rounds=drawing.rounds, **shared)
-    judge, checkpoints = judge_of(name, device=device), drawing.checkpoint or (generator.spec.tokens // 2,)
+    judge, checkpoints = judge_of(name, generator, device=device), drawing.checkpoint or (generator.spec.tokens // 2,)
     least = drawing.least
     if least is None:
         pilot: dict[str, Any] = {"checkpoint": checkpoints[0], "seed": derived_seed(seed, 0), "sampling": sampling}

@@ -9,7 +9,7 @@ Schedule = Literal["constant", "linear", "cosine", "cosine_to_tenth"]
 GrpoLoss = Literal["grpo", "gspo", "dapo", "dr_grpo", "bnpo", "cispo", "sapo"]
 Scale = Literal["group", "batch", "none"]
 Baseline = Literal["group", "others"]
-Resampling = Literal["none", "history", "dynamic"]
+Resampling = Literal["none", "history", "alike", "dynamic"]
 Aggregation = Literal["normalise", "sum", "log_odds", "lower_bound"]
 Comparison = Literal["score", "win_rate"]
 DpoLoss = Literal["sigmoid", "ipo", "hinge", "robust", "apo_zero", "apo_down", "nca_pair", "bco_pair", "sppo_hard"]
@@ -17,6 +17,7 @@ PairRule = Literal["best_worst", "top_bottom", "all"]
 KlEstimator = Literal["k1", "k2", "k3", "k3_plain"]
 TokenWeights = Literal["none", "gcpo", "stage", "panw"]
 Reference = Literal["round", "fixed"]
+Floor = float | Literal["card"]
 
 
 KL_EVERY = (
@@ -27,7 +28,10 @@ COMPILE = (
     "Draw by a step that torch.compile has made, on a GPU one CUDA graph; it takes a minute to make, and keeps the "
     "cache of a draw."
 )
-PER_DRAW = "Prompts that are drawn for at once in one process; 0, of GRPO, takes all of a step."
+PER_DRAW = (
+    "Prompts that are drawn for at once in one process; 0, of GRPO, takes all of a step, or half of them with "
+    "score_meanwhile."
+)
 WATCH_EVERY = "Steps of GRPO, or rounds of the others, between two looks at the watched reward, where one is named."
 
 
@@ -42,9 +46,11 @@ class Optimisation:
 
     learning_rate: float = setting(2e-4, "Peak learning rate of AdamW.")
     schedule: Schedule = setting(
-        "constant", "How the learning rate falls after the warm-up: not, to 0, or by a cosine to a tenth."
+        "constant",
+        "How the learning rate falls from the warm-up to the end of the run: not, to 0, by a cosine to 0, or by one to "
+        "a tenth. Rounds to come count as many updates as the present one; a part of a ladder is a run.",
     )
-    warmup: int = setting(0, "Updates over which the learning rate rises from 0.")
+    warmup: int = setting(0, "Updates at the beginning of the run over which the learning rate rises from 0.")
     weight_decay: float = setting(0.0, "Weight decay of AdamW.")
     max_grad_norm: float = setting(1.0, "Gradients longer than this are shortened to it.")
     group_size: int = setting(8, "Images drawn for one prompt.")
@@ -56,15 +62,16 @@ class Optimisation:
         "that is divided by the deviation of its group.",
     )
     lower_k: float = setting(1.0, "Deviations over the rewards that the aggregation lower_bound takes off their mean.")
-    std_floor: tuple[float, ...] = setting(
+    std_floor: tuple[Floor, ...] = setting(
         (),
-        "For each reward in turn, in its own unit: a deviation within a group below this counts as this in the "
-        "aggregations normalise and lower_bound; the deviation of scoring one image twice, say. [default: min_std]",
+        "For each reward in turn, in its own unit: a deviation within a group below this counts as this, of a single "
+        "reward and in the aggregations normalise and lower_bound. A number, or card: the deviation of scoring one "
+        "image twice, which `rwk probe` keeps in the reward's card; card alone is of every reward. [default: min_std]",
     )
     score_meanwhile: bool = setting(
         False,
         "Score the images of one draw on a thread while the next are drawn, of which prompts_per_draw makes several "
-        "in a step or a round; what is learnt stays the same.",
+        "in a step or a round; where it is 0, a step of GRPO is drawn by halves. What is learnt stays the same.",
         switch=True,
     )
     from_pixels: bool = setting(
@@ -118,7 +125,9 @@ class Optimisation:
         check(self.watch_every >= 1, "watch_every", "be at least 1", self.watch_every)
         check(0 <= self.collapse < 1, "collapse", "lie in 0..1", self.collapse)
         check(self.group_size >= 2, "group_size", "be at least 2", self.group_size, "one image has nothing to beat")
-        check(min(self.std_floor, default=0) >= 0, "std_floor", "be at least 0", self.std_floor)
+        for floor in self.std_floor:
+            good = floor == "card" if isinstance(floor, str) else floor >= 0
+            check(good, "std_floor", "be at least 0, or card", floor)
         choice("schedule", self.schedule, Schedule)
         choice("aggregation", self.aggregation, Aggregation)
 

@@ -33,6 +33,7 @@ def learner_of(policy: Policy) -> Policy:
     if any(not value.requires_grad for value in policy.trained.parameters()):
         raise ValueError("FSDP needs a lora_rank of 0, got weights that do not learn; take adapters with DDP.")
     twin = copy.deepcopy(policy)  # with the generator that its statistics are of
+    twin.finer = {}
     twin._no_split_modules = layers_of(twin.trained)
     return twin
 

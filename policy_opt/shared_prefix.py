@@ -18,17 +18,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rwk.policy_opt.lengths import parted
 from rwk.policy_opt.prefix import Prefix
 
 LEAST_SAVED = 64
 """Keys that need not be read, for each row, from which on this is faster than one fused kernel."""
+ANOTHER = 1 << 19
+"""Numbers in the keys that queries of a layer are multiplied with, as many as take as long as another bunch."""
 NAME = "rwk_shared_prefix"
 """Of the attention, among those of transformers."""
 
 
 @dataclass(frozen=True)
 class _Bunch:
-    """Rows whose prefixes have equally many rows each."""
+    """Rows whose prefixes have equally many rows each, and are read padded to one length."""
 
     prefixes: Tensor
     """[u] long."""
@@ -99,23 +102,29 @@ def attending(causal_lm: Any) -> Iterator[None]:
 
 
 def _bunches(prefix: Prefix, source: Sequence[int]) -> list[_Bunch]:
-    device, many, made = prefix.hidden.device, Counter(source), []
+    """Prefixes with equally many rows each, of lengths that are worth being padded to one."""
+    many, made = Counter(source), []
     for count in dict.fromkeys(many.values()):
-        prefixes = [place for place in many if many[place] == count]
-        rows = [row for place in prefixes for row, its in enumerate(source) if its == place]
-        whole = rows == list(range(rows[0], rows[0] + len(rows)))
-        lengths = torch.tensor([prefix.lengths[place] for place in prefixes], device=device)
-        padding = torch.arange(int(lengths.max()), device=device) >= lengths[:, None, None, None]  # [u, 1, 1, P]
-        shut = torch.zeros(padding.shape, dtype=prefix.hidden.dtype, device=device).masked_fill(padding, -math.inf)
-        made.append(
-            _Bunch(
-                torch.tensor(prefixes, device=device),
-                padding.shape[3],
-                slice(rows[0], rows[0] + len(rows)) if whole else torch.tensor(rows, device=device),
-                shut if padding.any() else None,
-            )
-        )
+        alike = [place for place in many if many[place] == count]
+        another = ANOTHER / (count * prefix.layers[0].shape[1] * prefix.layers[0].shape[3])
+        parts = parted([prefix.lengths[place] for place in alike], another)
+        made += [_bunch(prefix, source, [alike[place] for place in part]) for part in parts]
     return made
+
+
+def _bunch(prefix: Prefix, source: Sequence[int], prefixes: list[int]) -> _Bunch:
+    device = prefix.hidden.device
+    rows = [row for place in prefixes for row, its in enumerate(source) if its == place]
+    whole = rows == list(range(rows[0], rows[0] + len(rows)))
+    lengths = torch.tensor([prefix.lengths[place] for place in prefixes], device=device)
+    padding = torch.arange(int(lengths.max()), device=device) >= lengths[:, None, None, None]  # [u, 1, 1, P]
+    shut = torch.zeros(padding.shape, dtype=prefix.hidden.dtype, device=device).masked_fill(padding, -math.inf)
+    return _Bunch(
+        torch.tensor(prefixes, device=device),
+        padding.shape[3],
+        slice(rows[0], rows[0] + len(rows)) if whole else torch.tensor(rows, device=device),
+        shut if padding.any() else None,
+    )
 
 
 def _attend(

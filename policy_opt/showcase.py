@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rwk.policy_opt import generator as generators
-from rwk.policy_opt.optimize import JUDGED_SEED
+from rwk.policy_opt.evaluate import JUDGED_SEED
 from rwk.policy_opt.page import SIDE, enlarged, tabulated
 from rwk.policy_opt.prompts import domains
 from rwk.rewards.report import Figure, figures, page, save, section, table

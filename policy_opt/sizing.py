@@ -1,9 +1,9 @@
 """What a run will hold in memory, draw and train, computed from its settings and the shape of its generator.
 
 Every number is computed, none is measured. In bytes, for one process, with b bytes a number, P parameters of which T
-learn, and rows that count double under guidance:
+learn, and rows that count double under guidance; masters are `policy_opt.masters`, and adapters are float32:
 
-    weights P b, gradients T b, AdamW 2 T b, a reference P b, an average of the weights T b
+    weights P b, gradients T b, AdamW 8 T, masters 4 T where b is 2, a reference P b, an average of the weights 4 T
     cache        rows drawn * (prompt + image) * 2 (keys and values) * layers * width of keys * b
     activations  rows trained at once * (prompt + image) * layers * 34 hidden * b / 2; with gradient checkpointing
                  2 hidden a layer, and 34 of the one that is computed again
@@ -32,6 +32,8 @@ from rwk.policy_opt.sampling import GuidanceMode
 from rwk.policy_opt.settings import Optimisation
 
 GIB = 2**30
+FLOAT = 4
+"""Bytes of a number in float32, in which AdamW keeps its state."""
 
 
 @dataclass(frozen=True)
@@ -79,11 +81,12 @@ H100 = Card()
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run will hold, in bytes, and do; what comes of pairs is at most so much, since equals make none."""
+    """What a run will hold, in bytes, and do; what comes of pairs, or is drawn with resampling dynamic, at most."""
 
     weights: int
     gradients: int
     optimizer: int
+    masters: int
     reference: int
     average: int
     decoder: int
@@ -105,7 +108,8 @@ class Plan:
     @property
     def peak(self) -> int:
         """Bytes at most: the cache is gone when activations are held, unless compiled steps keep it."""
-        held = self.weights + self.gradients + self.optimizer + self.reference + self.average + self.decoder
+        state = self.weights + self.gradients + self.optimizer + self.masters
+        held = state + self.reference + self.average + self.decoder
         learning = self.activations + self.logits
         return held + (self.cache + learning if self.keeps_cache else max(self.cache, learning))
 
@@ -224,14 +228,15 @@ def plan(
     again = 1 if shape.cached else draws
     recomputed = 0.0 if shape.cached and not config.gradient_checkpointing else 2.0
     trained_passes = (2.0 * seen + (4.0 + recomputed) * learnt) * trained + 2.0 * seen * passes
-    held = shape.parameters + (learns if config.lora_rank else 0)
+    wide = FLOAT if config.lora_rank else b  # of a weight that learns
     steps = images / max(at_once * processes, 1) * draws
     return Plan(
-        weights=held * b,
-        gradients=learns * b,
-        optimizer=2 * learns * b,
+        weights=shape.parameters * b + (learns * wide if config.lora_rank else 0),
+        gradients=learns * wide,
+        optimizer=2 * learns * FLOAT,
+        masters=learns * FLOAT if wide < FLOAT else 0,
         reference=copies * (shape.parameters + shape.decoder) * b,
-        average=learns * b if isinstance(config, Grpo) and config.ema else 0,
+        average=learns * (FLOAT * _averages(config, wide)),
         decoder=shape.decoder * b,
         cache=at_once * double * per_row,
         activations=micro * learnt * length * _kept_of_layers(config, shape) * shape.hidden * b // 2,
@@ -256,10 +261,10 @@ def _kept_of_layers(config: Optimisation, shape: Shape) -> int:
 def _counts(config: Optimisation, prompts: int, processes: int) -> tuple[int, int, int, int]:
     """Images drawn in all, drawn at once in a process, trained, and passed through once more without gradient."""
     if isinstance(config, Grpo):
-        images = config.draws * config.rows
+        images, learnt = config.most_images, config.draws * config.rows
         extra = config.num_iterations > 1
         weighed = 2 if config.token_weights == "gcpo" else 0
-        again = images * (extra + weighed + (config.beta > 0))
+        again = learnt * (extra + weighed + (config.beta > 0))
         own = config.prompts_per_step // processes
         at_once = min(config.prompts_per_draw or own, own) * config.group_size
         return images, at_once, config.steps * config.rows, again
@@ -279,6 +284,13 @@ def _kept(config: Optimisation) -> int:
         fixed = config.beta > 0 or config.kl_every > 0 or config.token_weights == "gcpo"
         return fixed + (config.reference_every > 0)
     return int(config.kl_every > 0 or (isinstance(config, Pairwise) and config.reference == "fixed"))
+
+
+def _averages(config: Optimisation, wide: int) -> int:
+    """Float32 averages of weights of that many bytes: of the policy, and of a reference that moves by a share."""
+    if not isinstance(config, Grpo):
+        return 0
+    return (config.ema > 0) + (config.reference_every > 0 and config.reference_mix < 1 and wide < FLOAT)  # else its own
 
 
 def _micro(config: Optimisation, processes: int) -> int:

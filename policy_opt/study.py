@@ -19,7 +19,7 @@ from typing import Any, Literal, NamedTuple, get_args
 from rwk.policy_opt.configs import Dpo, Grpo, Rebel, Rft
 from rwk.policy_opt.experiment import Experiment, Recipe
 from rwk.policy_opt.ladder_config import Ladder
-from rwk.policy_opt.prompts import domains, gold_of
+from rwk.policy_opt.prompts import Domains, gold_of
 from rwk.policy_opt.study_budget import SECONDS, Config, matched, of_draws, per_unit, unlimited
 
 Match = Literal["images", "seconds", "none"]
@@ -153,7 +153,8 @@ class Cell(NamedTuple):
     @property
     def digest(self) -> str:
         """SHA-256 of all that the result depends on."""
-        held = [self.algorithm, asdict(self.experiment), asdict(self.config), self.iterations, asdict(self.recipe)]
+        experiment, config = self.experiment.document(), asdict(self.config)
+        held = [self.algorithm, experiment, config, self.iterations, asdict(self.recipe)]
         held += [] if self.seconds is None else [self.seconds]
         return hashlib.sha256(json.dumps(held, sort_keys=True).encode()).hexdigest()
 
@@ -167,11 +168,11 @@ class Cell(NamedTuple):
         """What it will cost, computed from the settings."""
         config = self._foreseen()
         unit = per_unit(config, _prompts(self.experiment))
-        images = self.iterations * unit * (config.draws if isinstance(config, Grpo) else config.rounds)
+        images = self.iterations * (config.most_images if isinstance(config, Grpo) else unit * config.rounds)
         gold = gold_of(self.experiment.prompts)
         later = config.then if isinstance(config, Grpo) else ()
         scored = len({*self.experiment.rewards, *later, *([gold] if gold else [])})
-        judged = self.iterations * 2 * len(_sizes(self.experiment).test) * self.experiment.eval_prompts
+        judged = self.iterations * 2 * sum(map(len, _sizes(self.experiment).test.values()))
         if isinstance(config, Grpo):
             trained = config.rows * config.steps
             seconds = images * SECONDS["grpo"]
@@ -193,7 +194,7 @@ class Cell(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """What a cell costs."""
+    """What a cell costs; with GRPO's resampling dynamic, what it trains is at most so much."""
 
     images: int
     forwards: int
@@ -207,8 +208,10 @@ class Plan(NamedTuple):
 
 
 @cache
-def _sizes(experiment: Experiment) -> Any:
-    return domains(experiment.prompts, train=experiment.prompt_count, test=experiment.eval_prompts, seed=0)
+def _sizes(experiment: Experiment) -> Domains:
+    from rwk.policy_opt.suites import chosen  # which loads torch
+
+    return chosen(experiment, seed=0)[0]
 
 
 def _prompts(experiment: Experiment) -> int:
@@ -254,8 +257,12 @@ def _cell(study: Study, algorithm: str, reward: str, generator: str, seed: int, 
     drawn: dict[str, Any] = {"generator": generator, "rewards": (reward,)}
     drawn |= {key: tuple(v) if isinstance(v, list) else v for key, v in given.items() if key in shared}
     experiment = Experiment(**drawn)
-    if gold_of(experiment.prompts) is None:
-        raise ValueError(f"a study needs prompts whose truth is known, got {experiment.prompts}; name a family.")
+    if gold_of(experiment.prompts) is None and not experiment.judge_on:
+        raise ValueError(
+            f"a study needs prompts whose truth is known, got {experiment.prompts}; name a family, or benchmarks to "
+            f"judge on with judge_on."
+        )
+    _sizes(experiment)  # refuses what is no benchmark before anything is run
     config: Config = config_type(seed=seed, **{key: value for key, value in given.items() if key in ours})
     if study.match == "images":
         if images % iterations:

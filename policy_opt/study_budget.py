@@ -22,7 +22,12 @@ def per_unit(config: Config, prompts: int) -> int:
 
 
 def matched(config: Config, images: int, prompts: int) -> Config:
-    """The config with as many updates or rounds as draw exactly that many images; raises ValueError where none do."""
+    """The config with as many updates or rounds as draw exactly that many images; raises ValueError where none do.
+
+    What counts is what is really drawn. How many updates come of it is known beforehand but where GRPO's resampling is
+    dynamic, and a step may draw several times: such a run ends when the images are drawn, and its last step may draw
+    no further than they go, so that it draws exactly as many, and makes fewer updates than a run that leaves out none.
+    """
     unit = per_unit(config, prompts)
     count, rest = divmod(images, unit)
     if rest or not count:
@@ -30,6 +35,9 @@ def matched(config: Config, images: int, prompts: int) -> Config:
             f"{type(config).__name__.lower()} draws {unit} images at a time, which do not fill {images} exactly; "
             f"take {max(1, count) * unit} or {(count + 1) * unit} images, or another group_size."
         )
+    if isinstance(config, Grpo) and config.resampling == "dynamic":
+        _check_open(config)
+        return replace(config, steps=count * config.num_iterations, max_images=images)
     return of_draws(config, count)
 
 
@@ -42,7 +50,12 @@ def of_draws(config: Config, count: int) -> Config:
 
 def unlimited(config: Config) -> Config:
     """The config with more draws than any number of seconds allows; raises ValueError where their number matters."""
+    _check_open(config)
+    return of_draws(config, UNLIMITED)
+
+
+def _check_open(config: Config) -> None:
     if isinstance(config, Ladder) or config.schedule != "constant":
         what = "a ladder" if isinstance(config, Ladder) else f"schedule {config.schedule!r}"
-        raise ValueError(f"{what} has to know how many updates there will be; match on images, or leave it out.")
-    return of_draws(config, UNLIMITED)
+        rule = "match on images of no resampling dynamic"
+        raise ValueError(f"{what} has to know how many updates there will be; {rule}, or leave it out.")

@@ -18,7 +18,9 @@ def write_page(document: Document, folder: Path) -> Path:
     done, total = len(document["cells"]), document["cells planned"]
     match, seconds = document["study"]["match"], document["study"].get("seconds", 0)
     each = f" of processor time, {seconds:g} for each" if match == "seconds" else ""
-    lead = f"{done} of {total} cells, matched on {match}{each}; gold accuracy with 95 % intervals."
+    judged_on = document["study"]["settings"].get("judge_on", ())
+    gold = f"gold accuracy as {', '.join(judged_on)} measure it" if judged_on else "gold accuracy"
+    lead = f"{done} of {total} cells, matched on {match}{each}; {gold} with 95 % intervals."
     save(folder / "page.html", page(f"Study {document['study']['name']}", sections(document), lead=lead))
     return folder / "page.html"
 
@@ -45,6 +47,7 @@ def sections(document: Document) -> Iterator[str]:
         rows = [row for row in found["table"] if row["domain"] == domain]
         heads, cells = tabulated(rows)
         yield section(domain.capitalize(), [table(heads, cells, numbers=heads[3:])], lead="Mean over seeds.")
+    yield from by_category(found.get("categories", ()))
     heads = ["algorithm", "reward", "domain", "tuned less base", *_TESTED]
     rows = [[r["algorithm"], r["reward"], r["domain"], _cell(r), *_tested(r)] for r in found["gains"]]
     if rows:
@@ -56,6 +59,21 @@ def sections(document: Document) -> Iterator[str]:
     ]
     if rows:
         yield section("Algorithms against each other", [table(heads, rows)], lead="Paired by prompt and seed.")
+
+
+def by_category(found: Sequence[Document]) -> Iterator[str]:
+    """A section for each domain whose prompts have categories: what was gained in each of them."""
+    for domain in dict.fromkeys(row["domain"] for row in found):
+        here = [row for row in found if row["domain"] == domain]
+        categories = list(dict.fromkeys(row["category"] for row in here))
+        lines: dict[tuple[str, str, str], dict[str, str]] = {}
+        for row in here:
+            line = lines.setdefault((row["algorithm"], row["against"], row["reward"] or "all"), {})
+            line[row["category"]] = _cell(row)
+        cells = [[*what, *(line.get(name, "") for name in categories)] for what, line in lines.items()]
+        heads = ["algorithm", "against", "reward", *categories]
+        lead = "Gold accuracy of the first less that of the second, 95 % intervals clustered by prompt; none is tested."
+        yield section(f"{domain.capitalize()}, by category", [table(heads, cells, numbers=categories)], lead=lead)
 
 
 _TESTED = ("above 0", "p", "p after Holm", "detectable", "by seed")

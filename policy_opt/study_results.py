@@ -11,18 +11,19 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from rwk.calibration.kendall import kendall
-from rwk.calibration.statistics import FEW_CLUSTERS, PairedTest, cluster_interval, holm, paired_test
+from rwk.calibration.statistics import FEW_CLUSTERS, cluster_interval, holm
+from rwk.policy_opt import prompts
 from rwk.policy_opt.study import Cell
+from rwk.policy_opt.study_gaps import Gap, Records, by_category, finite, gained_by, gaps_between, golds, mean_gap
 from rwk.policy_opt.study_run import finished_cell
 
-Records = Sequence[Mapping[str, Any]]
 ROWS = ("base", "best of n")
 
 
@@ -39,6 +40,7 @@ def analyse(study: Mapping[str, Any], records: Records) -> dict[str, Any]:
         study: the fields of `Study`.
         records: as `collect` gives them.
     """
+    records = [_with_categories(record) for record in records]
     domains = list(records[0]["gold"]) if records else []
     gained = gains(records, domains)
     algorithms = differences(study, records, domains)
@@ -55,8 +57,26 @@ def analyse(study: Mapping[str, Any], records: Records) -> dict[str, Any]:
         "differences": algorithms,
         "scaling": scaling,
         "orders": orders,
+        "categories": categories(study, records, domains),
         "verdicts": verdicts(study, algorithms, scaling, orders),
     }
+
+
+def _with_categories(record: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A record that was made before they were kept has those of its family's prompts, found by their texts."""
+    experiment = record["experiment"]
+    if record.get("categories") or experiment.get("prompts") not in prompts.FAMILIES:
+        return record
+    known = _categories_of(experiment["prompts"], experiment["eval_prompts"])
+    found = {domain: [known.get(text, "") for text in texts] for domain, texts in record["prompts"].items()}
+    return {**record, "categories": found}
+
+
+@cache
+def _categories_of(family: str, count: int) -> dict[str, str]:
+    """Prompt -> its category, of those that a family is judged on."""
+    judged = prompts.domains(family, train=1, test=count, seed=0).test.values()
+    return {prompt.text: prompt.category for chosen in judged for prompt in chosen}
 
 
 def table(records: Records, domains: Sequence[str]) -> list[dict[str, Any]]:
@@ -72,7 +92,7 @@ def table(records: Records, domains: Sequence[str]) -> list[dict[str, Any]]:
             row |= {"domain": domain, "seeds": len(group)}
             for name in (*ROWS, "tuned"):
                 row[name] = _interval(group, domain, name)
-            of = [float(np.nanmean(record["gold"][domain]["tuned"])) for record in group]
+            of = [float(np.nanmean(golds(record, domain))) for record in group]
             row["seed means"] = of
             row["meter"] = {key: float(np.mean([r["meter"][key] for r in group])) for key in meter}
             found.append(row)
@@ -100,7 +120,7 @@ def _interval(group: Records, domain: str, name: str) -> dict[str, float | None]
         if value is not None and math.isfinite(value)
     ]
     found = cluster_interval([value for value, _ in rows], [prompt for _, prompt in rows])
-    return {key: _finite(value) for key, value in found._asdict().items()}
+    return {key: finite(value) for key, value in found._asdict().items()}
 
 
 def gains(records: Records, domains: Sequence[str]) -> list[dict[str, Any]]:
@@ -109,10 +129,27 @@ def gains(records: Records, domains: Sequence[str]) -> list[dict[str, Any]]:
     for group in conditions([record for record in records if record["main"]]):
         first = group[0]
         for domain in domains:
-            gaps = [Gap(r["seed"], r["prompts"][domain], _gold(r, domain) - _gold(r, domain, "base")) for r in group]
             what = {key: first[key] for key in ("algorithm", "reward", "generator")}
-            found.append({**what, "domain": domain, **_difference(gaps)})
+            gaps = gained_by(group, domain)
+            if gaps:
+                found.append({**what, "domain": domain, **mean_gap(gaps)})
     return found
+
+
+def categories(study: Mapping[str, Any], records: Records, domains: Sequence[str]) -> list[dict[str, Any]]:
+    """The same by category of prompts, and one algorithm less another over all rewards; of records that hold them.
+
+    The categories are looked at, and none of them is tested.
+    """
+    main = [record for record in records if record["main"] and record.get("categories")]
+    told: list[tuple[dict[str, Any], list[Gap]]] = []
+    for group, domain in itertools.product(conditions(main), domains):
+        what = {"algorithm": group[0]["algorithm"], "against": "base", "reward": group[0]["reward"], "domain": domain}
+        told.append((what, gained_by(group, domain)))
+    for (first, second), domain in itertools.product(contrasts(study), domains):
+        what = {"algorithm": first, "against": second, "reward": None, "domain": domain}
+        told.append((what, gaps_between(main, lambda r: r["algorithm"], first, second, domain)))
+    return [{**what, **row} for what, gaps in told for row in by_category(gaps)]
 
 
 def contrasts(study: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -129,9 +166,9 @@ def differences(study: Mapping[str, Any], records: Records, domains: Sequence[st
     found = []
     for (first, second), domain, reward in itertools.product(contrasts(study), domains, each):
         chosen = [record for record in main if reward in (None, record["reward"])]
-        gaps = _gaps(chosen, lambda r: r["algorithm"], first, second, domain)
+        gaps = gaps_between(chosen, lambda r: r["algorithm"], first, second, domain)
         if gaps:
-            found.append({"first": first, "second": second, "domain": domain, "reward": reward, **_difference(gaps)})
+            found.append({"first": first, "second": second, "domain": domain, "reward": reward, **mean_gap(gaps)})
     return found
 
 
@@ -142,47 +179,11 @@ def effects(study: Mapping[str, Any], records: Records, domains: Sequence[str]) 
         labels = list(axis["points"])
         for algorithm, domain in itertools.product([*study["algorithms"], *study["variants"]], domains):
             on = [r for r in records if r["algorithm"] == algorithm and axis["name"] in r["points"]]
-            gaps = _gaps(on, lambda r, name=axis["name"]: r["points"][name], labels[-1], labels[0], domain)
+            gaps = gaps_between(on, lambda r, name=axis["name"]: r["points"][name], labels[-1], labels[0], domain)
             if gaps and len(labels) > 1:
                 what = {"axis": axis["name"], "from": labels[0], "to": labels[-1], "algorithm": algorithm}
-                found.append({**what, "domain": domain, **_difference(gaps)})
+                found.append({**what, "domain": domain, **mean_gap(gaps)})
     return found
-
-
-class Gap(NamedTuple):
-    """How much more gold accuracy one of two generators has on each prompt."""
-
-    seed: int
-    prompts: Sequence[str]
-    values: NDArray[np.float64]
-
-
-def _gold(record: Mapping[str, Any], domain: str, row: str = "tuned") -> NDArray[np.float64]:
-    return np.asarray(record["gold"][domain][row], dtype=np.float64)
-
-
-def _gaps(records: Records, key: Any, first: str, second: str, domain: str) -> list[Gap]:
-    """Of records that differ in a key alone, and not in reward, generator, seed and what they are judged on."""
-    held = {(key(r), r["reward"], r["generator"], r["seed"]): r for r in records}
-    found = []
-    for (name, *rest), a in held.items():
-        b = held.get((second, *rest))
-        if name == first and b and a["prompts"][domain] == b["prompts"][domain]:
-            found.append(Gap(a["seed"], a["prompts"][domain], _gold(a, domain) - _gold(b, domain)))
-    return found
-
-
-def _difference(gaps: Sequence[Gap]) -> dict[str, Any]:
-    """The mean difference, all rows of one prompt being one cluster, and that of each seed."""
-    seeds: dict[int, list[float]] = {}
-    for gap in gaps:
-        seeds.setdefault(gap.seed, []).append(float(gap.values.mean()))
-    test: PairedTest = paired_test(
-        np.concatenate([gap.values for gap in gaps]), [prompt for gap in gaps for prompt in gap.prompts]
-    )
-    found = {key: _finite(value) for key, value in test.difference._asdict().items()}
-    by_seed = {str(seed): float(np.mean(means)) for seed, means in sorted(seeds.items())}
-    return {**found, "p": test.p, "detectable": _finite(test.detectable), "seeds": by_seed}
 
 
 def decide(row: Mapping[str, Any], margin: float, *, sign: int = 1) -> str:
@@ -207,7 +208,7 @@ def agreement(records: Records, domains: Sequence[str]) -> list[dict[str, Any]]:
             tau, p = kendall(best, tuned)
             rewards = [group[0]["reward"] for group in groups]
             row = {"algorithm": algorithm, "domain": domain, "rewards": rewards, "best of n": best, "tuned": tuned}
-            found.append({**row, "tau": _finite(tau), "p": p})
+            found.append({**row, "tau": finite(tau), "p": p})
     return found
 
 
@@ -249,8 +250,3 @@ def _points(row: Mapping[str, Any]) -> str:
     if row["low"] is None:
         return f"{100 * row['mean']:+.1f} points"
     return f"{100 * row['mean']:+.1f} points ({100 * row['low']:+.1f} to {100 * row['high']:+.1f})"
-
-
-def _finite(value: float) -> float | None:
-    """JSON has no NaN."""
-    return value if math.isfinite(value) else None

@@ -12,9 +12,12 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from rwk.policy_opt.evaluate import Drawn, best_of
+from torch import Tensor
+
+from rwk.policy_opt.evaluate import GOLD, Drawn, best_of
 from rwk.policy_opt.journal import Progress, Trained, derived_seed, read
-from rwk.policy_opt.optimize import GOLD, Comparison, optimize, write_json
+from rwk.policy_opt.measured import number
+from rwk.policy_opt.optimize import Comparison, optimize, write_json
 from rwk.policy_opt.study import Cell
 from rwk.policy_opt.trl_trainers import make_ready
 
@@ -40,12 +43,12 @@ def run_cells(
 ) -> int:
     """Runs the cells that are neither finished nor being run elsewhere; gives how many it ran."""
     ran = 0
-    for number, cell in enumerate(cells, 1):
+    for place, cell in enumerate(cells, 1):
         if finished_cell(folder, cell):
             continue
         with locked(folder / "cells" / cell.name, tell) as ours:
             if ours and not finished_cell(folder, cell):
-                tell(f"cell {number} of {len(cells)}: {cell.name}")
+                tell(f"cell {place} of {len(cells)}: {cell.name}")
                 run_cell(cell, folder, device=device, progress=progress)
                 ran += 1
     return ran
@@ -87,11 +90,12 @@ def run_cell(cell: Cell, folder: Path, *, device: str = "cpu", progress: Progres
         "generator": cell.experiment.generator,
         "seed": cell.config.seed,
         "config": asdict(cell.config),
-        "experiment": asdict(cell.experiment),
+        "experiment": cell.experiment.document(),
         "iterations": cell.iterations,
         "budget seconds": cell.seconds and cell.seconds * cell.iterations,
         "meter": meter,
         "prompts": parts[0]["prompts"],
+        "categories": parts[0].get("categories", {}),
         "gold": gold,
     }
     write_json(home / "result.json", document)
@@ -102,15 +106,20 @@ def judged(found: Comparison) -> dict[str, Any]:
     gold = {}
     for domain, before in found.before.items():
         best = best_of(before.scores[found.proxies[0]], before.scores[GOLD], before.scores[GOLD].shape[1])
-        means = {"base": _means(before), "best of n": best.tolist(), "tuned": _means(found.after[domain])}
+        means = {"base": _means(before), "best of n": _numbers(best), "tuned": _means(found.after[domain])}
         gold[domain] = means
     prompts = {domain: [prompt.text for prompt in drawn.prompts] for domain, drawn in found.before.items()}
-    return {"gold": gold, "prompts": prompts, "meter": metered(found.trained)}
+    categories = {domain: [prompt.category for prompt in drawn.prompts] for domain, drawn in found.before.items()}
+    return {"gold": gold, "prompts": prompts, "categories": categories, "meter": metered(found.trained)}
 
 
-def _means(drawn: Drawn) -> list[float]:
-    means: list[float] = drawn.scores[GOLD].nanmean(1).tolist()
-    return means
+def _means(drawn: Drawn) -> list[float | None]:
+    return _numbers(drawn.scores[GOLD].nanmean(1))
+
+
+def _numbers(values: Tensor) -> list[float | None]:
+    """None where a prompt has no value, as JSON has no NaN."""
+    return [number(value) for value in values.tolist()]
 
 
 def metered(trained: Trained) -> dict[str, float]:

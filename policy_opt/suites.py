@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import itertools
 import json
+import random
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from rwk.policy_opt.dpg import Question, read_questions
-from rwk.policy_opt.prompts import Prompt, gold_of, read_prompts
+from rwk.policy_opt.experiment import Experiment
+from rwk.policy_opt.prompts import FAMILIES, Domains, Prompt, domains, gold_of, read_prompts
 
 BENCHMARKS = {
     "shapes.long": ("shapes.long.test", False),
@@ -67,6 +70,12 @@ class Benchmark(NamedTuple):
         held = [self.prompts, self.questions] if self.questions else self.prompts
         return hashlib.sha256(json.dumps(held, ensure_ascii=False).encode()).hexdigest()
 
+    def of(self, rows: Sequence[int]) -> Benchmark:
+        """The same with some of its prompts."""
+        rules = [self.rules[row] for row in rows] if self.rules else ()
+        questions = [self.questions[row] for row in rows] if self.questions else ()
+        return self._replace(prompts=[self.prompts[row] for row in rows], rules=rules, questions=questions)
+
     def truth(self) -> str | None:
         """The reward that gold is; None where it is made of several, of answers, or unknown."""
         return None if self.rules or self.questions else self.gold
@@ -77,8 +86,9 @@ def benchmark(name: str, count: int | None = None) -> Benchmark:
 
     Args:
         name: one of `BENCHMARKS`; `geneval` for prompts written in its form, or `geneval:FILE` for its metadata;
-            `compbench:FOLDER` of T2I-CompBench's prompts; `dpg:FILE` or folder of DPG-Bench's questions; or a file as
-            `prompts.read_prompts` takes it.
+            `compbench:FOLDER` of T2I-CompBench's prompts; `dpg:FILE` or folder of DPG-Bench's questions; a file as
+            `prompts.read_prompts` takes it, which nothing measures; or `REWARD:PROMPTS`, a file or family that the
+            mean score of a reward measures.
         count: how many prompts, from the beginning; of GenEval and T2I-CompBench of each category. 60 of the world's,
             `PER_CATEGORY` of those that are written, and all of a file by default.
 
@@ -96,13 +106,66 @@ def benchmark(name: str, count: int | None = None) -> Benchmark:
     family, colon, path = name.partition(":")
     if colon and family in _FOREIGN:
         return _FOREIGN[family](name, Path(path).expanduser(), count)
-    if not Path(name).is_file():
-        known = f"geneval, geneval:FILE, compbench:FOLDER, dpg:FILE, {', '.join(BENCHMARKS)}"
+    reward, source = ("", name) if Path(name).is_file() else (name.rpartition(":")[0], name.rpartition(":")[2])
+    if not Path(source).is_file() and not (reward and source in FAMILIES):
+        known = f"geneval, geneval:FILE, compbench:FOLDER, dpg:FILE, REWARD:PROMPTS, {', '.join(BENCHMARKS)}"
         raise ValueError(f"a benchmark is a file of prompts or one of {known}, got {name!r}.")
-    found = _once(read_prompts(name))
+    found = _once(read_prompts(source, count=count if source in FAMILIES else None))
     if count is not None and len(found) < count:
-        raise ValueError(f"{name} holds {len(found)} different prompts, got {count} to take; ask for fewer.")
+        raise ValueError(f"{source} holds {len(found)} different prompts, got {count} to take; ask for fewer.")
+    if reward:
+        return Benchmark(name, found[:count], reward, rules=[(reward,)] * len(found[:count]))
     return Benchmark(name, found[:count], None)
+
+
+def chosen(experiment: Experiment, *, seed: int) -> tuple[Domains, dict[str, Benchmark]]:
+    """Prompts to learn from and to look at, and for each domain what the generator is judged on.
+
+    Raises:
+        ValueError: as `judged_on` and `prompts.domains` do.
+    """
+    named = judged_on(experiment.judge_on, experiment.eval_prompts)
+    found = domains(
+        experiment.prompts,
+        train=experiment.prompt_count,
+        test=experiment.eval_prompts,
+        seed=seed,
+        watch=experiment.watch_prompts if experiment.watch else 0,
+        judged={domain: one.prompts for domain, one in named.items()},
+    )
+    gold = gold_of(experiment.prompts)
+    return found, named or {domain: Benchmark(domain, prompts, gold) for domain, prompts in found.test.items()}
+
+
+def judged_on(entries: Sequence[str], most: int) -> dict[str, Benchmark]:
+    """Domain -> its benchmark, of `DOMAIN=BENCHMARK` entries, with `most` prompts at most, evenly over its categories.
+
+    Raises:
+        ValueError: for what is no benchmark, or one that nothing measures.
+    """
+    found = {}
+    for entry in entries:
+        domain, name = (part.strip() for part in entry.split("=", 1))
+        one = benchmark(name, most if name in BENCHMARKS else None)
+        if one.gold is None:
+            raise ValueError(f"nothing measures the prompts of {name} for {domain}; name it as REWARD:{name}.")
+        found[domain] = one.of(spread(one.prompts, most))
+    return found
+
+
+def spread(prompts: Sequence[Prompt], most: int) -> list[int]:
+    """Places of `most` prompts at most, in order, as many of each category as can be, drawn by a fixed seed.
+
+    >>> spread([Prompt(str(i), "few" if i < 2 else "many") for i in range(9)], 6)
+    [0, 1, 2, 3, 5, 7]
+    """
+    draw = random.Random(0)
+    categories: dict[str, list[int]] = {}
+    for place, prompt in enumerate(prompts):
+        categories.setdefault(prompt.category, []).append(place)
+    drawn = [sorted(places, key=lambda _: draw.random()) for places in categories.values()]
+    in_turn = (place for places in itertools.zip_longest(*drawn) for place in places if place is not None)
+    return sorted(itertools.islice(in_turn, most))
 
 
 def _geneval(name: str, path: Path, count: int | None) -> Benchmark:

@@ -7,7 +7,10 @@ A row of mean 1 keeps the advantage of its image, and so the size of the update:
   exp(l - r), the ratio to the reference held to 0.5 nats either way. GCPO (2025), as its authors' code is reported
   to have it; the paper has the mean of the held l - r itself, which is about 0 where the policy is about the reference.
 * stage: (1 - c) / 2, where c is the mean cosine of the token's code with those at its place in the images of the group
-  on the other side of their mean: what good and bad images share is not what made them so. STAGE (2025).
+  on the other side of their mean: what good and bad images share is not what made them so. Of beta such a token feels
+  the share 1/2 + min(1 + c, 1) / 2, not divided by a mean: what they share is held fast. STAGE (2025),
+  arXiv:2509.25027, and krennic999/STAGE at 579e5cf, grpo_trainer.py, lines 1039 to 1078, with `kl_reweight`, as its
+  scripts have it; an image that has nobody on the other side, where that divides by 0, is here as any other.
 * panw: 1 / n^alpha for a token that is drawn with n - 1 others, such as 1 / (h w)^alpha in a scale of h times w. VAR RL
   Done Right (2026), arXiv:2601.02256.
 """
@@ -52,6 +55,14 @@ def token_weights(
     with torch.no_grad():
         now, began = generator.statistics(rollout), reference(rollout)
     return gcpo(now.logprobs, began.logprobs, now.entropy, codes, rollout.group)
+
+
+def pull_weights(how: TokenWeights, generator: Generator, rollout: Rollout, advantage: Tensor) -> Tensor | None:
+    """[B, L] how much of beta a rollout's tokens feel; None where it is all. Arguments as in `token_weights`."""
+    if how != "stage":
+        return None
+    codes = generator.code_embeddings().to(rollout.tokens.device)[rollout.tokens]
+    return stage_pull(codes, advantage.to(codes.device), rollout.group)
 
 
 def check_token_weights(how: TokenWeights, generator: Generator) -> None:
@@ -138,14 +149,25 @@ def stage(codes: Tensor, advantage: Tensor, group: Tensor) -> Tensor:
         advantage: [B].
         group: [B] long: rows of one prompt have the same number.
     """
+    weights = (1 - opposed(codes, advantage, group)) / 2
+    return mean_one(weights.clamp(min=0).nan_to_num(1.0))  # a cosine is rounded
+
+
+def stage_pull(codes: Tensor, advantage: Tensor, group: Tensor) -> Tensor:
+    """[B, L] share of beta, 1/2 to 1; 1 in a row with no image on the other side. Arguments as in `stage`."""
+    return (0.5 + (1 + opposed(codes, advantage, group)).clamp(0, 1) / 2).nan_to_num(1.0).detach()
+
+
+def opposed(codes: Tensor, advantage: Tensor, group: Tensor) -> Tensor:
+    """[B, L] mean cosine with the images of the group on the other side of their mean, or on it; NaN without any."""
     unit = normalize(codes.float(), dim=2)
-    weights = torch.ones(codes.shape[:2], device=codes.device)
+    found = torch.full(codes.shape[:2], torch.nan, device=codes.device)
     for row in range(len(codes)):
         others = (group == group[row]).to(codes.device) & (advantage * advantage[row] <= 0)
         others[row] = False
         if others.any():
-            weights[row] = ((1 - (unit[others] * unit[row]).sum(2).mean(0)) / 2).clamp(min=0)  # a cosine is rounded
-    return mean_one(weights)
+            found[row] = (unit[others] * unit[row]).sum(2).mean(0)
+    return found
 
 
 def panw(steps: Sequence[int], *, alpha: float = 0.7) -> Tensor:

@@ -44,7 +44,7 @@ def trainer_arguments(config: Optimisation, folder: Path, place: World, *, rows:
         "report_to": "none",
         "disable_tqdm": True,
         "use_cpu": place.device.type == "cpu",
-        "bf16": False,  # the generator chooses its own precision, one for sampling and training
+        "bf16": False,  # the generator chooses its own precision, one for sampling and training; see `masters`
         "gradient_checkpointing": False,  # `policy.trainable` sees to it
         "dataloader_pin_memory": False,
         "ddp_find_unused_parameters": True,

@@ -18,8 +18,10 @@ from torch import Tensor, nn
 from rwk.policy_opt.calibrated import soft_label_loss
 from rwk.policy_opt.configs import Dpo, Grpo, Rebel, Rft, Rounds
 from rwk.policy_opt.dpo import margin_loss
-from rwk.policy_opt.generator import Rollout
 from rwk.policy_opt.journal import Journal
+from rwk.policy_opt.lesson import Lesson
+from rwk.policy_opt.masters import check_has_masters, keep_masters
+from rwk.policy_opt.movement import movement
 from rwk.policy_opt.pairs import PreferencePairs
 from rwk.policy_opt.policy import Policy, World, quiet
 from rwk.policy_opt.rebel import rebel_loss
@@ -28,9 +30,9 @@ from rwk.policy_opt.sharded import learner_of, taking_over
 from rwk.policy_opt.trainer_arguments import trainer_arguments
 from rwk.policy_opt.trl_trainers import PairLoss, dpo_class, grpo_class, likelihood_class, tokenizer, trl
 
-Draw = Callable[[list[int], int], tuple[Rollout, Tensor]]
-"""From the handles of the prompts that are next in this process, each once, and the updates done so far, to a rollout
-of as many prompts, these or others of the table, and the advantage of its rows [B] or of their tokens [B, L]."""
+Draw = Callable[[list[int], int], Lesson]
+"""From the handles of the prompts that are next in this process, each once, and the updates done so far, to images of
+as many prompts, these or others of the table, and how each is learnt from."""
 
 
 def grpo_trainer(
@@ -65,9 +67,7 @@ def grpo_trainer(
                 importance_sampling_level="sequence" if config.loss_type == "gspo" else "token",
                 epsilon=config.epsilon,
                 epsilon_high=high + (config.loss_type == "cispo"),  # where it is the ratio itself
-                entropy_coef=config.entropy_bonus,
                 scale_rewards="none",
-                use_bias_correction_kl=config.kl_estimator == "k3",
                 shuffle_dataset=False,
                 beta=0.0,  # else TRL would load a reference from the hub
             ),
@@ -77,7 +77,7 @@ def grpo_trainer(
             processing_class=tokenizer(),
         )
     trainer.beta, trainer.ref_model, trainer.kl_estimator = config.beta, reference, config.kl_estimator
-    trainer.cap = config.importance_cap
+    trainer.cap, trainer.entropy_bonus = config.importance_cap, config.entropy_bonus
     return _finished(trainer, policy, journal)
 
 
@@ -88,8 +88,8 @@ def _rollout_func(config: Grpo, draw: Draw, policy: Policy) -> Callable[[list[in
         prompts = handles[:: config.group_size]
         if handles != [handle for handle in prompts for _ in range(config.group_size)]:
             raise RuntimeError("TRL must repeat a prompt group_size times in a row; see tests/test_trl_bridge.py.")
-        drawn, advantage = draw(prompts, trainer.state.global_step)
-        trainer.per_token = advantage if advantage.ndim == 2 else None
+        trainer.lesson = lesson = Lesson(*draw(prompts, trainer.state.global_step))
+        drawn, advantage = lesson.rollout, lesson.advantage
         whole = advantage if advantage.ndim == 1 else advantage.mean(1)
         columns = {"completion_ids": drawn.tokens, "logprobs": drawn.logprobs, "advantage": whole}
         return {"prompt_ids": [[handle] for handle in policy.handles(drawn)]} | {
@@ -247,6 +247,8 @@ def train(trainer: Any, checkpoint: Path | None, *, ends: Sequence[Callable[[int
         trainer.add_callback(stopper(one))
     module = trainer.model.trained
     training = module.training
+    if checkpoint:
+        check_has_masters(checkpoint, trainer.model)
     try:
         with quiet():
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -261,6 +263,10 @@ def _finished(trainer: Any, policy: Policy, journal: Journal, *, before: int = 0
     trainer.model.__dict__.pop("forward", None)  # TRL's fused head, which would ask for hidden states
     if trainer.model is not policy:
         trainer.add_callback(taking_over(policy, trainer.model))  # before what looks at the policy
+    begun, policy.finer = policy.finer, {}
+    keep_masters(trainer, begun)
+    if not before:
+        trainer.add_callback(movement(trainer, journal))
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(recorder(journal, before))
     return trainer

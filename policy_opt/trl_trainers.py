@@ -7,8 +7,11 @@ import importlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
 
+from rwk.policy_opt.lesson import Lesson
 from rwk.policy_opt.modalities import EntropyControl
 from rwk.policy_opt.off_policy import truncated_weights
 from rwk.policy_opt.policy import PolicyOutput
@@ -21,19 +24,25 @@ PairLoss = Callable[[Tensor, Tensor, dict[str, Tensor]], Tensor]
 
 
 def kl_penalty(now: Tensor, old: Tensor | None, reference: Tensor, how: KlEstimator) -> Tensor:
-    """[B, L] estimates k1 or k2 of the divergence from the reference, whose gradient is, in the mean, that of it.
+    """[B, L] estimates of the divergence from the reference, by the difference d of the log-probabilities.
 
-    The gradient of k1 alone is 0 in the mean; times the ratio to the probability when drawn it is that of the
-    divergence. See Schulman (2020), http://joschu.net/blog/kl-approx.html.
+    k1, d, and k3, exp(-d) - 1 + d, are multiplied by the ratio to the probability when drawn, so that their gradient
+    is in the mean that of the divergence, as that of k2, d^2 / 2, is; k3_plain is not multiplied. See Schulman (2020),
+    http://joschu.net/blog/kl-approx.html.
 
     Args:
         now: [B, L] nats, with gradient.
         old: [B, L] nats when the tokens were drawn; None where nothing has moved since.
         reference: [B, L] nats.
     """
+    d = now - reference
+    ratio = (now - (now.detach() if old is None else old)).exp()
     if how == "k2":
-        return (now - reference).square() / 2
-    return (now - (now.detach() if old is None else old)).exp() * (now - reference)
+        return d.square() / 2
+    if how == "k1":
+        return ratio * d
+    k3 = (-d).exp() - 1 + d
+    return k3 if how == "k3_plain" else ratio * k3
 
 
 def trl() -> Any:
@@ -58,26 +67,56 @@ class _Silent:
         pass
 
 
+class _Part:
+    """A trainer of one part of a run, whose learning rate goes by the updates of the run."""
+
+    span: tuple[int, int] | None = None
+    """Updates of the run before its own, and in all; None where its own are all."""
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        before, total = self.span or (0, num_training_steps)
+        parent: Any = super()
+        whole = parent.create_scheduler(total, optimizer)
+        self.lr_scheduler = LambdaLR(whole.optimizer, [_ahead(share, before) for share in whole.lr_lambdas])
+        return self.lr_scheduler
+
+
+def _ahead(share: Callable[[int], float], before: int) -> Callable[[int], float]:
+    return lambda step: share(before + step)
+
+
 @functools.cache
 def grpo_class() -> Any:
-    """GRPO with advantages of tokens, truncated importance weights, the KL of `kl_penalty`, and steered entropy."""
+    """GRPO with what a `Lesson` knows, truncated importance weights, the KL of `kl_penalty`, and steered entropy."""
 
     class ImageGrpoTrainer(_Silent, trl().GRPOTrainer):  # type: ignore[misc]
         kl_estimator: KlEstimator = "k3"
         beta: float
         cap = 0.0
-        per_token: Tensor | None = None
+        entropy_bonus = 0.0
+        lesson: Lesson
         entropy_control: EntropyControl | None = None
 
         def _generate_and_score_completions(self, inputs: Any) -> Any:
+            """TRL's, with what is known of rows and tokens; as columns, since TRL shuffles and splits them."""
             output = super()._generate_and_score_completions(inputs)
-            if self.per_token is not None:  # TRL's loss takes advantages of tokens, but no reward gives them
-                output["advantages"] = self.per_token.to(output["advantages"].device)
+            _, advantage, counts, pull = self.lesson
+            device = output["advantages"].device
+            if advantage.ndim == 2:  # TRL's loss takes advantages of tokens, but no reward gives them
+                output["advantages"] = advantage.to(device)
+            output["counts"] = torch.ones(len(advantage), device=device) if counts is None else counts.to(device)
+            output["pull"] = torch.ones_like(output["completion_ids"]).float() if pull is None else pull.to(device)
             return output
 
         def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Any:
-            """TRL's loss; where k1 or k2 is asked for, without its KL, which is k3, and with ours."""
+            """TRL's loss of the advantages, times what each row counts, and ours of the KL and of the entropy.
+
+            All images are as long, so each of TRL's losses is a mean over rows and tokens, and linear in what counts.
+            """
             inputs, answers = dict(inputs), []
+            counts = inputs["counts"][:, None]
+            advantages = inputs["advantages"]
+            inputs["advantages"] = (advantages[:, None] if advantages.ndim == 1 else advantages) * counts
 
             def overheard(**asked: Any) -> Any:
                 answers.append(model(**asked))
@@ -85,30 +124,31 @@ def grpo_class() -> Any:
                     self._weigh(answers[0].log_probs, inputs)
                 return answers[0]
 
-            own_kl = self.beta and self.kl_estimator in ("k1", "k2")
-            beta, self.beta = self.beta, 0.0 if own_kl else self.beta
+            beta, self.beta = self.beta, 0.0
             try:
                 loss = super()._compute_loss(overheard, inputs)
             finally:
                 self.beta = beta
-            now = answers[0].log_probs
+            now, entropy = answers[0].log_probs, counts * answers[0].entropy
             if self._step % (self.args.steps_per_generation * self.num_iterations) == 0:  # nothing has moved since
                 ahead = inputs["sampling_per_token_logps"] - now.detach()
                 biased = self.model.sampling.mode == "cond_only"
                 name, apart = ("guidance_gap", ahead) if biased else ("drift", ahead.abs())
                 self._metrics["train"][name].append(apart.mean().item())
-            if own_kl:
-                loss = loss + self._own_kl(now, inputs)
+            term = -self.entropy_bonus * entropy.mean()
+            if self.beta:
+                term = term + self.beta * self._kl(now, inputs)
             if self.entropy_control:
-                term = self.entropy_control.term(answers[0].entropy, inputs["completion_ids"])
-                loss = loss + term / self.current_gradient_accumulation_steps
-            return loss
+                term = term + self.entropy_control.term(entropy, inputs["completion_ids"])
+            return loss + term / self.current_gradient_accumulation_steps
 
-        def _own_kl(self, now: Tensor, inputs: dict[str, Any]) -> Any:
-            """What our KL adds to the loss; all images are as long, so each loss is a mean."""
+        def _kl(self, now: Tensor, inputs: dict[str, Any]) -> Tensor:
+            """[] what beta weighs."""
             kl = kl_penalty(now, inputs.get("old_per_token_logps"), inputs["ref_per_token_logps"], self.kl_estimator)
+            kl = inputs["counts"][:, None] * inputs["pull"] * kl
             self._metrics["train"]["kl"].append(self.accelerator.gather(kl.detach().mean()).mean().item())
-            return self.beta * kl.mean() / self.current_gradient_accumulation_steps
+            pulled: Tensor = kl.mean()
+            return pulled
 
         def _weigh(self, now: Tensor, inputs: dict[str, Any]) -> None:
             """Multiplies the advantages of the tokens by their truncated importance weights."""
@@ -116,8 +156,7 @@ def grpo_class() -> Any:
             whole = self.importance_sampling_level == "sequence"
             drawn = inputs["sampling_per_token_logps"]
             weights = truncated_weights(now if old is None else old, drawn, self.cap, whole=whole)
-            advantages = inputs["advantages"]
-            inputs["advantages"] = (advantages[:, None] if advantages.ndim == 1 else advantages) * weights
+            inputs["advantages"] = inputs["advantages"] * weights
             self._metrics["train"]["weight"].append(weights.mean().item())
             self._metrics["train"]["capped"].append((weights == self.cap).float().mean().item())
 
@@ -144,7 +183,7 @@ def read_once(model: Any, ids: Tensor) -> PolicyOutput:
 def dpo_class() -> Any:
     """DPO on weighted pairs with known log-probabilities of their reference, or a loss of our own, `own_loss`."""
 
-    class ImageDpoTrainer(_Silent, trl().DPOTrainer):  # type: ignore[misc]
+    class ImageDpoTrainer(_Part, _Silent, trl().DPOTrainer):  # type: ignore[misc]
         own_loss: PairLoss | None = None
         sft_weight = 0.0
 
@@ -180,7 +219,7 @@ def likelihood_class() -> Any:
     """The mean log-probability of images; TRL's trainer for this asks a model for its logits."""
     from transformers import Trainer
 
-    class LikelihoodTrainer(Trainer):
+    class LikelihoodTrainer(_Part, Trainer):  # type: ignore[misc]
         def compute_loss(self, model: Any, inputs: dict[str, Any], *_: Any, **__: Any) -> Any:
             ids = inputs["input_ids"].flatten(0, 1)  # [B, C, 1 + L]
             return rft_loss(read_once(model, ids).log_probs, inputs["weight"].flatten())

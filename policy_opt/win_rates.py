@@ -187,7 +187,7 @@ def check_judges(learnt: Sequence[str], experiment: Experiment, algorithm: Optim
             f"advantage win_rate, soft_labels and min_confidence."
         )
     if judges and getattr(algorithm, "resampling", "none") == "history":
-        raise ValueError(f"resampling history needs rewards with a top, got the pair judge {judges[0]}; take dynamic.")
+        raise ValueError(f"resampling history needs rewards with a top, got the pair judge {judges[0]}; take alike.")
     if judges and isinstance(algorithm, Ladder) and algorithm.harder_by == "success":
         raise ValueError(
             f"a ladder needs rewards that tell one prompt from another, got the pair judge {judges[0]}; take "

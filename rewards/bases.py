@@ -15,6 +15,27 @@ SCHEMES = {
     "timm": "rwk.adapters.timm_head:TimmHead",
 }
 """What `SCHEME:MODEL` names as a base: a class with `from_model`."""
+KINDS = ("dual_encoder", "timm_head", "tuned", "tuned.pixels")
+"""Registered names of kinds of network, which have no weights of their own."""
+
+
+def check_base(name: str) -> None:
+    """Raises ValueError where `load_base` would, as far as that can be told without the weights."""
+    scheme, colon, model = name.partition(":")
+    if name in KINDS:
+        raise ValueError(
+            f"base must be a reward, got {name}, a kind of network without weights; take timm:MODEL, open_clip:MODEL, "
+            f"or what `rwk train-reward` kept."
+        )
+    if colon and scheme == "scratch":
+        _kept_whole(model)
+    elif colon and scheme in SCHEMES:
+        _of_scheme(scheme).check_model(model)
+    elif not issubclass(kind_of := REWARDS.kind_of(name), Trainable | Tunable):
+        raise ValueError(
+            f"base must be a reward with a network to train, got {name} ({kind_of.__name__}); take shapes.clip, a "
+            f"published one such as pickscore.v1 or judge.yes_no@PATH, a trained one, timm:MODEL or open_clip:MODEL."
+        )
 
 
 def load_base(
@@ -38,22 +59,14 @@ def load_base(
     Raises:
         ValueError: where the name stands for a reward without a trainable network, or without such a head.
     """
+    check_base(name)  # before its weights are fetched
     scheme, colon, model = name.partition(":")
     if colon and scheme == "scratch":
         return _untrained(model, seed=seed, device=device)
     if colon and scheme in SCHEMES:
-        kind = REWARDS.target(SCHEMES[scheme])
-        if not issubclass(kind, TrainableReward):
-            raise TypeError(f"{kind} must be a TrainableReward")
+        kind = _of_scheme(scheme)
         reward: Reward = kind.from_model(model, image_size=image_size, seed=seed, device=device)
     else:
-        kind_of = REWARDS.kind_of(name)
-        if not issubclass(kind_of, Trainable | Tunable):  # before its weights are fetched
-            raise ValueError(
-                f"base must be a reward with a network to train, got {name} ({kind_of.__name__}); take shapes.clip, a "
-                f"published one such as pickscore.v1 or judge.yes_no@PATH, a trained one, timm:MODEL or "
-                f"open_clip:MODEL."
-            )
         reward = REWARDS.load(name, device=device)
     if isinstance(reward, Tunable):
         tuned: Any = REWARDS.target("tuned")
@@ -65,13 +78,24 @@ def load_base(
     return reward
 
 
-def _untrained(name: str, *, seed: int, device: str) -> TrainableReward:
-    """The architecture of a reward with random weights."""
+def _of_scheme(scheme: str) -> type[TrainableReward]:
+    kind = REWARDS.target(SCHEMES[scheme])
+    if not issubclass(kind, TrainableReward):
+        raise TypeError(f"{kind} must be a TrainableReward")
+    return kind
+
+
+def _kept_whole(name: str) -> None:
+    """Raises ValueError where no architecture is known of a reward."""
     if not issubclass(REWARDS.kind_of(name), TrainableReward):
         raise ValueError(
             f"scratch:REWARD must name a reward that is kept whole, such as shapes.clip or what was trained from it, "
             f"got {name}; start from its weights, or from timm:MODEL or open_clip:MODEL."
         )
+
+
+def _untrained(name: str, *, seed: int, device: str) -> TrainableReward:
+    """The architecture of a reward with random weights."""
     like: Any = REWARDS.load(name)
     kind: Any = REWARDS.target(like.registered)
     made: TrainableReward = kind(like.architecture, like.preprocessing, seed=seed, device=device)

@@ -7,7 +7,7 @@ what the reward raised). They need no weights: give them `YourReward.tiny()`, or
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor
 from torchvision.transforms.functional import pil_to_tensor
 
 from rwk.rewards.base import PixelReward, Reward, RewardSpec, to_rgb
+from rwk.rewards.checking import require, run_checks
 from rwk.rewards.examples import every_mode, extreme, odd_sizes, ordinary, prompted, truncated
 from rwk.rewards.global_state import global_state, restored, seed_everything, unlikely_state
 
@@ -31,22 +32,6 @@ def check_reward(reward: Reward) -> None:
     """
     checks = {check.__name__: check for check in checks_for(reward.spec)}
     run_checks(reward, checks, f"{reward.spec.name} breaks the reward contract")
-
-
-def run_checks(subject: T, checks: Mapping[str, Callable[[T], None]], broken: str) -> None:
-    """Runs checks by name, each on the global state as it was.
-
-    Raises:
-        AssertionError: what is broken, naming each check that failed, and what it saw.
-    """
-    failed = []
-    for name, check in checks.items():
-        try:
-            with restored():
-                check(subject)
-        except Exception as error:
-            failed.append(f"{name}: {type(error).__name__}: {error}")
-    require(not failed, f"{broken}:\n" + "\n".join(failed))
 
 
 def checks_for(spec: RewardSpec) -> list[Check]:
@@ -281,12 +266,6 @@ REPEATED: frozenset[Check] = frozenset(
     | {check_ignores_batch_size, check_needs_no_prompt, check_takes_every_mode, check_pixels_agree_with_score}
 )
 """Checks that score the same image twice, which says nothing of a reward that draws its scores."""
-
-
-def require(holds: bool, otherwise: str) -> None:
-    """Raises AssertionError unless it holds."""
-    if not holds:
-        raise AssertionError(otherwise)
 
 
 def _require_same(

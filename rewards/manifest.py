@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from rwk.rewards.configs import TABLES
 from rwk.rewards.images import SUFFIXES, find
+from rwk.rewards.readable import parquet_of, text_of
 
 
 class Item(NamedTuple):
@@ -125,29 +126,39 @@ def _in_order(items: list[Item], prompts: Sequence[str | None], path: Path) -> l
 
 
 def prompt_of(item: Item) -> str:
-    """The prompt of an image: the one given, else the text file of its name beside it, else ""."""
+    """The prompt of an image: the one given, else the text file of its name beside it, else "".
+
+    Raises:
+        ValueError: where that file is not text in UTF-8.
+    """
     if item.prompt is not None:
         return item.prompt
+    beside = item.image.with_suffix(".txt")
     try:
-        return " ".join(item.image.with_suffix(".txt").read_text(encoding="utf-8-sig", errors="replace").split())
+        with text_of(beside):
+            return " ".join(beside.read_text(encoding="utf-8-sig").split())
     except OSError:
         return ""
 
 
 def records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The rows of a .jsonl, .csv or .parquet file, each after its place, such as "line 3"."""
+    """The rows of a .jsonl, .csv or .parquet file, each after its place, such as "line 3".
+
+    Raises:
+        ValueError: for a file that is not of its kind, or text that is not UTF-8.
+    """
     if path.suffix.lower() == ".parquet":
         import pyarrow.parquet
 
-        batches = pyarrow.parquet.ParquetFile(path).iter_batches()
-        rows = (row for batch in batches for row in batch.to_pylist())
-        yield from ((f"row {number}", row) for number, row in enumerate(rows, 1))
+        with parquet_of(path), pyarrow.parquet.ParquetFile(path) as file:
+            rows = (row for batch in file.iter_batches() for row in batch.to_pylist())
+            yield from ((f"row {number}", row) for number, row in enumerate(rows, 1))
     elif path.suffix.lower() == ".csv":
-        with path.open(encoding="utf-8-sig", newline="") as file:
+        with text_of(path), path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file)
             yield from ((f"line {reader.line_num}", row) for row in reader)
     else:
-        with path.open(encoding="utf-8-sig") as file:
+        with text_of(path), path.open(encoding="utf-8-sig") as file:
             for number, line in enumerate(file, 1):
                 if line.strip():
                     yield f"line {number}", _object(path, number, line)
@@ -171,7 +182,5 @@ def _text(path: Path, place: str, row: dict[str, Any]) -> str | None:
 
 
 def _lines(path: Path) -> list[str]:
-    try:
+    with text_of(path):
         return path.read_text(encoding="utf-8-sig").removesuffix("\n").split("\n")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} must be text in UTF-8, got other bytes at {error.start}; convert it.") from None

@@ -78,7 +78,10 @@ class Opener:
 
     def open(self, item: Item) -> Opened:
         """The item as far as threads can bring it."""
-        opened = Opened(item, prompt_of(item))
+        try:
+            opened = Opened(item, prompt_of(item))
+        except ValueError as error:  # no reward may score it by a prompt that nobody wrote
+            return Opened(item, "", note=str(error).removesuffix("."))
         if self._cache:
             opened.digest = digest_of(item.image)
             self._look_up(opened, self._cache)

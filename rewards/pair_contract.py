@@ -15,7 +15,8 @@ from PIL import Image
 
 from rwk.rewards import contract
 from rwk.rewards.base import Reward, Scores
-from rwk.rewards.contract import Check, checks_for, require, run_checks
+from rwk.rewards.checking import require, run_checks
+from rwk.rewards.contract import Check, checks_for
 from rwk.rewards.examples import ordinary
 from rwk.rewards.global_state import restored, seed_everything
 from rwk.rewards.pair_judge import PairJudge

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rwk.rewards.pictures import Stored
+from rwk.rewards.readable import parquet_of, text_of
 from rwk.rewards.tfrecord import examples
 
 _BATCH = 64
@@ -36,7 +37,10 @@ def records(path: Path) -> Found:
 
 def row(value: Any) -> Mapping[str, Any]:
     """The row as named columns; raises ValueError for anything else."""
-    found = json.loads(value) if isinstance(value, bytes) else value
+    try:
+        found = json.loads(value) if isinstance(value, bytes) else value
+    except UnicodeDecodeError:
+        raise ValueError("a row must be text in UTF-8, got other bytes; convert the file") from None
     if not isinstance(found, Mapping):
         raise ValueError(f"a row must be an object with named columns, got {type(found).__name__}")
     return found
@@ -49,7 +53,8 @@ def _lines(path: Path) -> Found:
 
 def _json(path: Path) -> Found:
     try:
-        held = json.loads(path.read_text(encoding="utf-8"))
+        with text_of(path):
+            held = json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         if error.msg != "Extra data":
             raise ValueError(f"{path} must be JSON, got {error}; correct it.") from None
@@ -66,7 +71,7 @@ def _json(path: Path) -> Found:
 
 
 def _csv(path: Path) -> Found:
-    with path.open(encoding="utf-8-sig", newline="") as file:
+    with text_of(path), path.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.DictReader(file, restval="")
         yield from ((f"line {reader.line_num}", value) for value in reader)
 
@@ -75,7 +80,7 @@ def _parquet(path: Path) -> Found:
     import pyarrow.parquet
 
     number = 0
-    with pyarrow.parquet.ParquetFile(path) as file:
+    with parquet_of(path), pyarrow.parquet.ParquetFile(path) as file:
         for batch in file.iter_batches(_BATCH):
             for value in batch.to_pylist():
                 yield f"row {number + 1}", {name: _cell(cell, path, number, name) for name, cell in value.items()}

@@ -36,13 +36,19 @@ PIXELS = 2**26
 
 
 def check_prompts_given(rewards: Mapping[str, Reward], items: Sequence[Item]) -> None:
-    """Raises ValueError where a reward needs prompts and no image has one."""
+    """Raises ValueError where a reward needs prompts and no image has one that can be read."""
     needing = [name for name, reward in rewards.items() if reward.spec.needs_prompt]
-    if needing and not any(prompt_of(item) for item in items):
-        raise ValueError(
-            f"{', '.join(needing)} needs a prompt for every image, got none; give --prompt TEXT, --prompts FILE, "
-            f"or a text file beside each image (x.txt beside x.png)."
-        )
+    if not needing:
+        return
+    unreadable = ""
+    for item in items:
+        try:
+            if prompt_of(item):
+                return
+        except ValueError as error:
+            unreadable = unreadable or f" that can be read: {error}"
+    advice = "; give --prompt TEXT, --prompts FILE, or a text file beside each image (x.txt beside x.png)."
+    raise ValueError(f"{', '.join(needing)} needs a prompt for every image, got none{unreadable or advice}")
 
 
 @dataclass(frozen=True)

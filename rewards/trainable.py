@@ -166,6 +166,10 @@ class TrainableReward(PreparedReward, Trainable):
             image_size: height and width of the input in pixels; 0 takes the model's own.
         """
 
+    @classmethod
+    def check_model(cls, model: str) -> None:
+        """Raises ValueError where `from_model` knows no such model, before it is built."""
+
     @abstractmethod
     def features(self, prepared: Tensor, prompts: Sequence[str]) -> Tensor:
         """[B, D] what the head sees of pixels [B, 3, size, size] in 0..1 and their prompts, with gradient."""

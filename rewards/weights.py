@@ -81,6 +81,24 @@ def weights_of(kind: type[Any]) -> tuple[Weights, ...]:
     return tuple(Weights(each.hub, each.file, each.licence, each.megabytes or None) for each in published)
 
 
+def named(kind: type[Any], name: str) -> Weights:
+    """The checkpoint of `NAME@PATH` for a class: a file or folder, or else a repository, where the class takes those.
+
+    A class that tells of its weights by `hub` alone loads them by an id or a folder alike.
+    """
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
+
+    takes_ids = hasattr(kind, "hub") and not hasattr(kind, "origins") and not hasattr(kind, "origin")
+    if takes_ids and not Path(name).expanduser().exists():
+        try:
+            validate_repo_id(name)
+        except HFValidationError:
+            return local(Path(name))
+        return Weights(name)
+    return local(Path(name))
+
+
 def local(path: Path) -> Weights:
     """The checkpoint of a file or folder, which may not exist."""
     path = path.expanduser()

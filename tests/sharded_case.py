@@ -30,7 +30,15 @@ GRPO = Grpo(steps=3, prompts_per_step=4, group_size=4, learning_rate=1e-3, save_
 DPO = Dpo(
     rounds=2, prompts_per_draw=2, batch_size=4, group_size=3, pairs="all", learning_rate=1e-3, save_every=1, kl_every=0
 )
-RUNS: dict[str, Any] = {"grpo": (grpo, GRPO), "dpo": (dpo, DPO)}
+RUNS: dict[str, Any] = {"grpo": (grpo, GRPO), "dpo": (dpo, DPO), "half_grpo": (grpo, GRPO), "half_dpo": (dpo, DPO)}
+
+
+def generator_of(name: str) -> ShapesLlama:
+    """The generator that a run begins with, in bfloat16 where it is so called."""
+    generator = ShapesLlama.tiny()
+    if name.startswith("half"):
+        generator.module.bfloat16()
+    return generator
 
 
 def run(out: Path, name: str, kill_at: int = 0) -> None:
@@ -44,7 +52,7 @@ def run(out: Path, name: str, kill_at: int = 0) -> None:
     reward = [Weighted("colour", load("colorfulness"))]
     resume = (out / "metrics.jsonl").exists()
     sampling = Sampling(guidance=2.0)
-    learn(config, ShapesLlama.tiny(), reward, PROMPTS, out=out, sampling=sampling, resume=resume, progress=progress)
+    learn(config, generator_of(name), reward, PROMPTS, out=out, sampling=sampling, resume=resume, progress=progress)
 
 
 if __name__ == "__main__":

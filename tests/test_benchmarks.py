@@ -16,11 +16,11 @@ from rwk.adapters.shapes_generator import ShapesLlama
 from rwk.adapters.shapes_prompts import understand
 from rwk.adapters.shapes_world import HELD_OUT
 from rwk.policy_opt import benchmarks
-from rwk.policy_opt.benchmarks import Judges, measure
-from rwk.policy_opt.evaluate import clustered, draw
+from rwk.policy_opt.benchmarks import measure
+from rwk.policy_opt.evaluate import GOLD, JUDGED_SEED, clustered, draw
 from rwk.policy_opt.experiment import Evaluation
+from rwk.policy_opt.judging import Judges
 from rwk.policy_opt.measured import SIMILARITY, Measured, tabulated
-from rwk.policy_opt.optimize import GOLD, JUDGED_SEED
 from rwk.policy_opt.prompts import Prompt, read_prompts
 from rwk.policy_opt.similarity import features, similarity
 from rwk.policy_opt.suites import BENCHMARKS, Benchmark, benchmark

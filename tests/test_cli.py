@@ -8,6 +8,7 @@ import math
 import os
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,11 +16,14 @@ from typing import Any, Literal
 
 import click
 import pytest
+import torch
 from click.testing import CliRunner
+from PIL import Image
 
 from rwk.cli import console, main
 from rwk.cli.main import COMMANDS
 from rwk.cli.options import Common, options
+from rwk.rewards.devices import check_device
 from rwk.rewards.errors import RunFailed
 
 Rwk = Callable[..., Any]
@@ -65,9 +69,9 @@ def test_options_come_from_a_dataclass() -> None:
     got, _ = called("f", "g", "--name", "n")
     assert got == [Config(("f", "g"), "n"), Common(seed=7)]
     given = "f --name n --kind b --batch-size 2 --rate 0.5 --out o -w 1 --weight 2 --no-fast --quiet --mode y --seed 3"
-    got, _ = called(*given.split(), "--device", "cuda", "--json")
+    got, _ = called(*given.split(), "--device", "cpu:0", "--json")
     made = Config(("f",), "n", "b", 2, 0.5, Path("o"), (1.0, 2.0), fast=False, quiet=True, mode="y", seed=3)
-    assert got == [made, Common(seed=3, device="cuda", json=True)]
+    assert got == [made, Common(seed=3, device="cpu:0", json=True)]
 
 
 @pytest.mark.parametrize(
@@ -207,6 +211,51 @@ def test_progress_is_told_in_lines(monkeypatch: pytest.MonkeyPatch, capsys: pyte
             told += capsys.readouterr().err
     assert told.startswith("rwk: scoring: 1 of 4, ")
     assert console.progress_line("loading", 0, None, 3) == "loading: 3 s so far"
+
+
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="the machine has the device")
+@pytest.mark.parametrize("device", ["cuda", "cuda:9", "mps", "meta", "banana", ""])
+def test_a_device_that_is_not_there_is_one_sentence(rwk: Rwk, device: str) -> None:
+    """A device that torch does not know or see is refused before the command runs, with exit code 2."""
+    said = f"--device must be cpu, as torch {torch.__version__} sees nothing else here, got {device!r}; for a GPU"
+    got, ended = called("f", "--name", "n", "--device", device)
+    assert (got, ended.exit_code) == ([], 2)
+    Image.new("RGB", (8, 8), "red").save("x.png")
+    for command in (["score", "x.png", "-r", "colorfulness"], ["list"], ["info", "colorfulness"]):
+        refused = rwk(*command, "--device", device)
+        assert (refused.code, refused.out) == (2, "")
+        assert said in refused.err
+        assert refused.err.count("\n") == 1
+
+
+def test_the_devices_of_a_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a machine with two GPUs each can be named, and a third is refused with those that there are."""
+    monkeypatch.setattr("torch.accelerator.is_available", lambda: True)
+    monkeypatch.setattr("torch.accelerator.current_accelerator", lambda: torch.device("cuda"))
+    monkeypatch.setattr("torch.accelerator.device_count", lambda: 2)
+    for device in ("cpu", "cpu:0", "cuda", "cuda:0", "cuda:1"):
+        check_device(device)
+    for device in ("cuda:2", "mps", "cpu:1"):
+        with pytest.raises(ValueError, match=rf"--device must be cpu or one of cuda:0, cuda:1, .*, got '{device}'\."):
+            check_device(device)
+
+
+def test_warnings_of_rwk_are_notes(rwk: Rwk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What rwk warns of is one note, however often it is said; a warning of another library stays what it is."""
+
+    @click.command()
+    def command() -> None:
+        for name in ("a", "a", "b"):
+            warnings.warn_explicit(f"{name} is cut.", UserWarning, str(Path(console.__file__)), 1)
+        warnings.warn_explicit("not ours.", UserWarning, click.__file__, 1)
+
+    monkeypatch.setattr(main.rwk, "get_command", lambda ctx, name: command)
+    before = warnings.showwarning
+    with pytest.warns(UserWarning, match="not ours") as left:
+        ended = rwk("list")
+    assert ended.err == "rwk: a is cut.\nrwk: b is cut.\n"
+    assert len(left) == 1
+    assert warnings.showwarning is before
 
 
 def test_list_shows_what_is_registered_and_kept(rwk: Rwk, rwk_home: Path) -> None:

@@ -15,7 +15,7 @@ from rwk.calibration.card import RewardCard, card_of
 from rwk.rewards.registry import load
 
 Rwk = Callable[..., Any]
-SMALL = ("--edited", "6", "--attacked", "2")
+SMALL = ("--edited", "6", "--attacked", "2", "--refined", "2")
 
 
 def preferences(folder: Path, *, sign: int = 1) -> Path:
@@ -95,6 +95,10 @@ def test_a_colour_a_shape_a_number_and_a_relation_are_domains(rwk: Rwk) -> None:
     tokens = told["probes"]["adversarial.tokens"]
     assert [level["name"] for level in tokens["levels"]] == ["1 code", "4 codes", "16 codes"]
     assert "change of gold" in tokens["levels"][0]["measures"]
+    refined = told["probes"]["adversarial.refined"]
+    assert [level["name"] for level in refined["levels"]] == ["trust 1", "trust 3"]
+    assert {"change of gold", "hacked share"} < set(refined["levels"][0]["measures"])
+    assert refined["levels"][1]["value"]["value"] > 0
     assert "colorfulness and sharpness" in {level["name"] for level in told["probes"]["structure.agreement"]["levels"]}
     assert told["probes"]["structure.left_out"]["status"] == "skip"
 
@@ -103,6 +107,7 @@ def test_what_is_wrong_with_the_call_is_said(rwk: Rwk) -> None:
     """Sizes that are too small, other data alone, and an unknown family or reward are wrong calls."""
     for arguments, said in (
         (["colorfulness", "--per-prompt", "1"], "--per-prompt must be at least 2, got 1"),
+        (["colorfulness", "--refined", "1"], "--refined must be at least 2, got 1"),
         (["colorfulness", "--other", "x.jsonl"], "--other stands beside DATA"),
         (["colorfulness", "--probe", "speed"], "'speed' is not one of"),
         (["colourfulness"], "unknown reward 'colourfulness'"),

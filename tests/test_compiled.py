@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,12 @@ import torch
 from rwk.adapters.anole import Anole
 from rwk.adapters.emu3 import Emu3Gen
 from rwk.adapters.janus import JanusPro
+from rwk.adapters.janus_plan import JanusPlan
 from rwk.adapters.llamagen_t2i import Xl256
 from rwk.adapters.simplear import SimpleArSft
 from rwk.adapters.var import Var16
 from rwk.policy_opt import compiled
-from rwk.policy_opt.compiled import compile_draws
+from rwk.policy_opt.compiled import compile_draws, rows_taken
 from rwk.policy_opt.generator import Rollout
 from rwk.policy_opt.sampling import Sampling
 
@@ -59,7 +61,7 @@ def test_compiled_steps_draw_the_same(family: Any, guidance: float, traced: list
     same(drawn(quick, guidance), drawn(plain, guidance))
     assert len(traced) == 1
     assert traced[0] > 20
-    same(drawn(quick, guidance, ["b", "a", "a b b"]), drawn(plain, guidance, ["b", "a", "a b b"]))
+    same(drawn(quick, guidance, ["b", "a", "a red square"]), drawn(plain, guidance, ["b", "a", "a red square"]))
     with torch.no_grad():
         for one, other in zip(quick.module.parameters(), plain.module.parameters(), strict=True):
             one.mul_(0.9)
@@ -89,7 +91,52 @@ def test_room_is_kept_where_the_shapes_are(traced: list[int]) -> None:
     assert [room.data_ptr() for room in quick._compiled.room] == places
     assert not copy.deepcopy(quick)._compiled.room
     drawn(quick, guidance=1.0)
-    assert quick._compiled.room[0].shape[0] == 6
+    assert quick._compiled.room[0].shape[0] == rows_taken(6) == 8
+
+
+def rows_of(generator: Any, count: int) -> Rollout:
+    rollout: Rollout = generator.sample(["a red circle"], per_prompt=count, seed=1, sampling=Sampling())
+    return rollout
+
+
+def test_few_graphs_do_for_many_rows(traced: list[int]) -> None:
+    """Twelve numbers of rows are drawn by five graphs, more than torch would keep here, each as without."""
+    plain, quick = SimpleArSft.tiny(), SimpleArSft.tiny()
+    compile_draws(quick)
+    for count in range(1, 13):
+        with torch._dynamo.config.patch(recompile_limit=2):
+            found = rows_of(quick, count)
+        same(found, rows_of(plain, count))
+        assert len(found.tokens) == count
+    assert len(traced) == 5  # of 1, 2, 4, 8 and 16 rows
+
+
+def test_plain_steps_for_lack_of_graphs_are_told_once(traced: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """What has a graph keeps it, what has none is drawn the same without, and one warning says so."""
+    monkeypatch.setattr(compiled, "GRAPHS", 2)
+    plain, quick = SimpleArSft.tiny(), SimpleArSft.tiny()
+    compile_draws(quick)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        for rows in (1, 2, 4, 8, 1, 4):
+            same(rows_of(quick, rows), rows_of(plain, rows))
+    assert len(traced) == 2
+    assert ["2 graphs at most, got a draw of yet another shape, of 4 rows" in str(one.message) for one in told] == [
+        True
+    ]
+
+
+def test_a_text_and_its_image_keep_a_room_each(traced: list[int]) -> None:
+    """A generator that writes before it draws makes two graphs, and the next draw takes both, and their memory."""
+    plain, quick = JanusPlan.tiny(), JanusPlan.tiny()
+    compile_draws(quick)
+    same(drawn(quick), drawn(plain))
+    steps = quick._writer()._compiled, quick._painter()._compiled
+    places = [room.data_ptr() for kept in steps for room in kept.room]
+    same(drawn(quick), drawn(plain))
+    assert places == [room.data_ptr() for kept in steps for room in kept.room]
+    assert len(set(places)) == len(places) > 2
+    assert len(traced) == 2
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch's compiler needs a C++ compiler on a CPU")

@@ -74,7 +74,7 @@ def test_a_run_changes_its_reward_and_resumes(tmp_path: Path) -> None:
 
     config = replace(GRPO, steps=20, prompts_per_step=8, group_size=8, kl_every=0)
     plain, _ = run("plain", config)
-    changed = replace(config, then=("dark",), then_after=5, resampling="dynamic", watch_every=5)
+    changed = replace(config, then=("dark",), then_after=5, resampling="alike", watch_every=5)
     turned, weights = run("turned", changed, watched=WATCHED)
     assert turned[:5] == plain[:5]
     assert plain[-1] > plain[0] + 0.2

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import warnings
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,6 +19,13 @@ from rwk.rewards.errors import RunFailed
 from rwk.rewards.layers import lora_targets
 from rwk.rewards.registry import load
 from rwk.rewards.trainable import Preprocessing
+
+SMALL = {
+    "embed_dim": 16,
+    "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 16},
+    "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
+}
+"""An architecture in open_clip's terms, with CLIP's own tokenizer."""
 
 
 def noise(count: int, size: tuple[int, int] = (32, 32)) -> list[Image.Image]:
@@ -45,6 +55,33 @@ def test_score_is_scaled_cosine() -> None:
     torch.testing.assert_close(reward.score(images, prompts).values, cosine / 0.07)
     reward.module.get_parameter("head.log_scale").data.fill_(50.0)
     torch.testing.assert_close(reward.score(images, prompts).values, cosine * MAX_SCALE)
+
+
+def test_a_prompt_that_is_cut_is_warned_of_once() -> None:
+    """A prompt that just fits is silent; the first that does not is told, with its length and the limit, once."""
+    reward = DualEncoder.tiny()  # which reads 24 tokens
+    fits, cut = " ".join(["red"] * 22), " ".join(["red"] * 400)
+    reward.score(noise(2), [fits, "a red circle"])  # warnings are errors here
+    with pytest.warns(UserWarning, match="dual_encoder reads 24 tokens of a prompt, got 402 in 'red red ") as told:
+        scores = reward.score(noise(3), [fits, cut, cut + " circle"], batch_size=1)
+    reward.score(noise(1), [cut + " square"])
+    assert len(told) == 1
+    assert scores.notes == ["", "", ""]
+
+
+@pytest.mark.parametrize("name", ["shapes.clip", "kept"])
+def test_the_command_tells_of_a_cut_prompt(rwk: Callable[..., Any], rwk_home: Path, name: str) -> None:
+    """With the world's encoder and a trained one `rwk score` says so in a line of its own."""
+    noise(1)[0].save("x.png")
+    if name == "kept":
+        made = DualEncoder({**SMALL, "words": None}, Preprocessing(32), name="kept")
+        made.save(rwk_home / "rewards" / "kept")
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        ended = rwk("score", "x.png", "-r", name, "--prompt", "a red circle " * 133)
+    limit = 16 if name == "kept" else 28
+    assert f"\nrwk: {name} reads {limit} tokens of a prompt, got 401 in 'a red circle" in f"\n{ended.err}"
+    assert "Warning" not in ended.err
 
 
 def test_seed_decides_the_weights_and_nothing_else() -> None:
@@ -100,12 +137,7 @@ def test_open_clip_models_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     """`open_clip:NAME@FILE` scores as open_clip does with these weights, BPE tokenizer and preprocessing included."""
     import open_clip
 
-    small = {
-        "embed_dim": 16,
-        "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 16},
-        "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
-    }
-    (tmp_path / "rwk-small.json").write_text(json.dumps(small))
+    (tmp_path / "rwk-small.json").write_text(json.dumps(SMALL))
     open_clip.add_model_config(tmp_path)
     with torch.random.fork_rng():
         model, _, transform = open_clip.create_model_and_transforms("rwk-small")

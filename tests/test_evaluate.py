@@ -27,6 +27,15 @@ def test_best_of_n_prefers_the_first_of_equals_and_never_an_unscored_image() -> 
     assert best_of(torch.tensor([[torch.nan, -9.0, torch.nan]]), value, 3) == 2
 
 
+def test_best_of_n_leaves_out_choices_without_a_value() -> None:
+    """They count neither as 0 nor at all; where every choice is such, there is no mean."""
+    value = torch.tensor([[1.0, torch.nan, 3.0]])
+    proxy = torch.tensor([[0.1, 0.3, 0.2]])
+    assert best_of(proxy, value, 3).isnan()
+    assert best_of(proxy, value, 2) == 3  # the first and third, as the other two choices have no value
+    assert best_of(proxy, value, 1) == 2
+
+
 def test_best_of_more_than_there_are_is_refused() -> None:
     """The number of images stands in the message."""
     with pytest.raises(ValueError, match="between 1 and the 3 images"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 import runpy
 from pathlib import Path
 from typing import Any
@@ -336,3 +337,22 @@ def test_commands_take_a_format(rwk: Any, command: list[str]) -> None:
     assert (done.code, "none.json must be a file of preferences, got none" in done.err) == (2, True)
     done = rwk(*command, "hpdv9:none.json")
     assert (done.code, "unknown format 'hpdv9'" in done.err) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("p.csv", "p.csv must be text in UTF-8, got other bytes in line 2; convert it"),
+        ("p.json", "p.json must be text in UTF-8, got other bytes in line 2; convert it"),
+        ("p.jsonl", "line 2: a row must be text in UTF-8, got other bytes; convert the file"),
+        ("p.parquet", "p.parquet must be a whole Parquet file, got none that can be read"),
+    ],
+)
+def test_a_file_in_other_bytes_is_refused_by_name(tmp_path: Path, name: str, said: str) -> None:
+    """What no decoder takes is told of the file, where it is, and what to do."""
+    row = '{"prompt": "%s", "first": "a.png", "second": "b.png"}'
+    rows = [row % "x", row % "café"]
+    text = {"p.csv": "prompt,first\ncafé,a.png\n", "p.json": "[\n" + ",\n".join(rows[::-1]) + "]"}
+    (tmp_path / name).write_bytes(text.get(name, "\n".join(rows)).encode("latin1"))
+    with pytest.raises(ValueError, match=re.escape(said)):
+        read(tmp_path / name)

@@ -217,6 +217,24 @@ def test_ones_own_weights(rwk: Rwk, tmp_path: Path) -> None:
     assert (found["weights"][0]["path"], found["weights"][0]["advice"]) == (None, "there is no such file")
 
 
+@pytest.mark.parametrize("name", ["judge.yes_no", "unifiedreward.pointwise", "unifiedreward.pair", "janus.pro_1b"])
+def test_a_repository_of_ones_own(rwk: Rwk, bare: Path, tmp_path: Path, name: str) -> None:
+    """NAME@ID, where ID is a repository that loading would download, tells so, and whether the cache has it."""
+    asked = f"{name}@Qwen/Qwen2-VL-2B-Instruct"
+    (weights,) = told(rwk, asked)["weights"]
+    assert (weights["source"], weights["path"]) == ("Qwen/Qwen2-VL-2B-Instruct", None)
+    assert weights["advice"] == (
+        "no folder of that name, so a repository, downloaded on first use; "
+        f"without a network copy all files into one folder and name {name}@PATH"
+    )
+    cached(bare, "Qwen/Qwen2-VL-2B-Instruct", {"model.safetensors": ""})
+    assert told(rwk, asked)["weights"][0]["path"].endswith("snapshots/abc/model.safetensors")
+    (tmp_path / "Qwen" / "Qwen2-VL-2B-Instruct").mkdir(parents=True)
+    assert told(rwk, asked)["weights"][0]["path"] == "Qwen/Qwen2-VL-2B-Instruct"
+    (weights,) = told(rwk, f"{name}@./models/none")["weights"]
+    assert weights["advice"] == "there is no such file"
+
+
 def test_an_expression_tells_of_its_parts(rwk: Rwk) -> None:
     """The range and terms are those of the loaded combination, and each part is described, its weights not loaded."""
     expression = "0.5*contrast+2*noise"

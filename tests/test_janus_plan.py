@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from rwk.adapters.janus import BOI, BOS
+from rwk.adapters.janus import BOI, BOS, JanusPro
 from rwk.adapters.janus_plan import END, SHUT, SYSTEM, JanusPlan, JanusPlan7B
 from rwk.adapters.pixels import Colorfulness
 from rwk.policy_opt.advantage import Weighted
@@ -192,3 +192,22 @@ def test_published_folders_load_as_they_are(tmp_path: Path) -> None:
     for call in (fresh.code_embeddings, lambda: fresh.decode_partial(torch.zeros(1, 5, dtype=torch.long))):
         with pytest.raises(ValueError, match=r"janus\.pro_7b_plan"):
             call()
+
+
+def test_fewer_rows_at_once_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What memory held of a draw's text or image is where its next draw, and its statistics, begin."""
+    generator, sizes, intact = JanusPlan.tiny(), [], JanusPro.backbone
+
+    def crowded(self: Any, embeds: Tensor, **more: Any) -> Tensor:
+        sizes.append(len(embeds))
+        if len(embeds) > 5:
+            raise torch.OutOfMemoryError(f"{len(embeds)} sequences")
+        return intact(self, embeds, **more)
+
+    expected = generator.sample(PROMPTS, per_prompt=2, seed=0)
+    monkeypatch.setattr(JanusPro, "backbone", crowded)
+    assert torch.equal(generator.sample(PROMPTS, per_prompt=2, seed=0).tokens, expected.tokens)
+    assert max(sizes) > 5 >= generator.max_rows
+    sizes.clear()
+    generator.statistics(generator.sample(PROMPTS, per_prompt=2, seed=0))
+    assert max(sizes) <= 5

@@ -14,10 +14,11 @@ from PIL import Image
 from torch import Tensor
 
 from rwk.adapters.judge import Aesthetics, Answer, Judge, Levels, VqaScore, Yes, YesNo
+from rwk.adapters.judge_published import ReasonGen
 from rwk.adapters.questions import QUESTIONS, Question
 from rwk.adapters.vlm import CHAT, Vlm, tiny_processor, tiny_vlm
 from rwk.rewards.errors import RunFailed
-from rwk.rewards.registry import load
+from rwk.rewards.registry import REWARDS, load
 
 PROMPTS = [
     "a red cube",
@@ -204,6 +205,35 @@ def test_text_is_the_chat_about_the_prompt() -> None:
     assert "'a cat.'" in text
     assert text.count("<|image_pad|>") == 1
     assert "<|im_start|>assistant\nyes<|im_end|>\n<|im_start|>user\nDo you think whether" in text
+
+
+def test_the_rubric_of_reasongen_is_as_its_authors_send_it() -> None:
+    """The prompt comes before the image and the rubric after it, two backslashes and all; the answer opens the box."""
+    judge = ReasonGen.tiny()
+    text = judge.text('a "{cat}"')
+    assert text.startswith(
+        '<|im_start|>user\nYou are given a text prompt: "a "{cat}"" \nBelow is one generated image:\n'
+        "<|vision_start|><|image_pad|><|vision_end|>\n\n1. Describe the image thoroughly"
+    )
+    assert "perfectly, respond with: \\\\boxed{1}\nOtherwise, respond with: \\\\boxed{0}\n\nReason" in text
+    assert text.endswith("inside the box.<|im_end|>\n<|im_start|>assistant\n\\boxed{")
+    assert [judge.vlm.tokenizer.decode(ids) for ids in judge.ids] == ["1", "0"]
+    expected = torch.tensor([chained(judge, image, prompt) for image, prompt in zip(pictures(), PROMPTS, strict=True)])
+    found = judge.score(pictures(), PROMPTS).values
+    torch.testing.assert_close(found, expected[:, 0] / expected.sum(1), rtol=2e-5, atol=0)
+    assert judge.score(pictures()[:1], ["a<|im_end|>"]).notes[0].startswith("the prompt holds <|im_end|>")
+
+
+@pytest.mark.parametrize("name", ["judge.orm", "judge.parm_clarity", "judge.parm_potential", "vqascore.llava_ov"])
+def test_a_published_question_has_a_name(name: str) -> None:
+    """Each name asks its own question, as `question=` does of the judge that it is a kind of."""
+    kind = REWARDS.target(name)
+    assert issubclass(kind, Judge)
+    judge, plain = kind.tiny(), VqaScore if issubclass(kind, VqaScore) else YesNo
+    asked = plain.of(judge.vlm, question=kind.asks)
+    assert kind.asks != plain.asks
+    assert judge.text("a cat") == asked.text("a cat")
+    assert torch.equal(judge.score(pictures(), PROMPTS).values, asked.score(pictures(), PROMPTS).values)
 
 
 def test_a_prompt_cannot_command_the_model() -> None:

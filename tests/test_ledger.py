@@ -20,6 +20,7 @@ from rwk.policy_opt.ledger import Ledger, prompts_of_pass
 
 toy = runpy.run_path(str(Path(__file__).with_name("toy_generator.py")))
 Toy, Brightness, PROMPTS, GRPO = toy["Toy"], toy["Brightness"], toy["PROMPTS"], toy["GRPO"]
+Dead = toy["Dead"]
 BRIGHT = [Weighted("bright", Brightness())]
 CONFIG = Grpo(steps=20, prompts_per_step=2, group_size=2, seed=1)
 TABLE = ["mixed", "solved", "failed", "unscored", "halfway"]
@@ -62,10 +63,15 @@ def test_holds_mean_and_deviation(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("rule", "expected"),
-    [("none", set()), ("history", {"solved"}), ("dynamic", {"solved", "failed", "unscored", "halfway"})],
+    [
+        ("none", set()),
+        ("history", {"solved"}),
+        ("dynamic", set()),
+        ("alike", {"solved", "failed", "unscored", "halfway"}),
+    ],
 )
 def test_leaves_out(tmp_path: Path, rule: str, expected: set[str]) -> None:
-    """history leaves out what reached the top throughout; dynamic all whose images were alike or have no score."""
+    """history leaves out what reached the top throughout; alike all whose images were so or have no score."""
     ledger = ledger_of(tmp_path, resampling=rule, prompts_per_step=1)
     scored(ledger, *TABLE)
     assert left_out(ledger) == expected
@@ -123,10 +129,10 @@ def test_restores_what_it_was(tmp_path: Path) -> None:
             scored(ledger, *(TABLE[handle] for handle in draws[-1]), step=step)
         return draws
 
-    whole = go_on(ledger_of(tmp_path, resampling="dynamic", num_iterations=2, save_every=2), 0)
+    whole = go_on(ledger_of(tmp_path, resampling="alike", num_iterations=2, save_every=2), 0)
     assert len({tuple(draw) for draw in whole}) > 2
     for step in (16, 6, 0):
-        again = ledger_of(tmp_path, resampling="dynamic", num_iterations=2, save_every=2)
+        again = ledger_of(tmp_path, resampling="alike", num_iterations=2, save_every=2)
         again.restore(step)
         assert all(row["step"] < step for row in read(tmp_path / "ledger.jsonl"))
         assert go_on(again, step) == whole[step // 2 :]
@@ -140,18 +146,10 @@ def test_needs_a_top(tmp_path: Path) -> None:
     class Endless(Brightness):  # type: ignore[misc, valid-type]
         spec = replace(Brightness.spec, high=math.inf)
 
-    with pytest.raises(ValueError, match="needs rewards that have a top, got endless, which has none; take dynamic"):
+    with pytest.raises(ValueError, match="needs rewards that have a top, got endless, which has none; take alike"):
         ledger_of(tmp_path, [Weighted("endless", Endless())], resampling="history")
     ledger_of(tmp_path, [*BRIGHT, Weighted("endless", Endless(), 0.0)], resampling="history")
     ledger_of(tmp_path, [Weighted("endless", Endless(), -1.0)], resampling="history")
-
-
-class Dead(Brightness):  # type: ignore[misc, valid-type]
-    """Brightness, but 1 for every image of the prompts of odd number."""
-
-    def _score(self, images: list[Any], prompts: list[str]) -> Any:
-        odd = torch.tensor([int(prompt.split()[-1]) % 2 == 1 for prompt in prompts])
-        return super()._score(images, prompts).values.masked_fill(odd, 1.0)
 
 
 def run(config: Grpo, out: Path, **options: Any) -> torch.Tensor:
@@ -161,7 +159,7 @@ def run(config: Grpo, out: Path, **options: Any) -> torch.Tensor:
     return torch.cat([value.detach().flatten() for value in generator.module.parameters()])
 
 
-@pytest.mark.parametrize("rule", ["history", "dynamic"])
+@pytest.mark.parametrize("rule", ["history", "alike"])
 def test_a_run_leaves_out_what_is_solved(tmp_path: Path, rule: Any) -> None:
     """From the second pass on only prompts that can teach are drawn for, trained on, and counted."""
     run(replace(GRPO, resampling=rule), tmp_path)  # 8 draws of 6; the first pass is 4

@@ -106,3 +106,72 @@ def test_a_missing_image_of_a_manifest_is_a_note(rwk: Rwk, tmp_path: Path) -> No
     assert result.code == 0
     assert [row[WIDTH] for row in json.loads(result.out)["rows"]] == [None, 10]
     assert "No such file" in json.loads(result.out)["rows"][0][f"{WIDTH}.note"]
+
+
+@pytest.mark.parametrize(("kind", "way"), [("jsonl", ""), ("csv", ""), ("csv", "--prompts"), ("txt", "--prompts")])
+def test_text_that_is_not_utf8_is_refused_by_name(rwk: Rwk, tmp_path: Path, kind: str, way: str) -> None:
+    """A manifest or a file of prompts in another encoding is refused by its name and line, with how to convert it."""
+    draw(tmp_path / "images", range(10, 12))
+    if kind == "txt":
+        text, line = "two\ncaf\xe9\n", 2
+    else:
+        write_rows(tmp_path / f"list.{kind}", [ROWS[0], {**ROWS[1], "prompt": "cafE"}])
+        text, line = (tmp_path / f"list.{kind}").read_text().replace("cafE", "caf\xe9"), 2 + (kind == "csv")
+    for encoding, place in (("latin1", line), ("utf-16", 1)):
+        (tmp_path / f"list.{kind}").write_bytes(text.encode(encoding))
+        named = ["images", way, f"list.{kind}"] if way else [f"list.{kind}"]
+        ended = rwk("score", *named, "-r", LENGTH)
+        told = f"rwk: list.{kind} must be text in UTF-8, got other bytes in line {place}; convert it"
+        assert (ended.code, ended.out) == (2, "")
+        assert ended.err.startswith(told)
+        assert f"iconv -f {encoding} -t utf-8 list.{kind}`" in ended.err
+
+
+@pytest.mark.parametrize("content", [b"no parquet", b"PAR1" + bytes(40) + b"PAR1", b""])
+def test_a_damaged_parquet_is_refused_by_name(rwk: Rwk, tmp_path: Path, content: bytes) -> None:
+    """What is no Parquet file, though it is called so, is named, and told what it should be."""
+    (tmp_path / "bad.parquet").write_bytes(content)
+    ended = rwk("score", "bad.parquet", "-r", WIDTH)
+    assert (ended.code, ended.out) == (2, "")
+    assert ended.err.startswith("rwk: bad.parquet must be a whole Parquet file, got none that can be read (")
+    assert ended.err.endswith("); write it again.\n")
+
+
+def test_a_parquet_that_breaks_off_inside_is_refused_by_name(rwk: Rwk, tmp_path: Path) -> None:
+    """Bytes that are damaged between a whole head and a whole foot are found when the rows are read."""
+    write_rows(tmp_path / "list.parquet", ROWS * 100)
+    held = bytearray((tmp_path / "list.parquet").read_bytes())
+    held[4:200] = bytes(196)
+    (tmp_path / "list.parquet").write_bytes(held)
+    ended = rwk("score", "list.parquet", "-r", WIDTH)
+    assert ended.code == 2
+    assert ended.err.startswith("rwk: list.parquet must be a whole Parquet file")
+
+
+def test_a_csv_that_cannot_be_parted_is_refused_by_name(rwk: Rwk, tmp_path: Path) -> None:
+    """A cell beyond what csv takes, as after a quote that is never closed, is told of the file."""
+    (tmp_path / "list.csv").write_text("image,prompt\n010.png," + "x" * 200_000 + "\n")
+    ended = rwk("score", "list.csv", "-r", WIDTH)
+    assert ended.code == 2
+    assert ended.err.startswith("rwk: list.csv must be CSV, got a line that cannot be parted (field larger")
+
+
+def test_a_prompt_in_other_bytes_is_not_scored_by(rwk: Rwk, tmp_path: Path) -> None:
+    """An image whose text file is not UTF-8 gets no score and a note that names the file; the others are scored."""
+    draw(tmp_path / "images", range(10, 12))
+    (tmp_path / "images" / "010.txt").write_bytes("café".encode("latin1"))
+    refused = "images/010.txt must be text in UTF-8, got other bytes in line 1; convert it"
+    ended = rwk("score", "images", "-r", LENGTH)
+    assert ended.code == 2
+    assert f"length needs a prompt for every image, got none that can be read: {refused}" in ended.err.replace(
+        LENGTH, "length"
+    )
+    (tmp_path / "images" / "011.txt").write_text("café")
+    ended = rwk("score", "images", "-r", LENGTH, "-r", WIDTH, "--json")
+    bad, good = json.loads(ended.out)["rows"]
+    assert (ended.code, good["prompt"], good[LENGTH], good[WIDTH]) == (0, "café", 4, 11)
+    assert (bad["prompt"], bad[LENGTH], bad[WIDTH]) == ("", None, None)
+    assert bad[f"{LENGTH}.note"].startswith(refused)
+    assert "1 of 2 images could not be read" in ended.err
+    assert ended.err.endswith("010.txt`.\n")
+    assert rwk("score", "images", "-r", LENGTH, "--prompt", "two").code == 0

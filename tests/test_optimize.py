@@ -21,7 +21,10 @@ from rwk.calibration.pairs import PairTable
 from rwk.calibration.storage import Binding, save
 from rwk.calibration.temperature import Temperature
 from rwk.cli.optimize import Settings, algorithm
+from rwk.policy_opt import generator as generators
 from rwk.policy_opt.configs import Dpo, Grpo, Rebel
+from rwk.rewards import registry
+from rwk.rewards.errors import RunFailed
 from rwk.rewards.registry import load
 
 SMALL = ["--prompt-count", "16", "--eval-prompts", "3", "--eval-images", "2", "--group-size", "4"]
@@ -133,6 +136,33 @@ def test_two_processes_learn_as_one(tmp_path: Path, call: Any) -> None:
         assert document["results"]["base"][domain] == scores
 
 
+def test_each_process_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch, rwk: Any, tmp_path: Path) -> None:
+    """Under a launcher `--device cuda` is the process's own GPU for the generator, every reward, and the processes."""
+    asked: list[str] = []
+
+    def told(load: Any) -> Any:
+        def loaded(name: str, *, device: str) -> Any:
+            asked.append(device)
+            return load(name)
+
+        return loaded
+
+    def connect(device: torch.device) -> Any:
+        asked.append(str(device))
+        raise RunFailed("here are all processes.")
+
+    monkeypatch.setattr("rwk.rewards.devices.devices", lambda: ["cpu:0", "cuda:0", "cuda:1"])  # none is used
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setattr(generators, "load", told(generators.load))
+    monkeypatch.setattr(registry, "load", told(registry.load))
+    monkeypatch.setattr("rwk.policy_opt.optimize.world", connect)
+    words = [*GRPO, "--reward", "colorfulness", "--watch", "contrast", "--watch-prompts", "4", "--out", str(tmp_path)]
+    assert "here are all processes" in rwk(*words, "--device", "cuda").err
+    assert asked == ["cuda:1"] * 5  # generator, reward, watched reward, truth, processes
+    assert rwk(*words, "--device", "cuda", "--dry-run").code == 0
+    assert asked == ["cuda:1"] * 6
+
+
 def test_folder_that_is_taken_is_refused_before_anything_is_drawn(tmp_path: Path, rwk: Any) -> None:
     """A run in a folder that holds one is refused, and what lies there stays."""
     (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n')
@@ -156,6 +186,8 @@ def test_folder_that_is_taken_is_refused_before_anything_is_drawn(tmp_path: Path
         (["--algo", "dpo", "--prompts", "nowhere.txt"], "prompts must be a file or one of"),
         (["--algo", "dpo", "--resume"], "there is no run of dpo below runs/ to resume"),
         (["--algo", "grpo", "--gate", "0.25"], "run `rwk calibrate shapes.verifier`"),
+        (["--algo", "grpo", "--std-floor", "card"], "run `rwk probe shapes.verifier`"),
+        (["--algo", "grpo", "--std-floor", "cart"], "'cart' is neither a number nor card"),
         (["--algo", "grpo", "--stop-on-divergence"], "--stop-on-divergence needs a reward to watch, got none"),
         (["--algo", "dpo", "--top-p", "2"], "top_p must be above 0 and at most 1"),
     ],

@@ -54,17 +54,17 @@ class Watching(Toy):  # type: ignore[misc, valid-type]
 
 
 class Patient(Brightness):  # type: ignore[misc, valid-type]
-    """Scores a draw once the next has begun, but for the last of a step of three."""
+    """Scores a draw once the next has begun, but for the last of a step."""
 
-    def __init__(self, generator: Watching) -> None:
+    def __init__(self, generator: Watching, of: int = 3) -> None:
         super().__init__()
-        self.generator, self.calls = generator, 0
+        self.generator, self.calls, self.of = generator, 0, of
         self.threads: set[str] = set()
 
     def _score(self, images: list[Image.Image], prompts: list[str]) -> Any:
         self.calls += 1
         self.threads.add(threading.current_thread().name)
-        due = self.calls + (self.calls % 3 != 0)
+        due = self.calls + (self.calls % self.of != 0)
         with self.generator.turn:
             assert self.generator.turn.wait_for(lambda: self.generator.draws >= due, timeout=PATIENCE)
         return super()._score(images, prompts)
@@ -86,6 +86,26 @@ def test_the_next_is_drawn_meanwhile(tmp_path: Path) -> None:
         for path in (tmp_path / "serial", trained.metrics.parent)
     ]
     assert rows[0] == rows[1]
+
+
+def test_a_step_is_drawn_by_halves(tmp_path: Path) -> None:
+    """Where nobody says how many prompts are drawn for at once, scores overlap too, and the run is the same."""
+
+    config = replace(SERIAL, prompts_per_draw=0, steps=2)
+    serial, found = Toy(), Watching()
+    grpo(config, serial, [Weighted("bright", Brightness())], PROMPTS, out=tmp_path / "serial")
+    reward = Weighted("bright", Patient(found, of=2))
+    grpo(replace(config, score_meanwhile=True), found, [reward], PROMPTS, out=tmp_path / "meanwhile")
+    assert found.draws == 4
+    torch.testing.assert_close(weights(found), weights(serial), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("change", [{"prompts_per_draw": 6}, {"prompts_per_step": 1}])
+def test_nothing_to_overlap_is_refused(change: dict[str, int], tmp_path: Path) -> None:
+    """Scores cannot overlap with the one draw of a step, and that is said before it."""
+    config = replace(SERIAL, score_meanwhile=True, prompts_per_draw=0)
+    with pytest.raises(ValueError, match="score_meanwhile needs two draws of a step in each process, got"):
+        grpo(replace(config, **change), Toy(), [Weighted("bright", Brightness())], PROMPTS, out=tmp_path)
 
 
 @pytest.mark.parametrize(("run", "config"), [(dpo, DPO), (rft, RFT)], ids=["dpo", "rft"])

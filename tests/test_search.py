@@ -23,8 +23,9 @@ from rwk.adapters.shapes_train import random_scene
 from rwk.adapters.shapes_verifier import Verifier, recognise
 from rwk.adapters.shapes_vq import CODES
 from rwk.adapters.shapes_world import CELL, Scene, Thing
+from rwk.policy_opt.potential import RewardJudge, blank_of, potential_quantile
 from rwk.policy_opt.sampling import Sampling
-from rwk.policy_opt.search import RewardJudge, Search, best_of_n, parm, potential_quantile
+from rwk.policy_opt.search import Search, best_of_n, parm
 
 toy = runpy.run_path(str(Path(__file__).with_name("toy_generator.py")))
 Toy, Brightness, TOY_PROMPTS = toy["Toy"], toy["Brightness"], toy["PROMPTS"]
@@ -288,6 +289,19 @@ def test_a_reward_judges_from_where_it_is_clear() -> None:
     judge = RewardJudge(Brightness(), clear_from=16)
     assert judge(images, PROMPTS, 15).isnan().all()
     assert torch.equal(judge(images, PROMPTS, 16), Brightness().score(images).values)
+
+
+def test_a_reward_says_how_far_above_a_blank_an_image_is() -> None:
+    """What it adds to the scores of one prompt, blank and all, has no part in a potential."""
+
+    class Partial(Verifier):
+        def _score(self, images: list[Image.Image], prompts: list[str]) -> Tensor:
+            return Brightness().score(images).values + torch.tensor([float(len(prompt)) for prompt in prompts])
+
+    images, blank = tiny().decode_partial(tiny().sample(PROMPTS, seed=0).tokens[:, :16]), blank_of(tiny())
+    found = RewardJudge(Partial(), blank)(images, PROMPTS, 16)
+    expected = Brightness().score(images).values - Brightness().score([blank]).values
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("checkpoints", [(0,), (64,), (32, 32), (32, 16)])

@@ -18,6 +18,7 @@ import rwk.policy_opt
 from rwk.adapters.llamagen_c2i import Base256
 from rwk.adapters.shapes_generator import ShapesLlama
 from rwk.policy_opt.journal import read
+from rwk.policy_opt.masters import check_has_masters
 from rwk.policy_opt.policy import Policy
 from rwk.policy_opt.sampling import Sampling
 from rwk.policy_opt.sharded import layers_of, learner_of
@@ -71,8 +72,8 @@ def launched(out: Path, *words: str) -> str:
 def test_two_processes_learn_what_one_does_and_go_on_after_a_kill(tmp_path: Path) -> None:
     """GRPO killed at its second update and resumed, and DPO, end with the weights and metrics of one process alone.
 
-    So the checkpoint, in parts, gives back weights, AdamW's state and the place in the data, and images of several
-    pairs are read once under FSDP2 too.
+    In bfloat16 so do the float32 masters of DPO, which go from round to round. So the checkpoint, in parts, gives back
+    weights, AdamW's state and the place in the data, and images of several pairs are read once under FSDP2 too.
     """
     told = launched(tmp_path / "two", "grpo", "2")
     cut = tmp_path / "two" / "grpo"
@@ -80,7 +81,9 @@ def test_two_processes_learn_what_one_does_and_go_on_after_a_kill(tmp_path: Path
     assert not (cut / "generator").exists()
     assert (cut / "checkpoints" / "checkpoint-1" / "pytorch_model_fsdp_0").exists()
     assert not (cut / "checkpoints" / "checkpoint-2" / "complete").exists()
-    told = launched(tmp_path / "two", "grpo", "dpo")
+    with pytest.raises(ValueError, match="got .*checkpoint-1, of a run that kept none"):
+        check_has_masters(cut / "checkpoints" / "checkpoint-1", ShapesLlama.tiny().module.bfloat16())
+    told = launched(tmp_path / "two", "grpo", "dpo", "half_dpo")
     ShapesLlama.tiny().save(tmp_path / "begun")
     begun = load_file(tmp_path / "begun" / "model.safetensors")
     for name, last in (("grpo", 3), ("dpo", 2)):
@@ -97,6 +100,13 @@ def test_two_processes_learn_what_one_does_and_go_on_after_a_kill(tmp_path: Path
                 assert alone.get(value) == pytest.approx(both.get(value), rel=1e-3, abs=1e-5), (name, value)
     assert rows[1][0]["pairs"] == 12
     assert rows[1][-1]["drift"] < 1e-5
+    case["run"](tmp_path / "one" / "half_dpo", "half_dpo")
+    for number, far in ((1, 0.01), (2, 0.3)):  # of a learning rate; the second round draws by what the first rounded
+        files = [tmp_path / run / "half_dpo" / f"round-{number}" / "policy.safetensors" for run in ("one", "two")]
+        alone, both = (load_file(path) for path in files)
+        assert {value.dtype for value in both.values()} == {torch.float32}, told
+        apart = torch.cat([(alone[key] - both[key]).abs().flatten() for key in alone])
+        assert apart.mean() < far * case["DPO"].learning_rate
 
 
 def test_what_cannot_be_sharded_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

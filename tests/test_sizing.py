@@ -46,13 +46,15 @@ def test_memory_by_hand() -> None:
     found = plan(config, SHAPE, prompts=100, rewards=1, guided=True)
     parameters = 2 * (4 * 64 + 3 * 8 * 16) + 2 * 100 * 8 + (64 + 8 * 32)
     assert SHAPE.parameters == parameters
-    assert (found.weights, found.gradients, found.optimizer) == (2 * parameters, 2 * parameters, 4 * parameters)
+    assert (found.weights, found.gradients, found.optimizer) == (2 * parameters, 2 * parameters, 8 * parameters)
+    assert found.masters == 4 * parameters
     assert found.reference == 2 * 2 * (parameters + 72_000_000)
-    assert found.average == 2 * parameters
+    assert found.average == 4 * parameters
+    assert plan(replace(config, reference_mix=0.5), SHAPE, prompts=9, rewards=1, guided=True).average == 8 * parameters
     assert found.cache == 8 * 2 * (64 + 10) * 2 * 2 * 8 * 2  # rows, guided, length, k and v, layers, width, bytes
     assert found.activations == 2 * 2 * 74 * 2 * 34 * 8
     assert found.logits == 4 * 2 * 2 * 10 * 32
-    assert found.peak == 2 * parameters * 5 + found.reference + 144_000_000 + max(
+    assert found.peak == parameters * (2 + 2 + 8 + 4 + 4) + found.reference + 144_000_000 + max(
         found.cache, found.activations + found.logits
     )
 
@@ -95,7 +97,8 @@ def test_adapters_and_processes() -> None:
     config = Grpo(beta=0.1, lora_rank=4)
     one = plan(config, JANUS_PRO["1B"], prompts=100, rewards=1, guided=True)
     two = plan(replace(config, lora_rank=4), JANUS_PRO["1B"], prompts=100, rewards=1, guided=True, processes=2)
-    assert one.reference == 0
+    assert (one.reference, one.masters) == (0, 0)
+    assert (one.gradients, one.optimizer) == (4 * one.trained_parameters, 8 * one.trained_parameters)
     assert (two.cache, two.activations, two.images_drawn) == (one.cache // 2, one.activations // 2, one.images_drawn)
 
 

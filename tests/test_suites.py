@@ -12,28 +12,20 @@ from typing import Any
 import pytest
 import torch
 
-from rwk.adapters import geneval
-from rwk.adapters.blip_vqa import BlipVqa
-from rwk.adapters.clip_towers import SMALL, open_clip_network, small
-from rwk.adapters.clipscore import ClipScore
-from rwk.adapters.compbench import CompbenchSpatial
-from rwk.adapters.dpt import Dpt
 from rwk.adapters.geneval import Geneval
 from rwk.adapters.geneval_prompts import records
 from rwk.adapters.geneval_rules import TAGS
 from rwk.adapters.vlm import tiny_vlm
 from rwk.calibration.statistics import cluster_se
 from rwk.calibration.storage import Binding
-from rwk.policy_opt.evaluate import balanced, clustered
+from rwk.policy_opt.evaluate import GOLD, balanced, clustered
 from rwk.policy_opt.measured import ANY, Measured, tabulated
-from rwk.policy_opt.optimize import GOLD
 from rwk.policy_opt.prompts import Prompt
 from rwk.policy_opt.suites import COMPBENCH, Benchmark, benchmark
 from rwk.rewards.registry import load, names
 
 TESTS = Path(__file__).parent
-BLIP = runpy.run_path(str(TESTS / "blip_case.py"))
-VQA = runpy.run_path(str(TESTS / "test_blip_vqa.py"))
+CASE = runpy.run_path(str(TESTS / "suites_case.py"))
 DPG = TESTS / "parity" / "dpg_bench.csv"
 FILES = {
     "color_val": "a green bench and a red car\na blue bowl and a pink car",
@@ -151,17 +143,10 @@ def test_figures_of_geneval_are_the_published_ones() -> None:
 @pytest.mark.usefixtures("toy")
 def test_geneval_runs_on_published_layouts(rwk: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With written prompts or a metadata file, six categories and three figures come from weights in a folder."""
-    from safetensors.torch import save_file
-
-    weights = tmp_path / "geneval"
-    tiny = Geneval.tiny()
-    tiny.detector.network.save_pretrained(weights)
-    save_file(tiny.clip.state_dict(), weights / "open_clip_model.safetensors")
-    monkeypatch.setattr(geneval, "architecture", lambda name: {**SMALL, "quick_gelu": True})
-    monkeypatch.setattr(Geneval, "preprocess", small(Geneval.preprocess))
+    gold = CASE["geneval_weights"](tmp_path / "geneval", monkeypatch)
     file = tmp_path / "evaluation_metadata.jsonl"
     file.write_text("\n".join(json.dumps(record) for record in records(1, seed=5)))
-    words = ["--benchmark", "geneval", "--benchmark", f"geneval:{file}", "--gold", f"geneval.strict@{weights}"]
+    words = ["--benchmark", "geneval", "--benchmark", f"geneval:{file}", "--gold", gold]
     words += ["--prompts", "1", "--images", "2", "--seeds", "1", "--reward", "contrast"]
     held = result(rwk, tmp_path / "out", *words)
     assert list(held["benchmarks"]) == ["geneval", f"geneval:{file}"]
@@ -170,7 +155,7 @@ def test_geneval_runs_on_published_layouts(rwk: Any, tmp_path: Path, monkeypatch
         assert list(one["scores"]["geneval.strict"]["categories"]) == list(TAGS)
         assert one["scores"]["geneval.strict"]["missing"] == 0
     digests = {name: card["weights_sha256"] for name, card in held["recipe"]["rewards"].items()}
-    assert digests["geneval.strict"] == Binding.of(load(f"geneval.strict@{weights}")).weights_sha256
+    assert digests["geneval.strict"] == Binding.of(load(gold)).weights_sha256
     assert digests["geneval.strict"] != digests["contrast"]
 
 
@@ -179,26 +164,8 @@ def test_compbench_runs_on_published_layouts(
     rwk: Any, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each category's score is the mean of its rewards' own, and all their weights are in the recipe."""
-    detector, blip, clip = (tmp_path / name for name in ("detector", "blip", "clip"))
-    tiny = CompbenchSpatial.tiny()
-    tiny.network.save_pretrained(detector)
-    tiny.tokenizer.save_pretrained(detector)
-    Dpt.tiny().network.save_pretrained(detector / "depth")
-    monkeypatch.setattr("rwk.adapters.compbench.DEPTH_SIDE", 64)
-    blip.mkdir()
-    torch.save({"model": {k: torch.tensor(v) for k, v in BLIP["vqa"]().items()}}, blip / BlipVqa.origin.file)
-    (blip / "vocab.txt").write_text("\n".join(BLIP["full_vocabulary"]()))
-    (blip / "tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizer"}')
-    monkeypatch.setattr(BlipVqa, "build", staticmethod(VQA["build"]))
-    clip.mkdir()
-    monkeypatch.setattr(ClipScore, "build", staticmethod(lambda: open_clip_network({**SMALL, "quick_gelu": True})))
-    monkeypatch.setattr(ClipScore, "preprocess", small(ClipScore.preprocess))
-    torch.manual_seed(0)
-    from safetensors.torch import save_file
-
-    save_file(ClipScore.build().state_dict(), clip / "open_clip_model.safetensors")
-    golds = [f"blip_vqa.compbench@{blip}", f"clipscore.b32_cosine@{clip}"]
-    golds += [f"compbench.{kind}@{detector}" for kind in ("spatial", "spatial_3d", "numeracy")]
+    golds = [CASE[f"{name}_weights"](tmp_path / name, monkeypatch) for name in ("blip", "clip")]
+    golds += CASE["detector_weights"](tmp_path / "detector", monkeypatch)
     words = [word for name in golds for word in ("--gold", name)]
     words += ["--benchmark", f"compbench:{folder}", "--images", "2", "--seeds", "2", "--reward", "clipscore.b32_cosine"]
     held = result(rwk, tmp_path / "out", *words)

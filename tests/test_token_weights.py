@@ -79,17 +79,19 @@ def test_gcpo() -> None:
 
 
 def test_stage() -> None:
-    """(1 - mean cosine with the images on the other side) / 2, over the mean of the row."""
+    """(1 - c) / 2 over the mean of the row, with the mean cosine c with the images on the other side; of beta more
+    is felt where c is larger."""
     held, advantage = codes(), torch.tensor([1.0, -0.5, -0.5, 0.3, 0.4])
-    found = tw.stage(held, advantage, GROUP)
+    found, pull = tw.stage(held, advantage, GROUP), tw.stage_pull(held, advantage, GROUP)
     for row in range(5):
         others = [j for j in range(5) if j != row and GROUP[j] == GROUP[row] and advantage[j] * advantage[row] <= 0]
-        raw = [
-            (1 - sum(cosine(held[row, t], held[j, t]) for j in others) / len(others)) / 2 if others else 1.0
-            for t in range(16)
-        ]
+        c = [sum(cosine(held[row, t], held[j, t]) for j in others) / len(others) if others else 0.0 for t in range(16)]
+        raw = [(1 - c[t]) / 2 if others else 1.0 for t in range(16)]
+        felt = [0.5 + 0.5 * min(max(1 + c[t], 0.0), 1.0) if others else 1.0 for t in range(16)]
+        assert pull[row].tolist() == pytest.approx(felt, abs=1e-5)
         assert found[row].tolist() == pytest.approx([value / (sum(raw) / 16) for value in raw], abs=1e-5)
     assert found[3].eq(1).all()  # nobody is on the other side
+    assert 0.5 < pull.min() < 0.9
 
 
 def test_panw() -> None:

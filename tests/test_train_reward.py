@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -290,3 +291,31 @@ def test_a_wrong_call_is_one_line_and_exit_code_2(
     assert ended.value.code == 2
     assert printed.out == ""
     assert expected in printed.err.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("base", "expected"),
+    [
+        ("geneval.strict", "base must be a reward with a network to train, got geneval.strict (Geneval)"),
+        ("dual_encoder", "base must be a reward, got dual_encoder, a kind of network without weights"),
+        ("0.5*contrast+noise", "unknown reward '0.5*contrast+noise'"),
+        ("nothing.v1", "unknown reward 'nothing.v1'"),
+        ("scratch:pickscore.v1", "scratch:REWARD must name a reward that is kept whole"),
+        ("timm:resnte18", "timm knows no model 'resnte18'"),
+        ("timm:resnet18@none.pth", "timm:resnet18@FILE names no file, got none.pth"),
+        ("open_clip:ViT-Z", "open_clip:NAME must be a model of open_clip"),
+        ("open_clip:ViT-B-32/mine", "open_clip model ViT-B-32 has no weights 'mine'"),
+        ("open_clip:ViT-B-32@none.safetensors", "open_clip:ViT-B-32@FILE names no file, got none.safetensors"),
+    ],
+)
+def test_a_base_that_cannot_be_trained_is_refused_before_the_data(
+    rwk: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, base: str, expected: str
+) -> None:
+    """No preferences are made or read for a base that no training can start from."""
+    asked: list[Any] = []
+    monkeypatch.setattr("rwk.cli.train_reward.preferences", lambda *given: asked.append(given))
+    ended = rwk("train-reward", "--base", base)
+    assert (ended.code, ended.out, asked) == (2, "", [])
+    assert expected in ended.err
+    assert rwk("train-reward", "--base", "shapes.clip").code == 1  # there are no preferences, but they are asked for
+    assert len(asked) == 1

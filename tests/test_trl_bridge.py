@@ -34,7 +34,7 @@ from rwk.rewards.registry import load
 SCRIPT = Path(__file__).with_name("toy_generator.py")
 toy = runpy.run_path(str(SCRIPT))
 Toy, Brightness, PROMPTS = (toy[name] for name in ("Toy", "Brightness", "PROMPTS"))
-GRPO, DPO, REBEL = (toy[name] for name in ("GRPO", "DPO", "REBEL"))
+GRPO, DYNAMIC, DPO, REBEL = (toy[name] for name in ("GRPO", "DYNAMIC", "DPO", "REBEL"))
 GUIDED = Sampling(guidance=2.0, temperature=0.8)
 HINT = "TRL changed what trl_bridge.py or trl_trainers.py lean on; adapt it, this test and the bound in pyproject.toml."
 
@@ -365,17 +365,21 @@ def test_a_transformers_model(tmp_path: Path, rank: int) -> None:
 
 
 def test_two_processes(tmp_path: Path) -> None:
-    """Two processes draw, score and train half each, and end with what one makes of it alone, by each algorithm."""
+    """Two processes draw, score and train half each, and end with what one makes of it alone, by each algorithm.
+
+    With dynamic resampling they decide alike how often to draw, and learn groups that the other drew.
+    """
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(SCRIPT)]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
-    words = [*command, str(tmp_path), "grpo", "dpo", "rebel"]
+    words = [*command, str(tmp_path), "grpo", "dynamic", "dpo", "rebel"]
     done = subprocess.run(words, env=environment, capture_output=True, timeout=200)
-    for name, run, config in (("grpo", grpo, GRPO), ("dpo", dpo, DPO), ("rebel", rebel, REBEL)):
+    runs = (("grpo", grpo, GRPO), ("dynamic", grpo, DYNAMIC), ("dpo", dpo, DPO), ("rebel", rebel, REBEL))
+    for name, run, config in runs:
         # Judged by what was written: a process may abort in native code after all is done (gloo, on CPU).
         assert (tmp_path / name / "generator").exists(), done.stderr.decode()[-2000:]
         alone: Any = run
         watched = toy["WATCHED"] if name == "grpo" else None
-        rewards = [Weighted("bright", Brightness())]
+        rewards = [Weighted("bright", toy["Dead"]() if name == "dynamic" else Brightness())]
         trained = alone(config, Toy(), rewards, PROMPTS, out=tmp_path / "alone" / name, watched=watched)
         one, two = (
             load_file(folder / name / "generator/model.safetensors") for folder in (tmp_path, tmp_path / "alone")
@@ -384,7 +388,9 @@ def test_two_processes(tmp_path: Path) -> None:
         assert difference.mean() < 1e-5  # Adam enlarges rounding where a gradient is all but 0
         rows = read(tmp_path / name / "metrics.jsonl")
         assert [row["step"] for row in rows] == list(range(1, trained.steps + 1))
-        assert rows[0]["images"] == read(trained.metrics)[0]["images"]
+        assert [row.get("images") for row in rows] == [row.get("images") for row in read(trained.metrics)]
+    ledgers = [(folder / "dynamic" / "ledger.jsonl").read_text() for folder in (tmp_path, tmp_path / "alone")]
+    assert ledgers[0].count("\n") == ledgers[1].count("\n") > 8 * 6
     looks = [read(folder / "grpo" / "watch.jsonl") for folder in (tmp_path, tmp_path / "alone")]
     assert [look["step"] for look in looks[0]] == [0, 4, 8]
     assert looks[0][0] == looks[1][0]  # five prompts over two processes

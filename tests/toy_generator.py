@@ -1,6 +1,6 @@
 """A generator small enough to be tuned in a second: 8 grey pixels of 16 levels, and a reward for bright images.
 
-Run as a script it is one process of runs in folders of OUT: toy_generator.py OUT grpo|dpo|rebel...
+Run as a script it is one process of runs in folders of OUT: toy_generator.py OUT grpo|dynamic|dpo|rebel...
 Or it is several that are killed, each at a place of its own: toy_generator.py OUT grpo|dpo|rebel --kill-at PLACE...
 """
 
@@ -134,12 +134,21 @@ class Brightness(Reward):
     def tiny(cls) -> Brightness:
         return cls()
 
-    def _score(self, images: list[Image.Image], prompts: list[str]) -> Tensor | Scores:
+    def _score(self, images: list[Image.Image], prompts: list[str]) -> Scores:
         self.scored += len(images)
         pixels = torch.tensor(np.stack([np.asarray(image)[0, :, 0] for image in images])) / 255
         black = (pixels[:, 0] == 0) & self.gaps
         values = self.sign * pixels.mean(1)
         return Scores(values.masked_fill(black, torch.nan), ["black" if dark else "" for dark in black])
+
+
+class Dead(Brightness):
+    """Brightness, but 1 for every image of the prompts of odd number."""
+
+    def _score(self, images: list[Image.Image], prompts: list[str]) -> Scores:
+        values, notes = super()._score(images, prompts)
+        odd = torch.tensor([int(prompt.split()[-1]) % 2 == 1 for prompt in prompts])
+        return Scores(values.masked_fill(odd, 1.0), notes)
 
 
 WATCHED = Watched(
@@ -148,6 +157,8 @@ WATCHED = Watched(
 GRPO = Grpo(
     steps=8, prompts_per_step=6, group_size=4, learning_rate=1e-2, kl_every=2, save_every=2, watch_every=4, seed=3
 )
+DYNAMIC = replace(GRPO, resampling="dynamic", max_draws=2)
+"""With `Dead`, of which every second group is of equals, two draws of a step sometimes suffice."""
 DPO = Dpo(
     group_size=4,
     batch_size=8,
@@ -230,9 +241,10 @@ def main(out: str, *options: str) -> None:
 
 def learn(name: str, generator: Toy, out: Path, **options: Any) -> None:
     """A run of an algorithm on the toy."""
-    run, config = {"grpo": (grpo, GRPO), "dpo": (dpo, DPO), "rebel": (rebel, REBEL)}[name]
+    run, config = {"grpo": (grpo, GRPO), "dynamic": (grpo, DYNAMIC), "dpo": (dpo, DPO), "rebel": (rebel, REBEL)}[name]
     begin: Any = run
-    begin(config, generator, [Weighted("bright", Brightness())], PROMPTS, out=out, **options)
+    reward = Dead() if name == "dynamic" else Brightness()
+    begin(config, generator, [Weighted("bright", reward)], PROMPTS, out=out, **options)
 
 
 if __name__ == "__main__":
