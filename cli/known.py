@@ -58,7 +58,8 @@ def known(registry: Registry[Any], name: str) -> Known:
     if path is not None:
         if getattr(kind, "made_of_reward", False):
             return _of_reward(kind, path)
-        return Known(kind, _spec(kind), weights=(named(kind, path),))
+        given = dataclasses.replace(named(kind, path), revision=own.get("revision"))
+        return Known(kind, _spec(kind), weights=(given,))
     weights = [dataclasses.replace(each, revision=own.get("revision")) for each in weights_of(kind)]
     return Known(kind, _spec(kind), weights=tuple(weights))
 
