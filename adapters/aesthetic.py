@@ -94,8 +94,9 @@ class AestheticV2(EmbeddedReward, PublishedReward):
         by_hand = f"copy it into one folder with {origin.file} and name that as {{name}}@PATH"
         head = find(name, origin, weights)
         tower = find(name, clip, tower, revision, by_hand=by_hand)
+        tensors = read(head)  # before the network, which takes its time
         network: Any = self.build()
-        fill(f"the head of {name}", network.head, read(head))
+        fill(f"the head of {name}", network.head, tensors)
 
         def filled() -> nn.Module:
             fill(f"the tower of {name}", network.tower, self.converted(read(tower)))

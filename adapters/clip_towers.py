@@ -6,9 +6,9 @@ from abc import abstractmethod
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, Self, cast
 
 import torch
 from PIL import Image
@@ -17,6 +17,7 @@ from torch.nn.functional import normalize
 from torch.nn.utils.rnn import pad_sequence
 
 from rwk.adapters.attention import quick_in_half
+from rwk.adapters.clip_layout import refuse_other_gelu, under_open_clip_keys
 from rwk.adapters.dual_encoder import DualHead
 from rwk.adapters.preprocess import Preprocess
 from rwk.adapters.published import Origin, PublishedReward
@@ -38,6 +39,8 @@ SMALL: dict[str, Any] = {
 """An architecture in open_clip's terms that is built in no time."""
 _NUMBERS = ("input_resolution", "context_length", "vocab_size")
 """What OpenAI's own files hold besides weights."""
+ONE_FILE = ("model.safetensors", "pytorch_model.bin")
+"""What a folder of transformers holds."""
 
 
 @contextmanager
@@ -148,21 +151,38 @@ class OpenClipReward(TowersReward):
 
     architecture: ClassVar[str]
     """open_clip's name of it."""
+    files: ClassVar[tuple[str, ...]] = ONE_FILE
+    """What a folder may hold in place of the published file."""
+
+    @classmethod
+    def config(cls) -> dict[str, Any]:
+        """The architecture in open_clip's terms."""
+        return architecture(cls.architecture)
 
     @classmethod
     def build(cls) -> nn.Module:
-        return open_clip_network(architecture(cls.architecture))
+        return open_clip_network(cls.config())
 
     @classmethod
-    def tiny(cls) -> OpenClipReward:
-        gelu = architecture(cls.architecture).get("quick_gelu", False)
+    def tiny(cls) -> Self:
+        gelu = cls.config().get("quick_gelu", False)
         with seeded(5):  # of this seed the cosines are above 0, where CLIPScore is not flat
             network = open_clip_network({**SMALL, "quick_gelu": gelu})
         return cls.of(network, preprocess=small(cls.preprocess))
 
     @classmethod
     def converted(cls, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        return {key: value for key, value in tensors.items() if key not in _NUMBERS}
+        return under_open_clip_keys({key: value for key, value in tensors.items() if key not in _NUMBERS})
+
+    @classmethod
+    def found(cls, weights: str | Path | None, revision: str | None) -> Path:
+        """The published file, or one in the layout of transformers, which a folder may hold instead."""
+        folder = Path(weights).expanduser() if weights is not None else None
+        if folder is not None and folder.is_dir() and not (folder / Path(cls.origin.file).name).is_file():
+            weights = next((folder / file for file in cls.files if (folder / file).is_file()), folder)
+        path = super().found(weights, revision)
+        refuse_other_gelu(cls.spec.name, path, cls.config().get("quick_gelu", False))
+        return path
 
     @classmethod
     def family(cls) -> Hashable:
@@ -182,9 +202,14 @@ class OpenClipReward(TowersReward):
         features: Tensor = self.tower(pixels)
         return features
 
+    @cached_property
+    def tokens(self) -> Any:
+        """open_clip's tokenizer of the architecture."""
+        return tokenizer()
+
     def text_features(self, prompts: list[str]) -> Tensor:
-        self.warn_of_cut(prompts, [len(tokenizer().encode(prompt)) + 2 for prompt in prompts])
-        ids: Tensor = tokenizer()(prompts)  # [B, 77], 0 after the end of text
+        self.warn_of_cut(prompts, [len(self.tokens.encode(prompt)) + 2 for prompt in prompts])
+        ids: Tensor = self.tokens(prompts)  # [B, 77], 0 after the end of text
         return bucketed(self._texts, [row[: int(row.argmax()) + 1].tolist() for row in ids])
 
     def _texts(self, ids: list[list[int]]) -> Tensor:

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from rwk.adapters.clip_towers import OPENAI, OpenClipReward, cosine
+from rwk.adapters.clip_towers import OPENAI, OpenClipReward, TowersReward, cosine
 from rwk.adapters.preprocess import Preprocess
 from rwk.adapters.published import Origin
 from rwk.rewards.base import RewardSpec
@@ -19,7 +19,20 @@ def _spec(variant: str, unit: str, low: float, high: float) -> RewardSpec:
     return RewardSpec(f"clipscore.{variant}", unit, low, high, "MIT", "arXiv:2104.08718", differentiable=True)
 
 
-class ClipScore(OpenClipReward):
+class PublishedFormula(TowersReward):
+    """The formula of the paper on any towers: `2.5 * max(cos(image, prefix + prompt), 0)`."""
+
+    prefix: ClassVar[str] = "A photo depicts "
+    """Stands before every prompt."""
+
+    def texts(self, prompts: Sequence[str]) -> list[str]:
+        return [self.prefix + prompt for prompt in prompts]
+
+    def score_features(self, image: Tensor, text: Tensor | None) -> Tensor:
+        return 2.5 * cosine(image, text).clamp(min=0)
+
+
+class ClipScore(PublishedFormula, OpenClipReward):
     """CLIPScore as published: `2.5 * max(cos(image, "A photo depicts " + prompt), 0)`, by ViT-B/32.
 
     Scores lie around 0.6 to 0.9. Where the cosine is below 0 the score is flat and has no gradient;
@@ -29,6 +42,9 @@ class ClipScore(OpenClipReward):
     CPU. OpenAI's networks were trained with an approximate GELU, which open_clip leaves out unless it is asked for.
     The prefix counts among the 77 tokens. `score_pixels` stands from `score` as far as float32 bicubic from Pillow's on
     8 bits.
+
+    `clipscore.b32@PATH` takes OpenAI's file, open_clip's, or the file or folder of transformers. Other models have this
+    formula as `open_clip.clipscore:MODEL` and `transformers.clipscore:FOLDER`.
     """
 
     spec = _spec("b32", "2.5 times cosine, 0 where negative", 0, 2.5)
@@ -37,14 +53,6 @@ class ClipScore(OpenClipReward):
     preprocess = Preprocess(224)
     tolerance = 0.0125
     drift = {"bfloat16": 3e-3, "float16": 1.9e-4}  # 2.5 times the cosine's
-    prefix: ClassVar[str] = "A photo depicts "
-    """Stands before every prompt."""
-
-    def texts(self, prompts: Sequence[str]) -> list[str]:
-        return [self.prefix + prompt for prompt in prompts]
-
-    def score_features(self, image: Tensor, text: Tensor | None) -> Tensor:
-        return 2.5 * cosine(image, text).clamp(min=0)
 
 
 class ClipScoreNoPrefix(ClipScore):

@@ -105,8 +105,9 @@ class DinoSimilarity(EmbeddedReward, PublishedReward):
             raise ValueError(f"{self.spec.name} needs weights at {path}, got no {self.origin.file}; leave weights out.")
         pictures = self._pictures(references if references is not None else str(path))
         file = find(self.spec.name, self.origin, own, revision, by_hand="copy the file into the folder of references")
+        tensors = self.converted(read(file))  # before the network, which takes its time
         network = self.build()
-        fill(self.spec.name, network, self.converted(read(file)))
+        fill(self.spec.name, network, tensors)
         self._take(network, device).compare_with(pictures)
 
     @classmethod

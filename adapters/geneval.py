@@ -93,8 +93,9 @@ class Geneval(Reward):
         network = load_folder(name, Mask2FormerForUniversalSegmentation, origin, weights, revision, unused=UNUSED)
         by_hand = f"copy it into one folder with the files of {origin.hub} and name that as {{name}}@PATH"
         file = find(name, origin_of_clip, clip or beside(weights, origin_of_clip.file), by_hand=by_hand)
+        tensors = read(file)  # before the network, which takes its time
         tower = open_clip_network(architecture(self.architecture))
-        fill(f"CLIP of {name}", tower, read(file))
+        fill(f"CLIP of {name}", tower, tensors)
         self._take(Mask2Former(network), tower, facts, device)
 
     @classmethod

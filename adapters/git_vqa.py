@@ -68,7 +68,7 @@ class GitVqa(PublishedReward):
             RunFailed: where the checkpoint or the tokenizer cannot be had.
         """
         tensors = read_shards(self.spec.name, self.origin, weights, revision)
-        self.tokenizer = load_tokenizer(self.spec.name, self.origin.hub, weights)
+        self.tokenizer = load_tokenizer(self.spec.name, self.origin.hub, weights, revision)
         self.phrases = phrases
         network = self.build()
         fill(self.spec.name, network, self.converted(tensors))

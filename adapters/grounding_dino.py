@@ -104,7 +104,7 @@ class GroundingDino(Reward):
 
         records = by_prompt(metadata, read_wanted) if metadata is not None else {}
         network = load_folder(self.spec.name, GroundingDinoForObjectDetection, self.origin, weights, revision)
-        tokenizer = load_tokenizer(self.spec.name, self.origin.hub, weights)
+        tokenizer = load_tokenizer(self.spec.name, self.origin.hub, weights, revision)
         self._take(network, tokenizer, records, device)
         self.nouns = nouns
 

@@ -128,7 +128,7 @@ class GotOcr(Reward):
         path = find(name, self.origin, weights, revision, by_hand=by_hand)
         config = replace(self.origin, file="config.json", megabytes=1)
         find(name, config, weights and path.parent, revision, by_hand=by_hand)  # comes to lie beside the weights
-        tokenizer = load_tokenizer(name, hub, weights)
+        tokenizer = load_tokenizer(name, hub, weights, revision)
         network = load_whole(name, GotOcr2ForConditionalGeneration, str(path.parent), faults=["missing"], dtype=dtype)
         self._take(network, tokenizer, device, longest)
 

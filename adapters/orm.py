@@ -104,7 +104,7 @@ class Orm(SquaredReward):
             RunFailed: where the checkpoint or the tokenizer cannot be had.
         """
         tensors = read_shards(self.spec.name, self.origin, weights, revision)
-        self.tokenizer = load_tokenizer(self.spec.name, self.origin.hub, weights)
+        self.tokenizer = load_tokenizer(self.spec.name, self.origin.hub, weights, revision)
         self._take(self._network(tensors, getattr(torch, dtype)), device)
 
     @classmethod

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from functools import cache
+from functools import cache, cached_property
 from typing import Any
 
 import torch
@@ -59,7 +59,40 @@ def network(config: dict[str, Any]) -> nn.Module:
     return CLIPModel(CLIPConfig(**{**config, **towers}))
 
 
-class PickScore(TowersReward):
+class TransformersTowers(TowersReward):
+    """Towers of transformers' `CLIPModel`, whose prompts are cut by leaving out what stands before the end of text."""
+
+    @cached_property
+    def tokens(self) -> Any:
+        """The tokenizer of transformers."""
+        return tokenizer()
+
+    @classmethod
+    def converted(cls, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The tensors less the position numbers that transformers wrote into files of its time."""
+        return {key: value for key, value in tensors.items() if not key.endswith("position_ids")}
+
+    def image_features(self, pixels: Tensor) -> Tensor:
+        towers: Any = self.network
+        features: Tensor = towers.visual_projection(towers.vision_model(pixel_values=pixels).pooler_output)
+        return features
+
+    def text_features(self, prompts: list[str]) -> Tensor:
+        whole = self.tokens(prompts, verbose=False)["input_ids"]
+        self.warn_of_cut(prompts, [len(ids) for ids in whole])
+        read = [[*ids[: self.context - 1], ids[-1]] if len(ids) > self.context else ids for ids in whole]
+        return bucketed(self._texts, read)
+
+    def _texts(self, ids: list[list[int]]) -> Tensor:
+        """[B, E] of ids that end with the end of text; it looks back only, so what fills a row up has no say."""
+        rows = [torch.tensor(row, device=self.device) for row in ids]
+        filled = pad_sequence(rows, batch_first=True, padding_value=self.tokens.pad_token_id)
+        towers: Any = self.network
+        features: Tensor = towers.text_projection(towers.text_model(input_ids=filled).pooler_output)
+        return features
+
+
+class PickScore(TransformersTowers):
     """PickScore v1: `scale * cos(image, prompt)`, where the scale is part of the weights and about 100.
 
     A difference of two scores for one prompt is the log-odds that people pick the first. Scores lie around 18 to 24.
@@ -105,33 +138,9 @@ class PickScore(TowersReward):
             )
         return cls.of(made, preprocess=small(cls.preprocess))
 
-    @classmethod
-    def converted(cls, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The tensors less the position numbers that transformers wrote into files of its time."""
-        return {key: value for key, value in tensors.items() if not key.endswith("position_ids")}
-
     def score_features(self, image: Tensor, text: Tensor | None) -> Tensor:
         scale: Tensor = self.network.get_parameter("logit_scale").exp()
         return scale * cosine(image, text)
-
-    def image_features(self, pixels: Tensor) -> Tensor:
-        towers: Any = self.network
-        features: Tensor = towers.visual_projection(towers.vision_model(pixel_values=pixels).pooler_output)
-        return features
-
-    def text_features(self, prompts: list[str]) -> Tensor:
-        whole = tokenizer()(prompts, verbose=False)["input_ids"]
-        self.warn_of_cut(prompts, [len(ids) for ids in whole])
-        read = [[*ids[: self.context - 1], ids[-1]] if len(ids) > self.context else ids for ids in whole]
-        return bucketed(self._texts, read)
-
-    def _texts(self, ids: list[list[int]]) -> Tensor:
-        """[B, E] of ids that end with the end of text; it looks back only, so what fills a row up has no say."""
-        rows = [torch.tensor(row, device=self.device) for row in ids]
-        filled = pad_sequence(rows, batch_first=True, padding_value=tokenizer().pad_token_id)
-        towers: Any = self.network
-        features: Tensor = towers.text_projection(towers.text_model(input_ids=filled).pooler_output)
-        return features
 
 
 def _layers(width: int) -> dict[str, int]:

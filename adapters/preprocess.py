@@ -12,6 +12,8 @@ from torch import Tensor
 from torch.nn.functional import interpolate, pad
 from torchvision.transforms.functional import pil_to_tensor
 
+from rwk.rewards.base import STORED, View, to_rgb
+
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 LONGEST = 64
@@ -29,11 +31,13 @@ SPARE = 4
 
 @dataclass(frozen=True)
 class Preprocess:
-    """Resize, crop or fill, and normalise an image that `rewards.base.to_rgb` has made upright RGB over white.
+    """Resize, crop or fill, and normalise an image.
 
-    `exact` is what the official code does. `differentiable` does the same on float pixels: it has gradients, and where
-    `backend` is "pil" differs from `exact` by the rounding to 8 bits, and at edges by what bicubic overshoots black and
-    white, which Pillow clips.
+    `exact` is what the official code does, but for `alpha` and `exif`, whose defaults are what a person sees; `stored`
+    gives the object that takes files as most official code does, and `rewards.base.View` says why that is not the rule.
+    Both are taken care of when an image is decoded, once for all rewards of one `view`. `differentiable` does the same
+    as `exact` on float pixels: it has gradients, and where `backend` is "pil" differs from `exact` by the rounding to 8
+    bits, and at edges by what bicubic overshoots black and white, which Pillow clips.
 
     `fast` gives the object that makes nearly the same in less time. It resizes 8-bit pixels with torchvision: of the
     pictures in the tests at most 7 % of the numbers differ, by 1 grey level or 2. It also lets the decoder shrink a
@@ -58,10 +62,37 @@ class Preprocess:
     std: tuple[float, float, float] = CLIP_STD
     patch: int = 16
     """Side of a patch, where `fit` is "patches"."""
+    alpha: Literal["white", "drop"] = "white"
+    """What is made of transparency, see `rewards.base.View`."""
+    exif: Literal["upright", "ignore"] = "upright"
+    """Whether an image is turned as its tag says, see `rewards.base.View`."""
 
     def __post_init__(self) -> None:
         if self.backend == "pil" and not self.antialias:
             raise ValueError("Pillow resizes with antialias only, got antialias=False; take backend='float'.")
+
+    def __str__(self) -> str:
+        edge = {"crop": f", centre crop ({self.rounding})", "letterbox": ", black around", "patches": " of patches"}
+        shape = {
+            "crop": "shorter side to",
+            "squash": "squashed to",
+            "letterbox": "longer side to",
+            "patches": "an area",
+        }
+        backend = {"pil": "Pillow", "float": "floats", "uint8": "8-bit tensors"}[self.backend]
+        filters = f"{self.interpolation} by {backend}" + ("" if self.antialias else " without antialias")
+        alpha = "transparency on white" if self.alpha == "white" else "transparency dropped"
+        exif = "upright by EXIF" if self.exif == "upright" else "EXIF ignored"
+        return f"{exif}, {alpha}, {shape[self.fit]} {self.size} pixels{edge.get(self.fit, '')}, {filters}"
+
+    @property
+    def view(self) -> View:
+        """What is seen of images that are transparent or turned."""
+        return View(self.alpha, self.exif)
+
+    def stored(self) -> Preprocess:
+        """This way for the pixels as files store them: not turned, and their alpha dropped."""
+        return replace(self, alpha=STORED.alpha, exif=STORED.exif)
 
     def refusal(self, image: Image.Image) -> str:
         """Why an image gets no score, or ""."""
@@ -71,11 +102,11 @@ class Preprocess:
         return ""
 
     def exact(self, images: list[Image.Image]) -> Tensor:
-        """[B, 3, size, size] float32 on the CPU, of RGB images of any size.
+        """[B, 3, size, size] float32 on the CPU, of images of any size and mode.
 
         Where `fit` is "patches" it is [B, 3, h, w], and every image must have the same `resized`.
         """
-        return self.normalised(torch.stack([self.image(image) for image in images]))
+        return self.normalised(torch.stack([self.image(to_rgb(image, self.view)) for image in images]))
 
     def image(self, image: Image.Image) -> Tensor:
         """[3, size, size] of an RGB image, not yet normalised: uint8, or float32 in 0..1 if resized so."""

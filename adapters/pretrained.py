@@ -85,13 +85,14 @@ def load_whole(
     return network
 
 
-def load_tokenizer(name: str, hub: str, weights: str | Path | None = None) -> Any:
+def load_tokenizer(name: str, hub: str, weights: str | Path | None = None, revision: str | None = None) -> Any:
     """The tokenizer beside the weights where there is one, else that of the hub.
 
     Args:
         name: the reward that asks.
         hub: the repository whose tokenizer it is.
         weights: a folder, or a file in it.
+        revision: branch, tag or commit of that repository; not of another one that the weights come from.
 
     Raises:
         RunFailed: where the hub cannot be reached and its cache lacks the tokenizer.
@@ -103,7 +104,9 @@ def load_tokenizer(name: str, hub: str, weights: str | Path | None = None) -> An
         folder = folder.parent
     own = folder is not None and (folder / "tokenizer.json").is_file()
     try:
-        return AutoTokenizer.from_pretrained(str(folder) if own else hub, local_files_only=own or not hub_is_near())
+        if own:
+            return AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+        return AutoTokenizer.from_pretrained(hub, revision=revision or "main", local_files_only=not hub_is_near())
     except OSError as error:
         raise RunFailed(
             f"{name} needs the tokenizer of {hub}, which is not in the cache and cannot be downloaded "

@@ -18,8 +18,10 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from rwk.adapters.pickled import refusal
 from rwk.adapters.preprocess import Preprocess
 from rwk.adapters.tunable_network import TunableNetwork
+from rwk.rewards.base import View
 from rwk.rewards.errors import RunFailed
 from rwk.rewards.networks import Networks
 from rwk.rewards.staged import Ready
@@ -35,7 +37,7 @@ class Origin:
     """Path in the repository."""
     licence: str
     megabytes: int
-    """Size of the file, about."""
+    """Size of the file, about; 0 where it is not known."""
 
 
 def find(
@@ -69,8 +71,9 @@ def find(
     try:
         return Path(hf_hub_download(origin.hub, origin.file, revision=revision, local_files_only=not hub_is_near()))
     except (OSError, ValueError) as error:
+        size = f" (about {origin.megabytes} MB)" if origin.megabytes else ""
         raise RunFailed(
-            f"{name} needs {origin.file} of {origin.hub} (about {origin.megabytes} MB), which is not in the cache and "
+            f"{name} needs {origin.file} of {origin.hub}{size}, which is not in the cache and "
             f"cannot be downloaded ({type(error).__name__}); with a network, unset HF_HUB_OFFLINE and run again; "
             f"without, {by_hand.format(name=name)}."
         ) from error
@@ -115,10 +118,7 @@ def read(path: Path) -> dict[str, Tensor]:
     try:
         held = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise ValueError(
-            f"{path} holds pickled objects, which could run code when opened, not tensors alone; where you trust it, "
-            f"convert it once: torch.save(torch.load({path.name!r}, weights_only=False).state_dict(), 'converted.pt')."
-        ) from error
+        raise ValueError(refusal(path)) from error
     except (RuntimeError, EOFError) as error:
         raise ValueError(f"{path} is not a whole torch file ({error!s:.100}); download it again.") from error
     for key in ("state_dict", "model", "module"):
@@ -197,16 +197,22 @@ class PublishedReward(TunableNetwork):
             device: where the network runs.
             networks: those of the rewards that are loaded together with this one, which it shares.
         """
-        path = find(self.spec.name, self.origin, weights, revision)  # first, as a large network takes its time
+        path = self.found(weights, revision)  # first, as a large network takes its time
         self._take(self.loaded(path, networks or Networks(), device), device)
+
+    @classmethod
+    def found(cls, weights: str | Path | None, revision: str | None) -> Path:
+        """The published file on this machine, see `find`."""
+        return find(cls.spec.name, cls.origin, weights, revision)
 
     @classmethod
     def loaded(cls, path: Path, networks: Networks, device: str) -> nn.Module:
         """The network of a published file; the one in `networks` where the same was loaded before."""
 
         def make() -> nn.Module:
+            tensors = cls.converted(read(path))  # first, too: a file that is no checkpoint is told at once
             network = cls.build()
-            fill(cls.spec.name, network, cls.converted(read(path)))
+            fill(cls.spec.name, network, tensors)
             return network
 
         return networks.get((cls.family(), path.resolve(), device), make)
@@ -259,6 +265,14 @@ class PublishedReward(TunableNetwork):
 
     def prefer_fast(self) -> None:
         self.preprocess = self.preprocess.fast()  # type: ignore[misc]
+
+    def prefer_stored(self) -> bool:
+        self.preprocess = self.preprocess.stored()  # type: ignore[misc]
+        return True
+
+    @property
+    def view(self) -> View:
+        return self.preprocess.view
 
     def least_size(self, width: int, height: int) -> tuple[int, int] | None:
         return self.preprocess.least_size(width, height)

@@ -82,7 +82,7 @@ class TransformersGenerator(CausalGenerator):
             text=config.get("rwk_text", self.spec.text),
             sampling=Sampling(**config.get("rwk_sampling", asdict(self.spec.sampling))),
         )
-        self._take(network, load_tokenizer(name, self.hub, where), device)
+        self._take(network, load_tokenizer(name, self.hub, where, revision if where == self.hub else None), device)
 
     @abstractmethod
     def _take(self, network: Any, tokenizer: Any, device: str) -> Self:

@@ -26,6 +26,7 @@ LABELS = {
     "deterministic": "deterministic",
     "differentiable": "differentiable",
     "tolerance": "score_pixels",
+    "preprocessing": "reads images",
     "drift": "half precision",
     "image_size": "image side, pixels",
     "tokens": "tokens an image",
@@ -90,6 +91,7 @@ def describe(name: str) -> dict[str, Any]:
         "about": inspect.cleandoc(found.kind.__doc__ or ""),
         **{key: value for key, value in found.spec.items() if key != "name"},
         "tolerance": getattr(found.kind, "tolerance", None) if found.spec.get("differentiable") else None,
+        "preprocessing": _reads(found.kind),
         "drift": dict(getattr(found.kind, "drift", {})) or None,
         "precision_note": getattr(found.kind, "precision_note", ""),
         "class": f"{found.kind.__module__}:{found.kind.__qualname__}",
@@ -101,16 +103,24 @@ def describe(name: str) -> dict[str, Any]:
     return document | (_kept(name) if registry.kind == "reward" else {})
 
 
+def _reads(kind: type[Any]) -> str | None:
+    """How images become the network's input, where its class says it."""
+    from rwk.adapters.preprocess import Preprocess
+
+    stated = getattr(kind, "preprocess", None)
+    return str(stated) if isinstance(stated, Preprocess) else None
+
+
 def _registry_of(name: str) -> Registry[Any]:
     """Where a name is to be looked for: a generator's by name or by what its folder holds, else a reward's."""
     from rwk.policy_opt.generator import GENERATORS
     from rwk.rewards.pair_judge import JUDGES, is_pair_judge
     from rwk.rewards.registry import REWARDS
 
-    plain = name.partition("@")[0]
+    plain = REWARDS.parted(name)[0]
     if plain in REWARDS.names() or name in REWARDS.kept():
         return REWARDS
-    if plain in GENERATORS.names() or name in GENERATORS.kept():
+    if GENERATORS.parted(name)[0] in GENERATORS.names() or name in GENERATORS.kept():
         return GENERATORS
     if is_pair_judge(name):
         return JUDGES

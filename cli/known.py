@@ -53,14 +53,15 @@ def known(registry: Registry[Any], name: str) -> Known:
         held = _held(registry, folder)
         kind = registry.target(held[f"rwk_{registry.kind}"])
         return Known(kind, _spec(kind) | held.get("spec", {}), folder, (local(folder),))
-    plain, at, path = name.partition("@")
-    if at and plain in registry.names():
-        kind = registry.target(plain)
+    plain, own = registry.parted(name)
+    path, kind = own.get("weights"), registry.target(plain)
+    if path is not None:
         if getattr(kind, "made_of_reward", False):
             return _of_reward(kind, path)
-        return Known(kind, _spec(kind), weights=(named(kind, path),))
-    kind = registry.target(name)
-    return Known(kind, _spec(kind), weights=weights_of(kind))
+        given = dataclasses.replace(named(kind, path), revision=own.get("revision"))
+        return Known(kind, _spec(kind), weights=(given,))
+    weights = [dataclasses.replace(each, revision=own.get("revision")) for each in weights_of(kind)]
+    return Known(kind, _spec(kind), weights=tuple(weights))
 
 
 def _of_reward(kind: type[Any], name: str) -> Known:

@@ -39,7 +39,7 @@ def command(config: Scoring, common: Common) -> dict[str, Any] | None:
         from rwk.rewards.ranks import own_cores, own_device, ranks
         from rwk.rewards.registry import load_all
         from rwk.rewards.rows import leaves
-        from rwk.rewards.scoring import Means, check_prompts_given, prefer_fast, score_files
+        from rwk.rewards.scoring import Means, check_prompts_given, prefer_fast, prefer_stored, score_files
         from rwk.rewards.sinks import parts_of
 
         torch.manual_seed(common.seed)
@@ -49,6 +49,9 @@ def command(config: Scoring, common: Common) -> dict[str, Any] | None:
         )
         if config.preprocessing == "fast":
             prefer_fast(rewards)
+        kept = prefer_stored(rewards) if config.preprocessing == "stored" else []
+        if kept:
+            note(f"--preprocessing stored changes nothing of {', '.join(kept)}: images are upright and on white there.")
         check_prompts_given(rewards, gathered.items)
         for told in kept_precision(leaves(rewards), config.precision):
             note(told)

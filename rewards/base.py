@@ -7,7 +7,7 @@ import struct
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple, final
+from typing import ClassVar, Literal, NamedTuple, final
 
 import numpy as np
 import torch
@@ -58,36 +58,57 @@ class Scores(NamedTuple):
     """[B] why a value is NaN, or what the reward has to say of it; else ""."""
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
-    """The image as a person sees it: upright by its EXIF tag, 8-bit RGB, transparency over white.
+@dataclass(frozen=True)
+class View:
+    """What is seen of an image that is transparent, or that its EXIF tag turns.
+
+    Here it is, unless something else is asked for, what a person sees: the picture upright, on white. Most official
+    code takes pixels as the file stores them, `STORED`. This is the one point where rwk leaves it on purpose: people
+    judged what they saw; a picture must not score otherwise because a camera wrote a tag in place of turning its
+    pixels; and what lies below full transparency is arbitrary, so that a score of it would be of what nobody sees.
+    Generated pictures have neither, as a rule, and score alike either way.
+    """
+
+    alpha: Literal["white", "drop"] = "white"
+    """white: over white; drop: the colours as they are stored, whatever their alpha."""
+    exif: Literal["upright", "ignore"] = "upright"
+    """upright: turned as the tag says; ignore: as stored."""
+
+
+SEEN, STORED = View(), View("drop", "ignore")
+
+
+def to_rgb(image: Image.Image, view: View = SEEN) -> Image.Image:
+    """The image as a person sees it: upright by its EXIF tag, 8-bit RGB, transparency over white; or in another view.
 
     Grey images of 16 or 32 bits are scaled by their nominal range (65535, or 1.0 for floats), which Pillow's own
     `convert` would clip. The image itself is left as it was, and is what comes back where there is nothing to do.
     """
     if min(image.size) < 1:
         raise ValueError(f"it has {image.width}x{image.height} pixels")
-    if image.mode == "RGB" and not image.has_transparency_data and image.getexif().get(Base.Orientation, 1) == 1:
+    turned = view.exif == "upright" and image.getexif().get(Base.Orientation, 1) != 1
+    if image.mode == "RGB" and not turned and (view.alpha == "drop" or not image.has_transparency_data):
         image.load()  # which copying would have done
         return image
-    upright = ImageOps.exif_transpose(image)
+    upright = ImageOps.exif_transpose(image) if turned else image
     if upright.mode[0] in "IF":
-        upright = _to_8_bit(upright)
+        upright = _to_8_bit(upright, view)
     if upright.mode in ("La", "RGBa"):  # colours already multiplied by their alpha
         upright = upright.convert(upright.mode.upper())
-    if not upright.has_transparency_data:
+    if view.alpha == "drop" or not upright.has_transparency_data:
         return upright if upright.mode == "RGB" else upright.convert("RGB")
     layer = upright.convert("RGBA")
     return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
 
 
-def _to_8_bit(image: Image.Image) -> Image.Image:
+def _to_8_bit(image: Image.Image, view: View) -> Image.Image:
     """The grey image of mode I, I;16 or F in mode L; raises ValueError where a pixel is not a number."""
     white = 1.0 if image.mode == "F" else 65535.0
     grey = np.asarray(image, dtype=np.float32)  # [H, W]
     if not np.isfinite(grey).all():
         raise ValueError("it holds pixels that are not finite numbers")
     clear = image.info.get("transparency")  # the one grey value that stands for transparency in a PNG file
-    if isinstance(clear, int):
+    if isinstance(clear, int) and view.alpha == "white":
         grey = np.where(grey == clear, white, grey)
     return Image.fromarray(np.rint(grey.clip(0, white) * (255 / white)).astype(np.uint8))
 
@@ -128,12 +149,17 @@ class Reward(ABC):
         """Scores of one batch.
 
         Args:
-            images: RGB, upright, any size of at least 1x1.
+            images: RGB, in the reward's `view`, any size of at least 1x1.
             prompts: one per image, or none where the spec needs none and none were given.
 
         Returns:
             [B] scores, or `Scores` where some images get none.
         """
+
+    @property
+    def view(self) -> View:
+        """What `_score` is given of images that are transparent or turned."""
+        return SEEN
 
     def parts(self) -> dict[str, Reward]:
         """The rewards that this one is made of, by name; empty for a reward of its own."""
@@ -173,7 +199,7 @@ class Reward(ABC):
             readable: list[int] = []
             batch: list[Image.Image] = []
             for index in range(start, min(start + batch_size, len(images))):
-                found = decoded(self.spec.name, images[index])
+                found = decoded(self.spec.name, images[index], self.view)
                 if isinstance(found, str):
                     notes[index] = found
                 else:
@@ -234,12 +260,12 @@ def check_images_and_prompts(name: str, images: Sequence[Image.Image], prompts: 
         raise ValueError(f"{name} needs a list of images, got one {type(images).__name__}; put it in a list.")
 
 
-def decoded(name: str, image: Image.Image) -> Image.Image | str:
+def decoded(name: str, image: Image.Image, view: View = SEEN) -> Image.Image | str:
     """The image as RGB, or a note of why it cannot be decoded."""
     if not isinstance(image, Image.Image):
         raise ValueError(f"{name} needs PIL images, got {type(image).__name__}; open it with PIL.Image.open.")
     try:
-        return to_rgb(image)
+        return to_rgb(image, view)
     except UNREADABLE as error:
         return f"cannot be decoded: {error}"
 

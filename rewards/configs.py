@@ -57,9 +57,13 @@ class Scoring:
     workers: int | None = field(
         default=None, metadata={"help": "Threads that read and prepare images. [default: one a core]"}
     )
-    preprocessing: Literal["exact", "fast"] = field(
+    preprocessing: Literal["exact", "fast", "stored"] = field(
         default="exact",
-        metadata={"help": "As the official code prepares images, or faster and a grey level or so apart."},
+        metadata={
+            "help": "exact: as the official code prepares images, but upright by EXIF and, if transparent, on white; "
+            "fast: a grey level or so apart; stored: as exact, but not turned and without alpha, as most official code "
+            "takes files."
+        },
     )
     precision: Literal["published", "float32", "bfloat16", "float16"] = field(
         default="published",

@@ -7,13 +7,13 @@ import glob
 import os
 import stat
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from PIL import Image, UnidentifiedImageError
 
-from rwk.rewards.base import to_rgb
+from rwk.rewards.base import SEEN, View, to_rgb
 
 SUFFIXES = frozenset(
     ".apng .avif .avifs .bmp .dds .dib .gif .heic .heif .icns .ico .j2c .j2k .jfif .jp2 .jpe .jpeg .jpf .jpg .jpx .jxl "
@@ -101,33 +101,42 @@ class Picture(NamedTuple):
 
 
 def read(path: Path, least: Callable[[int, int], tuple[int, int] | None] = lambda width, height: None) -> Picture:
-    """The image in a file, upright and in RGB; of an animation or a document of several pages the first.
+    """The image in a file, upright and in RGB, else as `views_of`."""
+    images, note = views_of(path, (SEEN,), least)
+    return Picture(images.get(SEEN), note)
 
-    Never raises for what is in the file. Images of more pixels than Pillow's limit against decompression bombs
-    (89,478,485) are refused before they are decoded, inside `guarded`.
+
+def views_of(
+    path: Path, views: Iterable[View], least: Callable[[int, int], tuple[int, int] | None]
+) -> tuple[dict[View, Image.Image], str]:
+    """The image in a file, decoded once, in RGB and every view; of an animation or several pages the first.
+
+    Where there is none the note says why. Never raises for what is in the file. Images of more pixels than Pillow's
+    limit against decompression bombs (89,478,485) are refused before they are decoded, inside `guarded`.
 
     Args:
         path: the file.
+        views: what is wanted of it; those that come to the same are one object.
         least: of width and height in the file, those down to which a JPEG file may be shrunk while it is decoded, to
             1/2, 1/4 or 1/8; None: not at all.
     """
     try:
         about = path.stat()
         if not stat.S_ISREG(about.st_mode):  # a pipe would block for ever
-            return Picture(None, "not a file")
+            return {}, "not a file"
         if about.st_size == 0:
-            return Picture(None, "empty file (0 bytes)")
+            return {}, "empty file (0 bytes)"
         with Image.open(path) as image:
             if size := least(*image.size):
                 image.draft(None, size)
-            return Picture(to_rgb(image), "")
+            return {view: to_rgb(image, view) for view in views}, ""
     except UnidentifiedImageError:
-        return Picture(None, "not an image of a kind that can be read here")
+        return {}, "not an image of a kind that can be read here"
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        return Picture(None, f"more than {Image.MAX_IMAGE_PIXELS:,} pixels, which may be a decompression bomb")
+        return {}, f"more than {Image.MAX_IMAGE_PIXELS:,} pixels, which may be a decompression bomb"
     except Exception as error:  # Pillow's readers raise whatever malformed bytes lead them to
         said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        return Picture(None, f"cannot be decoded: {said or type(error).__name__}")
+        return {}, f"cannot be decoded: {said or type(error).__name__}"
 
 
 @contextlib.contextmanager

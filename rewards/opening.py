@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from PIL import Image
 from torch import Tensor
 
-from rwk.rewards.base import Reward
+from rwk.rewards.base import SEEN, Reward
 from rwk.rewards.cache import Cache, Prints, digest_of, key_of
 from rwk.rewards.errors import RunFailed
-from rwk.rewards.images import read
+from rwk.rewards.images import views_of
 from rwk.rewards.manifest import Item, prompt_of
 from rwk.rewards.staged import EmbeddedReward, PreparedReward, Ready
 
@@ -92,16 +92,16 @@ class Opener:
         }
         if not todo and opened.made:
             return opened
-        picture = read(item.image, _least_size(list(todo.values())))
-        opened.note = picture.note
-        if picture.image is None:
+        views = {reward.view if isinstance(reward, PreparedReward) else SEEN for reward in todo.values()} or {SEEN}
+        images, opened.note = views_of(item.image, views, _least_size(list(todo.values())))
+        if opened.note:
             return opened
         for name, reward in todo.items():
             if not isinstance(reward, PreparedReward):
-                opened.image = picture.image
+                opened.image = images[SEEN]
             elif reward.preparation not in opened.ready:
                 try:
-                    opened.ready[reward.preparation] = reward.prepare(picture.image)
+                    opened.ready[reward.preparation] = reward.prepare(images[reward.view])
                 except Exception as error:
                     why = f"{type(error).__name__}: {error}"
                     raise RunFailed(f"{name} failed to prepare {item.image}: {why}") from error

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import inspect
 import json
 import warnings
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any, Generic, TypeVar
 
 from rwk.rewards.base import Reward
 from rwk.rewards.home import home
+from rwk.rewards.name_parts import parted, unknown
 from rwk.rewards.networks import Networks
 from rwk.rewards.precision import Precision
 
@@ -24,22 +24,23 @@ T = TypeVar("T")
 class Registry(Generic[T]):
     """A table of names, each with the `module:Class` that it stands for.
 
-    A name is one of, in this order: the address of a reward that `rwk serve` holds (http:// or https://), a folder that
-    `save` wrote, a registered name, a name kept in `$RWK_HOME`, a registered name with the user's own weights as
-    `NAME@PATH`, or `module:Class`. A class is built with `cls(**options)`, a folder with
-    `cls.from_folder(path, **options)`.
+    A name is one of, in this order: an address of `rwk serve`, a folder that `save` wrote, a registered name, one kept
+    in `$RWK_HOME`, a registered name as `NAME@PATH` with the user's own weights or as `NAME#REVISION`, a model of
+    another library as `SCHEME:MODEL`, whose class `of_model` gives and which takes both too, or `module:Class`.
     """
 
-    def __init__(self, kind: str, base: str, table: dict[str, str]) -> None:
+    def __init__(self, kind: str, base: str, table: dict[str, str], schemes: dict[str, str] | None = None) -> None:
         """
         Args:
-            kind: "reward", "generator" or "judge"; also names the folder in `$RWK_HOME` and the entry-point group.
+            kind: "reward", "generator" or "judge"; also of the folder in `$RWK_HOME` and the entry points.
             base: `module:Class` that every entry must be a subclass of.
             table: the built-in names.
+            schemes: what stands before a colon, each with the `module:Class` that it stands for.
         """
         self.kind = kind
         self._base = base
         self._table = dict(table)
+        self.schemes = dict(schemes or {})
         self._plugins: dict[str, str] | None = None
 
     def register(self, name: str, target: str) -> None:
@@ -58,11 +59,15 @@ class Registry(Generic[T]):
         return sorted(path.parent.name for path in home(self.kind + "s").glob("*/config.json"))
 
     def target(self, name: str) -> type[T]:
-        """The class behind a registered name or `module:Class`; raises ValueError for an unknown name."""
+        """The class behind a registered name, `SCHEME:MODEL` or `module:Class`; raises ValueError for others."""
+        scheme, colon, model = name.partition(":")
+        if colon and scheme in self.schemes:
+            kind: Any = self.target(self.schemes[scheme])
+            return kind.of_model(name, model)  # type: ignore[no-any-return]
         where = self._targets().get(name, name)
         module, colon, attribute = where.partition(":")
         if not colon or not module or not attribute.isidentifier():
-            raise ValueError(self._unknown(name))
+            raise ValueError(unknown(self.kind, name, self.names() + self.kept()))
         try:
             found = getattr(importlib.import_module(module), attribute)
         except (ImportError, AttributeError) as error:
@@ -72,6 +77,19 @@ class Registry(Generic[T]):
         if not (isinstance(found, type) and issubclass(found, base)):
             raise ValueError(f"{self.kind} {name!r} must be a subclass of {attribute}, got {found!r} from {where}.")
         return found
+
+    def registered(self, name: str) -> bool:
+        """Whether the name, nothing added to it, is registered, or `SCHEME:MODEL` of a scheme that is."""
+        scheme, colon, model = name.partition(":")
+        return name in self._targets() or bool(colon and model) and scheme in self.schemes
+
+    def parted(self, name: str) -> tuple[str, dict[str, str]]:
+        """A name without what a user adds to it, and that as options of its class."""
+
+        def takes(known: str) -> Collection[str] | None:
+            return inspect.signature(self.target(known)).parameters if self.registered(known) else None
+
+        return parted(name, takes)
 
     def knows(self, name: str) -> bool:
         """Whether the name is registered, kept in `$RWK_HOME`, or a saved folder; not so for `module:Class`."""
@@ -84,8 +102,7 @@ class Registry(Generic[T]):
         folder = None if name in self._targets() else self._saved(name)
         if folder is not None:
             return self.target(self._saved_by(folder))
-        known = name.partition("@")[0]
-        return self.target(known if known in self._targets() else name)
+        return self.target(self.parted(name)[0])
 
     def load(self, name: str, **options: Any) -> T:
         """The object that a name stands for.
@@ -102,15 +119,16 @@ class Registry(Generic[T]):
         folder = None if name in self._targets() else self._saved(name)
         if folder is not None:
             return self._from_folder(folder, options)
-        known, at, path = name.partition("@")
-        if at and known in self._targets():
-            if "weights" not in inspect.signature(self.target(known)).parameters:
-                raise ValueError(f"{self.kind} {known!r} takes no weights of one's own, got {path!r}; leave it out.")
-            return self.load(known, weights=path, **options)
-        if "networks" in options and "networks" not in inspect.signature(self.target(name)).parameters:
-            del options["networks"]
-        built: T = self.target(name)(**options)
-        return built
+        known, own = self.parted(name)
+        kind = self.target(known)
+        takes = inspect.signature(kind).parameters
+        for option, given in own.items():
+            if option not in takes:
+                what = {"weights": "weights of one's own", "revision": "revision of a repository"}[option]
+                raise ValueError(f"{self.kind} {known!r} takes no {what}, got {given!r}; leave it out.")
+        if "networks" not in takes:
+            options.pop("networks", None)
+        return kind(**own, **options)
 
     def _saved(self, name: str) -> Path | None:
         """The folder that a name stands for, or None."""
@@ -149,14 +167,6 @@ class Registry(Generic[T]):
                 ignored = f"{self.kind} {name!r} of a plug-in is rwk's own name; {self._plugins[name]} is ignored."
                 warnings.warn(ignored, stacklevel=4)
         return self._plugins | self._table
-
-    def _unknown(self, name: str) -> str:
-        known = self.names() + self.kept()
-        close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-        pairs = ", `rwk list judges` those of two images" if self.kind == "reward" else ""
-        listed = f"`rwk list {self.kind}s` names what is known{pairs}."
-        hint = f"did you mean {' or '.join(close)}?" if close else listed
-        return f"unknown {self.kind} {name!r}; {hint} A folder or module:Class is taken too."
 
 
 REWARDS: Registry[Reward] = Registry(
@@ -241,6 +251,14 @@ REWARDS: Registry[Reward] = Registry(
         "vqascore.flant5_xl": "rwk.adapters.vqascore:FlanT5Xl",
         "vqascore.llava_ov": "rwk.adapters.judge_published:VqaScoreLlavaOv",
         "vqascore.vlm": "rwk.adapters.judge:VqaScore",
+    },
+    {
+        "open_clip": "rwk.adapters.open_clip_models:OpenClipCosine",
+        "open_clip.clipscore": "rwk.adapters.open_clip_models:OpenClipScore",
+        "open_clip.noprefix": "rwk.adapters.open_clip_models:OpenClipScoreNoPrefix",
+        "transformers": "rwk.adapters.transformers_clip:TransformersCosine",
+        "transformers.clipscore": "rwk.adapters.transformers_clip:TransformersScore",
+        "transformers.noprefix": "rwk.adapters.transformers_clip:TransformersScoreNoPrefix",
     },
 )
 

@@ -110,6 +110,12 @@ def prefer_fast(rewards: Mapping[str, Reward]) -> None:
             reward.prefer_fast()
 
 
+def prefer_stored(rewards: Mapping[str, Reward]) -> list[str]:
+    """Has all rewards that can read images as their files store them, see `View`; gives the names of the others."""
+    found = leaves(rewards)
+    return [name for name, each in found.items() if not (isinstance(each, PreparedReward) and each.prefer_stored())]
+
+
 def _rows(batch: list[Opened], scorer: Scorer, size: BatchSize) -> list[Row]:
     """The rows of a batch, which is halved as often as the memory does not hold it."""
     begun = time.perf_counter()

@@ -52,6 +52,10 @@ class PreparedReward(PixelReward):
     def prefer_fast(self) -> None:
         """Has images prepared faster from now on, where there is a way; what that changes stands with the class."""
 
+    def prefer_stored(self) -> bool:
+        """Has images read as their files store them from now on, see `View`; gives whether there is that way."""
+        return False
+
     def least_size(self, width: int, height: int) -> tuple[int, int] | None:
         """Width and height down to which a decoder may shrink an image of that size beforehand; None: not at all."""
         return None

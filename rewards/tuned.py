@@ -251,9 +251,13 @@ class TunedPixels(Tuned, PixelReward):
 
 
 def absolute(name: str) -> str:
-    """The name of a base that means the same in any folder: the path in `NAME@PATH` from the root."""
+    """The name of a base that means the same in any folder: the path in `NAME@PATH` or `SCHEME:PATH` from the root."""
     known, at, path = name.partition("@")
-    return f"{known}@{Path(path).expanduser().resolve()}" if at else name
+    if at:
+        return f"{known}@{Path(path).expanduser().resolve()}"
+    scheme, colon, path = name.partition(":")
+    here = colon and scheme in REWARDS.schemes and Path(path).expanduser().is_dir()
+    return f"{scheme}:{Path(path).expanduser().resolve()}" if here else name
 
 
 def untouched(state: Mapping[str, Tensor], moved: Iterable[str]) -> str:

@@ -5,7 +5,7 @@ Nothing is loaded and no network is asked. A class tells it by its attributes:
 * `origin`: one published file, or the list of files of one checkpoint: its hub, file, licence and megabytes;
 * `origins()`: several such, where a network is made of several checkpoints;
 * `hub`: a repository in the layout of transformers;
-* `shipped`: a folder that comes with the package.
+* `shipped`: a folder that comes with the package, or that the name itself states.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ class Weights:
     """Of 1,000,000 bytes, of all files of the checkpoint; None where it is not known."""
     local: bool = False
     """Whether the source is a path."""
+    revision: str | None = None
+    """Commit, tag or branch of the repository on the hub; None for what it is at now."""
 
     def here(self) -> Path | None:
         """The file, folder, or list of files on this machine; None where it, or a file of the list, is not here."""
@@ -51,7 +53,7 @@ class Weights:
         """The file in the cache of the Hugging Face hub."""
         from huggingface_hub import try_to_load_from_cache
 
-        found = try_to_load_from_cache(self.source, file)
+        found = try_to_load_from_cache(self.source, file, revision=self.revision)
         return Path(found) if isinstance(found, str) else None
 
     def _whole(self, path: Path, file: str) -> bool:
@@ -76,7 +78,7 @@ def weights_of(kind: type[Any]) -> tuple[Weights, ...]:
         published = (kind.origin,)
     else:
         return (Weights(kind.hub),) if hasattr(kind, "hub") else ()
-    return tuple(Weights(each.hub, each.file, each.licence, each.megabytes) for each in published)
+    return tuple(Weights(each.hub, each.file, each.licence, each.megabytes or None) for each in published)
 
 
 def named(kind: type[Any], name: str) -> Weights:

@@ -72,13 +72,13 @@ def scored(items: list[Item], rewards: dict[str, Reward], folder: Path, **means:
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """Files that are decoded from now on."""
     paths: list[Path] = []
-    whole = opening.read
+    whole = opening.views_of
 
-    def read(path: Path, least: Any) -> Any:
+    def views_of(path: Path, views: Any, least: Any) -> Any:
         paths.append(path)
-        return whole(path, least)
+        return whole(path, views, least)
 
-    monkeypatch.setattr(opening, "read", read)
+    monkeypatch.setattr(opening, "views_of", views_of)
     return paths
 
 

@@ -23,6 +23,7 @@ from rwk.adapters.aesthetic import AestheticV2
 from rwk.adapters.clip_towers import SMALL, cosine, open_clip_network
 from rwk.adapters.hpsv2 import Hpsv2, Hpsv21
 from rwk.adapters.pickscore import PickScore
+from rwk.rewards.registry import load_all
 
 Rwk = Callable[..., Any]
 
@@ -65,26 +66,28 @@ def test_a_missing_file_is_not_scored_as_the_one_before(rwk: Rwk, tmp_path: Path
     assert scores[1] is None
 
 
-def test_two_versions_live_side_by_side(tmp_path: Path) -> None:
-    """Loading v2.1 does not change what v2.0 says (hpsv2 keeps one model for both)."""
+def test_two_versions_live_side_by_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """v2.0 and v2.1 that are loaded together each score by their own file (hpsv2 keeps one model for both)."""
     image, prompt = Image.effect_noise((40, 40), 90), "a cat"
-    paths = {}
+    monkeypatch.setattr(Hpsv2, "build", classmethod(lambda cls: open_clip_network(SMALL)))
+    monkeypatch.setattr(Hpsv2, "preprocess", Hpsv2.tiny().preprocess)
+    names, expected = [], []
     for kind in (Hpsv2, Hpsv21):
-        network = open_clip_network(SMALL)
+        network = open_clip_network(SMALL).eval()
         network.load_state_dict(other(network.state_dict()) if kind is Hpsv21 else network.state_dict())
-        paths[kind] = tmp_path / kind.origin.file
-        torch.save({"state_dict": network.state_dict()}, paths[kind])
-
-    def loaded(kind: type[Hpsv2]) -> Hpsv2:
-        network = open_clip_network(SMALL)
-        published.fill(kind.spec.name, network, published.read(paths[kind]))
-        return kind.of(network, preprocess=Hpsv2.tiny().preprocess)
-
-    old = loaded(Hpsv2)
-    before = old.score([image], [prompt]).values
-    new = loaded(Hpsv21)
-    assert not torch.equal(new.score([image], [prompt]).values, before)
-    assert torch.equal(old.score([image], [prompt]).values, before)
+        torch.save({"state_dict": network.state_dict()}, tmp_path / kind.origin.file)
+        names.append(f"{kind.spec.name}@{tmp_path / kind.origin.file}")
+        expected.append(kind.of(network).score([image], [prompt]).values)
+    assert not torch.equal(*expected)
+    for order in (names, names[::-1]):
+        loaded = load_all(order)
+        for name in order * 2:
+            values = loaded[name].score([image], [prompt]).values
+            torch.testing.assert_close(values, expected[names.index(name)], rtol=0, atol=1e-6)
+    twice = [f"hpsv2.v20@{tmp_path / kind.origin.file}" for kind in (Hpsv2, Hpsv21)]  # two files of one version
+    for name, reward in load_all(twice).items():
+        values = reward.score([image], [prompt]).values
+        torch.testing.assert_close(values, expected[twice.index(name)], rtol=0, atol=1e-6)
 
 
 def test_weights_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None:

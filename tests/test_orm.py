@@ -102,6 +102,19 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+def test_the_tokenizer_is_of_the_same_revision(
+    folder: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With one revision in the hub's cache all is read from it; the tokenizer is not looked for elsewhere."""
+    publish = runpy.run_path(str(Path(__file__).with_name("hub_case.py")))["publish"]
+    cache = tmp_path_factory.mktemp("cache")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
+    (folder / "config.json").write_text(json.dumps({"model_type": "qwen2"}))
+    publish(cache, Orm.origin.hub, folder, "v1")
+    assert load("orm.t2i_r1#v1", dtype="float32").tokenizer.get_vocab() == tokenizer().get_vocab()  # type: ignore[attr-defined]
+
+
 def test_margins_are_those_of_the_authors_code(folder: Path, record_property: Any) -> None:
     """l_yes - l_no is that of one forward pass of LLaVA's own code, in a batch and alone; the score is its sigmoid."""
     expected = torch.tensor(RECORDED["margins"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import runpy
 from dataclasses import replace
 from pathlib import Path
@@ -9,11 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 import torchvision.transforms.functional as F
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 from torchvision import transforms
 
 from rwk.adapters.preprocess import CLIP_MEAN, CLIP_STD, HALF, LONGEST, Preprocess
+from rwk.rewards.base import SEEN, STORED
 from rwk.rewards.images import read
 
 CASE = runpy.run_path(str(Path(__file__).with_name("clip_case.py")))
@@ -51,6 +53,48 @@ def test_crop_and_squash_are_those_of_open_clip(fit: str, mode: str) -> None:
 
     transform = open_clip.image_transform(64, is_train=False, resize_mode=mode, interpolation="bicubic")
     same(Preprocess(64, fit=fit), [transform(image) for image in pictures()])  # type: ignore[arg-type]
+
+
+def marked(name: str) -> Image.Image:
+    """A picture that its EXIF tag turns, one with transparency, or both, as a file holds them."""
+    image = CASE["picture"]("marked", 90, 70)
+    if "clear" in name:
+        image.putalpha(CASE["picture"]("alpha", 90, 70, "L"))
+    exif = Image.Exif()
+    exif[0x0112] = 6 if "turned" in name else 1
+    file = io.BytesIO()
+    image.save(file, "PNG", exif=exif)
+    return Image.open(file)
+
+
+@pytest.mark.parametrize("name", ["turned", "clear", "turned and clear"])
+def test_stored_is_what_official_code_makes_of_a_file(name: str) -> None:
+    """`stored` gives what `convert("RGB")` and torchvision make of the file, the default what a person sees of it."""
+    prepare = transforms.Compose(
+        [
+            transforms.Resize(64, transforms.InterpolationMode.BICUBIC),
+            transforms.CenterCrop(64),
+            transforms.ToTensor(),
+            transforms.Normalize(CLIP_MEAN, CLIP_STD),
+        ]
+    )
+    preprocess = Preprocess(64)
+    assert (preprocess.view, preprocess.stored().view) == (SEEN, STORED)
+    torch.testing.assert_close(
+        preprocess.stored().exact([marked(name)])[0], prepare(marked(name).convert("RGB")), rtol=0, atol=2e-6
+    )
+    seen = ImageOps.exif_transpose(marked(name)).convert("RGBA")
+    white = Image.alpha_composite(Image.new("RGBA", seen.size, "white"), seen).convert("RGB")
+    torch.testing.assert_close(preprocess.exact([marked(name)])[0], prepare(white), rtol=0, atol=2e-6)
+    assert (preprocess.exact([marked(name)]) - preprocess.stored().exact([marked(name)])).abs().max() > 0.5
+
+
+def test_a_way_to_prepare_tells_itself() -> None:
+    """Its text names what is done of orientation, transparency, size, margin and filter."""
+    told = "upright by EXIF, transparency on white, shorter side to 64 pixels, centre crop (round), bicubic by Pillow"
+    assert str(Preprocess(64)) == told
+    told = "EXIF ignored, transparency dropped, longer side to 64 pixels, black around, bicubic by floats"
+    assert str(LETTERBOX.stored()) == told
 
 
 def test_floor_crop_is_that_of_transformers() -> None:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
+import importlib
 import math
 import os
 import re
 import runpy
+import shlex
+import subprocess
+import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -31,6 +36,17 @@ class Runs:
 
     def __reduce__(self) -> tuple[Callable[[str], None], tuple[str]]:
         return os.mkdir, (str(self.path),)
+
+
+def advised(file: Path, folder: Path) -> subprocess.CompletedProcess[str]:
+    """How the command ended that the refusal of a file names, run in that folder."""
+    with pytest.raises(ValueError, match="convert it once") as refused:
+        read(file)
+    command = shlex.split(str(refused.value).partition(": python ")[2].removesuffix("."))
+    alone = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    return subprocess.run(
+        [sys.executable, *command], cwd=folder, env=alone, capture_output=True, text=True, timeout=300
+    )
 
 
 class TestFind:
@@ -88,14 +104,45 @@ class TestRead:
         save_file({"weight": torch.arange(3.0)}, tmp_path / "model.safetensors")
         assert read(tmp_path / "model.safetensors")["weight"].tolist() == [0, 1, 2]
 
-    def test_a_pickled_module_is_refused(self, tmp_path: Path) -> None:
-        """A whole module is not opened; the error says how to convert it, and what that makes can be read."""
-        torch.save(nn.Linear(2, 1), tmp_path / "module.pt")
+    @pytest.mark.parametrize("held", ["module", "state and settings", "module in a dict"])
+    def test_a_pickled_file_is_refused(self, tmp_path: Path, held: str) -> None:
+        """Objects are not opened; the advised command, run as it stands, makes a file that can be read.
+
+        The file is a module, a state beside the settings of a run, or a dict with a module, as trainers write them.
+        """
+        network, settings = nn.Linear(2, 1), argparse.Namespace(lr=0.1)
+        made = {"module": network, "state and settings": {"state_dict": network.state_dict(), "args": settings}}
+        torch.save(made.get(held, {"model": network, "epoch": 3}), tmp_path / "own.pt")
         with pytest.raises(
-            ValueError, match="module.pt holds pickled objects, which could run code .* convert it once"
+            ValueError, match="own.pt holds pickled objects, which could run code .* convert it once: p"
         ):
-            read(tmp_path / "module.pt")
-        torch.save(torch.load(tmp_path / "module.pt", weights_only=False).state_dict(), tmp_path / "converted.pt")
+            read(tmp_path / "own.pt")
+        ended = advised(tmp_path / "own.pt", tmp_path)
+        assert ended.returncode == 0, ended.stderr
+        assert torch.equal(read(tmp_path / "converted.pt")["weight"], network.weight)
+
+    def test_a_module_of_the_authors_is_converted_in_their_checkout(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The error names the modules that are not here; in a checkout that has them the command makes the file."""
+        package = tmp_path / "checkout" / "trainer" / "models"
+        package.mkdir(parents=True)
+        (package / "clip_model.py").write_text("import torch\n\nclass CLIPModel(torch.nn.Linear):\n    pass\n")
+        with monkeypatch.context() as patch:
+            patch.syspath_prepend(tmp_path / "checkout")
+            kind = importlib.import_module("trainer.models.clip_model").CLIPModel
+            torch.save(kind(2, 1), tmp_path / "mps.pt")
+        for name in ("trainer", "trainer.models", "trainer.models.clip_model"):
+            del sys.modules[name]
+        importlib.invalidate_caches()
+        told = (
+            "convert it once, in a checkout of its authors' code, since it needs trainer.models.clip_model: python -c"
+        )
+        with pytest.raises(ValueError, match=re.escape(told)):
+            read(tmp_path / "mps.pt")
+        assert "No module named 'trainer'" in advised(tmp_path / "mps.pt", tmp_path).stderr
+        ended = advised(tmp_path / "mps.pt", tmp_path / "checkout")
+        assert ended.returncode == 0, ended.stderr
         assert read(tmp_path / "converted.pt").keys() == {"weight", "bias"}
 
     def test_code_in_a_file_is_not_run(self, tmp_path: Path) -> None:
@@ -181,6 +228,22 @@ class TestPublishedReward:
         images = CASE["pictures"]()[:3]
         assert torch.equal(loaded.score(images, ["a dog"] * 3).values, tiny.score(images, ["a dog"] * 3).values)
         assert loaded.spec.name == "hpsv2.v20"
+
+    def test_a_file_that_is_no_checkpoint_is_told_at_once(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It is read before the network is built, which takes a large one many seconds."""
+
+        def refuse() -> None:
+            raise AssertionError("a network was built before its weights were read")
+
+        (tmp_path / "notpt.pt").write_text("weights")
+        for name in ("hpsv2.v21", "imagereward.v1", "pickscore.v1", "aesthetic.v1_b32"):
+            kind = registry.REWARDS.target(name)
+            monkeypatch.setattr(kind, "build", staticmethod(refuse))
+            tower = {"tower": tmp_path / "notpt.pt"} if name.startswith("aesthetic") else {}
+            with pytest.raises(ValueError, match="is not a whole torch file"):
+                registry.load(f"{name}@{tmp_path / 'notpt.pt'}", **tower)
 
     def test_a_name_with_a_file_that_is_not_there(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """The sentence of `find` comes through the registry."""

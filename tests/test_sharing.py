@@ -21,7 +21,7 @@ from rwk.adapters.preprocess import Preprocess
 from rwk.rewards.base import Reward
 from rwk.rewards.manifest import Item
 from rwk.rewards.registry import load_all
-from rwk.rewards.scoring import Means, prefer_fast, score_items
+from rwk.rewards.scoring import Means, prefer_fast, prefer_stored, score_items
 
 CASE = runpy.run_path(str(Path(__file__).with_name("tower_case.py")))
 PROMPTS = ("a dog", "", "three small yellow birds on the branch of a tree, a lake behind them", "a red cube")
@@ -33,6 +33,52 @@ def scored(items: list[Item], rewards: dict[str, Reward], **means: Any) -> dict[
     rows = [row for batch in score_items(items, rewards, Means(**means)) for row in batch]
     assert [row.image for row in rows] == [str(item.image) for item in items]
     return {name: [row.scores[name] for row in rows] for name in rewards}
+
+
+def test_stored_pictures_share_one_decode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A turned picture and a clear one score as they are stored where that is asked for, else as they are seen.
+
+    One that cannot, here a measure of pixels, keeps to what is seen; still every file is opened once for both.
+    """
+    folder = CASE["published"](tmp_path, monkeypatch)
+    plain = Image.merge("RGB", [Image.effect_noise((60, 40), 90) for _ in "RGB"])
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    plain.save(tmp_path / "turned.png", exif=exif)
+    clear = plain.copy()
+    clear.putalpha(Image.effect_noise((60, 40), 90))
+    clear.save(tmp_path / "clear.png")
+    items = [Item(tmp_path / file, "a dog") for file in ("turned.png", "clear.png")]
+    white = Image.alpha_composite(Image.new("RGBA", clear.size, "white"), clear).convert("RGB")
+    seen = [plain.transpose(Image.Transpose.ROTATE_270), white]
+    name = f"clipscore.b32_cosine@{folder}"
+    rewards = load_all([name, "colorfulness"])
+    opened: list[Path] = []
+    whole = Image.open
+    monkeypatch.setattr(Image, "open", lambda path: opened.append(path) or whole(path))
+    as_seen = scored(items, rewards)
+    assert prefer_stored(rewards) == ["colorfulness"]
+    as_stored = scored(items, rewards)
+    assert sorted(opened) == sorted(2 * [item.image for item in items])
+    fresh = load_all([name])[name]
+    for found, pictures in ((as_seen, seen), (as_stored, [plain, plain])):
+        expected = fresh.score(pictures, ["a dog"] * 2).values
+        torch.testing.assert_close(torch.tensor(found[name]), expected, rtol=0, atol=1e-6)
+    files = [whole(item.image) for item in items]
+    torch.testing.assert_close(rewards[name].score(files, ["a dog"] * 2).values, torch.tensor(as_stored[name]))
+    assert as_stored["colorfulness"] == as_seen["colorfulness"]
+    assert all(abs(one - two) > 1e-4 for one, two in zip(as_seen[name], as_stored[name], strict=True))  # type: ignore[operator]
+
+
+def test_stored_pictures_by_the_command(rwk: Callable[..., Any], tmp_path: Path) -> None:
+    """`rwk score --preprocessing stored` says which rewards it does not reach, its help and `rwk info` what it is."""
+    Image.new("RGB", (8, 6), "red").save(tmp_path / "red.png")
+    ended = rwk("score", "red.png", "--reward", "contrast", "--preprocessing", "stored")
+    assert ended.code == 0
+    assert "--preprocessing stored changes nothing of contrast: images are upright and on white there." in ended.err
+    assert "upright by EXIF and, if transparent, on white" in " ".join(rwk("score", "--help").out.split())
+    told = json.loads(rwk("info", "hpsv2.v21", "--json").out)["preprocessing"]
+    assert told.startswith("upright by EXIF, transparency on white, longer side to 224 pixels, black around")
 
 
 @pytest.mark.parametrize("names", [NAMES, NAMES[::-1]])

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rwk.rewards.base import to_rgb
+from rwk.rewards.base import SEEN, STORED, View, to_rgb
 
 
 def grey(level: int, size: tuple[int, int] = (3, 2)) -> Image.Image:
@@ -41,6 +41,31 @@ def test_upright_by_exif() -> None:
         exif[0x0112] = tag
         image = saved(upright.transpose(inverse) if inverse is not None else upright, "PNG", exif=exif)
         assert np.array_equal(to_rgb(image), upright), tag
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA", "P", "I;16"])
+def test_a_view_turns_or_drops(mode: str) -> None:
+    """Each part of a view does one thing: `exif` turns or not, `alpha` gives white or the colours below."""
+    exif = Image.Exif()
+    exif[0x0112] = 6  # stored lying on its left side
+    options: dict[str, object] = {"exif": exif}
+    if mode == "I;16":
+        image = Image.fromarray(np.array([[0, 257 * 90]], dtype=np.uint16))
+        options["transparency"] = 0
+    elif mode in ("RGB", "P"):
+        image = Image.new("RGB", (2, 1))
+        image.putpixel((1, 0), (90, 90, 90))
+        image = image if mode == "RGB" else image.quantize(2)
+        options["transparency"] = (0, 0, 0) if mode == "RGB" else image.getpixel((0, 0))
+    else:
+        image = Image.new("RGBA", (2, 1), (0, 0, 0, 0))
+        image.putpixel((1, 0), (90, 90, 90, 255))
+        image = image.convert(mode)
+    file = saved(image, "PNG", **options)
+    assert np.asarray(to_rgb(file, SEEN))[..., 0].tolist() == [[255], [90]]
+    assert np.asarray(to_rgb(file, STORED))[..., 0].tolist() == [[0, 90]]
+    assert np.asarray(to_rgb(file, View(alpha="drop")))[..., 0].tolist() == [[0], [90]]
+    assert np.asarray(to_rgb(file, View(exif="ignore")))[..., 0].tolist() == [[255, 90]]
 
 
 def test_orientation_applies_to_every_mode() -> None:
