@@ -20,7 +20,7 @@ from rwk.policy_opt.suites import Benchmark
 from rwk.policy_opt.win_rates import WinRate
 from rwk.rewards.base import Reward
 from rwk.rewards.errors import RunFailed
-from rwk.rewards.registry import load
+from rwk.rewards.registry import REWARDS, load
 
 
 class Judges(NamedTuple):
@@ -46,7 +46,7 @@ def judges(
     Args:
         chosen: the benchmarks.
         rewards: names of those that score every image besides.
-        gold: NAME@PATH to be loaded for a reward that is needed as NAME.
+        gold: NAME@PATH or NAME#REVISION to be loaded for a reward that is needed as NAME.
         judge: the reward that answers questions.
         device: where networks run.
         known: those that are loaded already, by name.
@@ -54,7 +54,7 @@ def judges(
     Raises:
         ValueError: for a benchmark that nothing can judge, an unknown reward, or a `gold` that no benchmark needs.
     """
-    instead = {name.partition("@")[0]: name for name in gold}
+    instead = {REWARDS.parted(name)[0]: name for name in gold}
     needed = {name for one in chosen for name in (one.truth(), *itertools.chain.from_iterable(one.rules))} - {None}
     if unused := sorted(instead.keys() - needed):
         wanted = ", ".join(sorted(map(str, needed))) or "none"

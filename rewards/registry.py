@@ -100,9 +100,7 @@ class Registry(Generic[T]):
         if self.kind == "reward" and name.startswith(("http://", "https://")):
             return self.target("rwk.rewards.remote:RemoteReward")
         folder = None if name in self._targets() else self._saved(name)
-        if folder is not None:
-            return self.target(self._saved_by(folder))
-        return self.target(self.parted(name)[0])
+        return self.target(self._saved_by(folder) if folder else self.parted(name)[0])
 
     def load(self, name: str, **options: Any) -> T:
         """The object that a name stands for.
@@ -118,7 +116,9 @@ class Registry(Generic[T]):
             name, options = "rwk.rewards.remote:RemoteReward", {"url": name, **options}
         folder = None if name in self._targets() else self._saved(name)
         if folder is not None:
-            return self._from_folder(folder, options)
+            options.pop("networks", None)
+            saved: Any = self.target(self._saved_by(folder))
+            return saved.from_folder(folder, **options)  # type: ignore[no-any-return]
         known, own = self.parted(name)
         kind = self.target(known)
         takes = inspect.signature(kind).parameters
@@ -139,11 +139,6 @@ class Registry(Generic[T]):
             except OSError:  # a name too long for a file: an expression
                 continue
         return None
-
-    def _from_folder(self, folder: Path, options: dict[str, Any]) -> T:
-        options = {key: value for key, value in options.items() if key != "networks"}
-        loaded: T = self.target(self._saved_by(folder)).from_folder(folder, **options)  # type: ignore[attr-defined]
-        return loaded
 
     def _saved_by(self, folder: Path) -> str:
         """The registered name of what wrote a folder."""
