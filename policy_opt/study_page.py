@@ -48,11 +48,11 @@ def sections(document: Document) -> Iterator[str]:
         heads, cells = tabulated(rows)
         yield section(domain.capitalize(), [table(heads, cells, numbers=heads[3:])], lead="Mean over seeds.")
     yield from by_category(found.get("categories", ()))
-    heads = ["algorithm", "reward", "domain", "tuned less base", *_TESTED]
+    heads = ["algorithm", "reward", "domain", "tuned minus base", *_TESTED]
     rows = [[r["algorithm"], r["reward"], r["domain"], _cell(r), *_tested(r)] for r in found["gains"]]
     if rows:
         yield section("Over the base", [table(heads, rows)], lead="Paired by prompt; yes: learning made it better.")
-    heads = ["first", "second", "reward", "domain", "first less second", *_TESTED]
+    heads = ["first", "second", "reward", "domain", "first minus second", *_TESTED]
     rows = [
         [r["first"], r["second"], r["reward"] or "all", r["domain"], _cell(r), *_tested(r)]
         for r in found["differences"]
@@ -72,7 +72,7 @@ def by_category(found: Sequence[Document]) -> Iterator[str]:
             line[row["category"]] = _cell(row)
         cells = [[*what, *(line.get(name, "") for name in categories)] for what, line in lines.items()]
         heads = ["algorithm", "against", "reward", *categories]
-        lead = "Gold accuracy of the first less that of the second, 95 % intervals clustered by prompt; none is tested."
+        lead = "Gold accuracy of the first minus that of the second, 95 % intervals clustered by prompt; none is tested."
         yield section(f"{domain.capitalize()}, by category", [table(heads, cells, numbers=categories)], lead=lead)
 
 

@@ -225,7 +225,7 @@ def verdicts(study: Mapping[str, Any], algorithms: Records, scaling: Records, or
                 continue
             of = f"{said}, from {row['reward'] or 'all rewards'}"
             verdict = row["verdict"] if sign > 0 else row["reverse verdict"]
-            why = f"DPO less GRPO {_points(row)}, p after Holm {row['p after Holm']:.3g}"
+            why = f"DPO minus GRPO {_points(row)}, p after Holm {row['p after Holm']:.3g}"
             found.append({"finding": of, "verdict": words[verdict], "why": why})
     for row in orders:
         said = f"3. Best of n orders the rewards as {row['algorithm']} does, {row['domain']}"
