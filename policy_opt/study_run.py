@@ -41,7 +41,16 @@ def run_cells(
     tell: Tell = lambda _: None,
     progress: Progress | None = None,
 ) -> int:
-    """Runs the cells that are neither finished nor being run elsewhere; gives how many it ran."""
+    """Runs the cells that are neither finished nor being run elsewhere; gives how many it ran.
+
+    Raises:
+        ValueError: under a launcher, whose processes would wait for each other in different cells.
+    """
+    if (launched := int(os.environ.get("WORLD_SIZE", "1"))) > 1:
+        raise ValueError(
+            f"a study is shared by processes that are started apart, got one of {launched} of a launcher; start rwk "
+            f"study {launched} times, each with a --device of its own."
+        )
     ran = 0
     for place, cell in enumerate(cells, 1):
         if finished_cell(folder, cell):

@@ -266,3 +266,11 @@ def test_verdicts(low: float, high: float, p: float, seeds: tuple[float, ...], s
     turned = row | {"low": -high, "high": -low, "seeds": {key: -value for key, value in row["seeds"].items()}}  # type: ignore[attr-defined]
     assert decide(turned, 0.01, sign=-1) == said
     assert decide(row | {"clusters": 5}, 0.01) == "undecided"
+
+
+def test_a_launcher_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its processes would each take another cell, and wait for each other there."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match=r"got one of 2 of a launcher; start rwk study 2 times"):
+        run_cells(cells(SMALL), tmp_path)
+    assert not list(tmp_path.iterdir())
