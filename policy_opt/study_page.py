@@ -72,7 +72,7 @@ def by_category(found: Sequence[Document]) -> Iterator[str]:
             line[row["category"]] = _cell(row)
         cells = [[*what, *(line.get(name, "") for name in categories)] for what, line in lines.items()]
         heads = ["algorithm", "against", "reward", *categories]
-        lead = "Gold accuracy of the first minus that of the second, 95 % intervals clustered by prompt; none is tested."
+        lead = "Gold accuracy of the first minus that of the second, with 95 % intervals clustered by prompt; no test."
         yield section(f"{domain.capitalize()}, by category", [table(heads, cells, numbers=categories)], lead=lead)
 
 
