@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -105,10 +105,8 @@ def describe(name: str) -> dict[str, Any]:
 
 def _reads(kind: type[Any]) -> str | None:
     """How images become the network's input, where its class says it."""
-    from rwk.adapters.preprocess import Preprocess
-
     stated = getattr(kind, "preprocess", None)
-    return str(stated) if isinstance(stated, Preprocess) else None
+    return str(stated) if is_dataclass(stated) else None
 
 
 def _registry_of(name: str) -> Registry[Any]:

@@ -49,7 +49,7 @@ def test_nothing_speaks_against_a_sound_reward() -> None:
     """Over every family the sound reward gets no fail and no warning, and each value has its interval and clusters."""
     results = run_probes(subject(None, domain(), domain("other", seed=1)))
     assert {r.probe.name: r.reason for r in results if r.status in ("fail", "warn")} == {}
-    assert len(results) == 7 + 8 + len(EDITS) + 1 + 6 + 4 + 3 + 3 + 2 + 2 + 4 + 3
+    assert len(results) == 8 + 8 + len(EDITS) + 1 + 6 + 4 + 3 + 3 + 2 + 2 + 4 + 3
     passed = [result for result in results if result.status == "pass"]
     assert len(passed) > 30
     for result in passed:

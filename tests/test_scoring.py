@@ -13,7 +13,7 @@ from PIL import Image
 
 from rwk.rewards import opening, scoring
 from rwk.rewards.base import Reward, RewardSpec
-from rwk.rewards.images import Picture, read
+from rwk.rewards.images import views_of
 from rwk.rewards.manifest import Item, gather
 from rwk.rewards.scoring import Means, score_items
 
@@ -42,11 +42,11 @@ def test_rewards_see_each_image_decoded_once(tmp_path: Path, monkeypatch: pytest
     draw(tmp_path, range(10, 20))
     opened: list[Path] = []
 
-    def counted(path: Path, least: Any) -> Picture:
+    def counted(path: Path, views: Any, least: Any) -> Any:
         opened.append(path)
-        return read(path, least)
+        return views_of(path, views, least)
 
-    monkeypatch.setattr(opening, "read", counted)
+    monkeypatch.setattr(opening, "views_of", counted)
     rewards = {name: Wide() for name in ("a", "b", "c")}
     items = gather([str(tmp_path)]).items
     rows = [row for batch in score_items(items, rewards, Means(batch_size=4)) for row in batch]
@@ -61,17 +61,17 @@ def test_memory_does_not_grow_with_the_images(tmp_path: Path, monkeypatch: pytes
     alive: set[int] = set()
     most = 0
 
-    def watched(path: Path, least: Any) -> Picture:
+    def watched(path: Path, views: Any, least: Any) -> Any:
         nonlocal most
-        picture = read(path, least)
-        assert picture.image is not None
-        key = id(picture.image)
+        seen, note = views_of(path, views, least)
+        (image,) = seen.values()
+        key = id(image)
         alive.add(key)
-        weakref.finalize(picture.image, alive.discard, key)
+        weakref.finalize(image, alive.discard, key)
         most = max(most, len(alive))
-        return picture
+        return seen, note
 
-    monkeypatch.setattr(opening, "read", watched)
+    monkeypatch.setattr(opening, "views_of", watched)
     drawn = 0
 
     def items() -> Iterator[Item]:
