@@ -16,8 +16,7 @@ class OrmQuestion(YesNo):
     """
 
     spec = replace(YesNo.spec, name="judge.orm", source="arXiv:2501.13926")
-    drift = {}
-    precision_note = UNMEASURED
+    drift = {"bfloat16": 6.5e-3}
     asks = "orm"
 
 
@@ -29,6 +28,8 @@ class ParmClarity(OrmQuestion):
     """
 
     spec = replace(YesNo.spec, name="judge.parm_clarity", source="arXiv:2501.13926")
+    drift = {}
+    precision_note = UNMEASURED
     asks = "parm.clarity"
 
 
@@ -40,6 +41,8 @@ class ParmPotential(OrmQuestion):
     """
 
     spec = replace(YesNo.spec, name="judge.parm_potential", source="arXiv:2501.13926")
+    drift = {}
+    precision_note = UNMEASURED
     asks = "parm.potential"
 
 

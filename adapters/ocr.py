@@ -17,7 +17,6 @@ from rwk.adapters.pretrained import load_tokenizer, load_whole
 from rwk.adapters.published import Origin, find
 from rwk.adapters.vlm import tiny_processor
 from rwk.rewards.base import Reward, RewardSpec, Scores
-from rwk.rewards.precision import UNMEASURED
 
 _DOUBLE = re.compile(r'["“”]([^"“”]*)["“”]')
 _SINGLE = re.compile(r"(?<!\w)['‘](.+?)['’](?!\w)", re.DOTALL)
@@ -91,7 +90,10 @@ class GotOcr(Reward):
     origin = Origin("stepfun-ai/GOT-OCR-2.0-hf", "model.safetensors", "Apache-2.0", 1121)
     preprocess = Preprocess(1024, fit="squash")
     casts = True
-    precision_note = UNMEASURED
+    precision_note = (
+        "published in bfloat16; a score is read out of words: from float32 the log-probability of a first letter moves "
+        "by up to 0.019, of 0.54 between letters, and none of 4 pictures was read otherwise"
+    )
     example_prompts = (
         'a sign that says "cab"',
         "the words “Abba cab” on a wall",

@@ -67,7 +67,8 @@ class UnifiedReward(Reward):
     label: ClassVar[str] = "Final Score:"
     casts = True
     precision_note = (
-        "published in bfloat16; a score is read out of words, which half precision changes or not, so there is no bound"
+        "published in bfloat16; a score is read out of words: from float32 the log-probability of a first word moves "
+        "by up to 0.05, of 1.1 between words, and none of 4 pictures got another (on 4 of 28 layers)"
     )
     longest: int = 512
     """Tokens that the model may write."""
