@@ -12,7 +12,8 @@ images on ViT-L/14. Each round measures all ways one after the other, and a rati
 * limit: the bare network on tensors that are ready, in batches, each prompt once.
 * plain: what official code does: decode, prepare and embed one image and its prompt after the other.
 * exact, fast: `score_items`, with either preprocessing.
-* half: `score_items` with exact preprocessing and the network in bfloat16, as `rwk score --precision bfloat16`.
+* half, fast half: `score_items` with exact or fast preprocessing and the network in bfloat16, as `rwk score --precision
+  bfloat16`.
 * hpsv2, imscore: the package's own code of one image and its prompt, around the same ViT-B/32 (hpsv2 loads the
   checkpoint anew for each image). They bring no weights without a network; a folder with them may be on PYTHONPATH.
 * together: several rewards on one tower at once, against the sum of their times alone.
@@ -120,9 +121,10 @@ def rates(kind: type[OpenClipReward], items: list[Item], rounds: int, means: Mea
         "exact": lambda: through({"exact": exact}, items, means),
         "fast": lambda: through({"fast": fast}, items, means),
         "half": lambda: through({"half": exact}, items, replace(means, precision="bfloat16")),
+        "fast half": lambda: through({"half": fast}, items, replace(means, precision="bfloat16")),
     }
     found = in_turns(ways, rounds)
-    pairs = [(base, way) for way in ("exact", "fast", "half") for base in ("limit", "plain")]
+    pairs = [(base, way) for way in ("exact", "fast", "half", "fast half") for base in ("limit", "plain")]
     return {
         "images": len(items),
         "images per second": {way: [round(len(items) / each.wall, 2) for each in found[way]] for way in ways},
