@@ -104,7 +104,8 @@ def test_every_published_network_has_a_drift_or_says_why_not() -> None:
         assert bool(kind.drift or kind.precision_note) == (kind.casts or bool(kind.precision_note)), name
         assert all(most > 0 for most in kind.drift.values()), name
         assert not kind.drift or (kind.casts and "bfloat16" in kind.drift), name
-        assert bool(kind.drift) != (kind.precision_note == UNMEASURED) or not kind.casts or "unified" in name, name
+        written = "read out of words" in kind.precision_note  # so that there is no bound
+        assert bool(kind.drift) != (kind.precision_note == UNMEASURED) or not kind.casts or written, name
 
 
 def test_what_half_precision_changes_is_told(rwk: Rwk, bare: Path) -> None:
