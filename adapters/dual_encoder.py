@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-import warnings
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from rwk.adapters.attention import quick_in_half
+from rwk.adapters.truncation import tell_of_cut
 from rwk.rewards.base import RewardSpec
 from rwk.rewards.errors import RunFailed
 from rwk.rewards.trainable import Preprocessing, TrainableReward
@@ -241,11 +241,7 @@ class DualEncoder(TrainableReward):
             length = len(self.tokenizer.encode(prompt)) + 2
             if length > self.context:
                 self._warned = True
-                warnings.warn(
-                    f"{self.spec.name} reads {self.context} tokens of a prompt, got {length} in {prompt[:60]!r}; "
-                    f"what stands after them has no say in the score.",
-                    stacklevel=2,
-                )
+                tell_of_cut(self.spec.name, prompt, length, self.context)
 
 
 def architecture(

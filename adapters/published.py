@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pickle
 import socket
-import warnings
 import zipfile
 from abc import abstractmethod
 from collections.abc import Hashable, Mapping, Sequence
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 
 from rwk.adapters.pickled import refusal
 from rwk.adapters.preprocess import Preprocess
+from rwk.adapters.truncation import tell_of_cut
 from rwk.adapters.tunable_network import TunableNetwork
 from rwk.rewards.base import View
 from rwk.rewards.errors import RunFailed
@@ -285,8 +285,4 @@ class PublishedReward(TunableNetwork):
         for prompt, length in zip(prompts, lengths, strict=True):
             if self.context is not None and length > self.context and not self._warned:
                 self._warned = True
-                warnings.warn(
-                    f"{self.spec.name} reads {self.context} {unit} of a prompt, got {length} in {prompt[:60]!r}; "
-                    f"what stands after them has no say in the score.",
-                    stacklevel=2,
-                )
+                tell_of_cut(self.spec.name, prompt, length, self.context, unit)
