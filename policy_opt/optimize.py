@@ -15,6 +15,7 @@ import torch
 
 from rwk.calibration.statistics import Interval
 from rwk.policy_opt import generator as generators
+from rwk.policy_opt.advantage import Weighted
 from rwk.policy_opt.calibrated import with_card
 from rwk.policy_opt.compiled import compile_draws
 from rwk.policy_opt.configs import Dpo, Grpo, Rebel, Rft
@@ -22,7 +23,7 @@ from rwk.policy_opt.dpo import dpo
 from rwk.policy_opt.evaluate import GOLD, Drawn
 from rwk.policy_opt.experiment import Experiment, Recipe
 from rwk.policy_opt.generator import Generator
-from rwk.policy_opt.grpo import Weighted, grpo
+from rwk.policy_opt.grpo import grpo
 from rwk.policy_opt.journal import Progress, Trained, start
 from rwk.policy_opt.judging import judge, measures
 from rwk.policy_opt.ladder import ladder

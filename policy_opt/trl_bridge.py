@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from rwk.policy_opt.calibrated import soft_label_loss
 from rwk.policy_opt.configs import Dpo, Grpo, Rebel, Rft, Rounds
 from rwk.policy_opt.dpo import margin_loss
+from rwk.policy_opt.grpo import Lesson
 from rwk.policy_opt.journal import Journal
-from rwk.policy_opt.lesson import Lesson
 from rwk.policy_opt.masters import check_has_masters, keep_masters
 from rwk.policy_opt.movement import movement
 from rwk.policy_opt.pairs import PreferencePairs
@@ -88,7 +88,7 @@ def _rollout_func(config: Grpo, draw: Draw, policy: Policy) -> Callable[[list[in
         prompts = handles[:: config.group_size]
         if handles != [handle for handle in prompts for _ in range(config.group_size)]:
             raise RuntimeError("TRL must repeat a prompt group_size times in a row; see tests/test_trl_bridge.py.")
-        trainer.lesson = lesson = Lesson(*draw(prompts, trainer.state.global_step))
+        trainer.lesson = lesson = draw(prompts, trainer.state.global_step)
         drawn, advantage = lesson.rollout, lesson.advantage
         whole = advantage if advantage.ndim == 1 else advantage.mean(1)
         columns = {"completion_ids": drawn.tokens, "logprobs": drawn.logprobs, "advantage": whole}

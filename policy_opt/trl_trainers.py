@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
-from rwk.policy_opt.lesson import Lesson
+from rwk.policy_opt.grpo import Lesson, kl_penalty
 from rwk.policy_opt.modalities import EntropyControl
 from rwk.policy_opt.off_policy import truncated_weights
 from rwk.policy_opt.policy import PolicyOutput
@@ -21,28 +21,6 @@ from rwk.policy_opt.settings import KlEstimator
 PairLoss = Callable[[Tensor, Tensor, dict[str, Tensor]], Tensor]
 """From log-ratios [P] to the reference of the better and of the worse images, and the columns `margin`, `p_won` and
 `weight`, all [P], of `PreferencePairs`, to a loss []."""
-
-
-def kl_penalty(now: Tensor, old: Tensor | None, reference: Tensor, how: KlEstimator) -> Tensor:
-    """[B, L] estimates of the divergence from the reference, by the difference d of the log-probabilities.
-
-    k1, d, and k3, exp(-d) - 1 + d, are multiplied by the ratio to the probability when drawn, so that their gradient
-    is in the mean that of the divergence, as that of k2, d^2 / 2, is; k3_plain is not multiplied. See Schulman (2020),
-    http://joschu.net/blog/kl-approx.html.
-
-    Args:
-        now: [B, L] nats, with gradient.
-        old: [B, L] nats when the tokens were drawn; None where nothing has moved since.
-        reference: [B, L] nats.
-    """
-    d = now - reference
-    ratio = (now - (now.detach() if old is None else old)).exp()
-    if how == "k2":
-        return d.square() / 2
-    if how == "k1":
-        return ratio * d
-    k3 = (-d).exp() - 1 + d
-    return k3 if how == "k3_plain" else ratio * k3
 
 
 def trl() -> Any:
@@ -104,7 +82,7 @@ def grpo_class() -> Any:
             device = output["advantages"].device
             if advantage.ndim == 2:  # TRL's loss takes advantages of tokens, but no reward gives them
                 output["advantages"] = advantage.to(device)
-            output["counts"] = torch.ones(len(advantage), device=device) if counts is None else counts.to(device)
+            output["counts"] = counts.to(device)
             output["pull"] = torch.ones_like(output["completion_ids"]).float() if pull is None else pull.to(device)
             return output
 
