@@ -72,7 +72,8 @@ def scorers(checkout: Path) -> tuple[Any, list[str]]:
     vars(sys.modules["icecream"])["ic"] = print
     words = tokenizer()
     squares = SimpleNamespace(
-        image_mean=[0.5] * 3, preprocess=lambda images, return_tensors: {"pixel_values": torch.zeros(len(images), 3, 2, 2)}
+        image_mean=[0.5] * 3,
+        preprocess=lambda images, return_tensors: {"pixel_values": torch.zeros(len(images), 3, 2, 2)},
     )
     builder = types.ModuleType("q_align.model.builder")
     vars(builder)["load_pretrained_model"] = lambda *given, **named: (words, Network(words), squares, 2048)

@@ -5,13 +5,13 @@
     git clone https://github.com/linzhiqiu/t2v_metrics before && git -C before checkout 10d549b3
     git clone https://github.com/LLaVA-VL/LLaVA-NeXT
     uv venv old --python 3.11
-    uv pip install --python old/bin/python torch torchvision transformers==4.57.6 accelerate qwen-vl-utils einops requests
+    uv pip install --python old/bin/python torch torchvision transformers==4.57.6 accelerate qwen-vl-utils einops
     old/bin/python benchmarks/parity_vqascore_vlm.py record FOLDER t2v_metrics before LLaVA-NeXT \\
         tests/parity/vqascore_vlm.json
 
 The first line writes what the test reads, with this project's packages. The code runs as it is; it finds the case's
-small network under the name of Qwen2.5-VL-7B, which then computes in float32. Version 3.1 no longer has LLaVA-OneVision,
-so that is asked of the commit before, with LLaVA's own text and picture code around a network that gives logits.
+small network under the name of Qwen2.5-VL-7B, which then computes in float32. Version 3.1 has no LLaVA-OneVision any
+more: that is asked of the commit before, with LLaVA's own text and picture code around a network that gives logits.
 """
 
 from __future__ import annotations
