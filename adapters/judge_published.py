@@ -62,7 +62,12 @@ class ReasonGen(YesNo):
 
 
 class VqaScoreLlavaOv(VqaScore):
-    """P(Yes) in answer to VQAScore's question as t2v_metrics 3.0 asks LLaVA-OneVision, by default that model."""
+    """P(Yes) in answer to VQAScore's question as t2v_metrics 3.0 words it for LLaVA-OneVision, by default that model.
+
+    The question, the answer and the softmax are that code's, the rest is not: it opens the chat with a turn of the
+    system, applies the checkpoint's repetition penalty, and takes a picture's tiles for the frames of a video. Here the
+    model reads a picture and a chat as its publishers at llava-hf have it. So figures compare only with such of rwk.
+    """
 
     spec = replace(VqaScore.spec, name="vqascore.llava_ov")
     hub = "llava-hf/llava-onevision-qwen2-7b-ov-hf"

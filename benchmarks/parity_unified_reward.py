@@ -32,10 +32,13 @@ from unittest.mock import patch
 
 QWEN = "inference_qwen/image_generation/qwen_point_score_image_generation.py"
 SERVED = "inference_qwen/UnifiedReward-2.0-inference/point_score_ACS_image_generation.py"
+LINES = 32
+"""Of what is written, which would be 512."""
 NOTE = (
-    "`texts` and `written` of qwen_point_score_image_generation.py, `written_plain` with its generation_config.json's "
-    "repetition penalty left out; `axes` is the request of point_score_ACS_image_generation.py, `parsed` 5 times what "
-    "sglang_inference.py reads out of `answers`"
+    "`texts` and the first 32 lines `written` of qwen_point_score_image_generation.py, `written_plain` with its "
+    "generation_config.json's repetition penalty left out; `axes` are the texts that "
+    "point_score_ACS_image_generation.py sends behind the picture, `parsed` 5 times what sglang_inference.py reads out "
+    "of `answers`"
 )
 
 
@@ -82,20 +85,23 @@ def pointwise(folder: Path, checkout: Path, prompts: list[str]) -> dict[str, lis
         kind.from_pretrained = on_cpu
         for i, prompt in enumerate(prompts):
             held = run(checkout / QWEN, prompt, folder / f"{i}.png")
-            found[key].append(held["output_text"])
+            found[key].append("".join(held["output_text"].splitlines(keepends=True)[:LINES]))
             if key == "written":
                 found["texts"].append(held["text"])
     return found
 
 
-def axes(folder: Path, checkout: Path, prompts: list[str]) -> list[list[Any]]:
-    """The messages that a server gets, their pictures left out."""
+def axes(folder: Path, checkout: Path, prompts: list[str]) -> list[str]:
+    """The texts that a server gets behind the picture, in one turn of the user."""
     import requests
 
-    sent: list[Any] = []
+    sent: list[str] = []
 
     def post(session: Any, url: str, json: Any, timeout: float) -> Any:
-        sent.append(json["messages"])
+        (turn,) = json["messages"]
+        picture, text = turn["content"]
+        assert (turn["role"], picture["type"], text["type"]) == ("user", "image_url", "text")
+        sent.append(text["text"])
         answer = {"choices": [{"message": {"content": "Alignment Score (1-5): 3"}}]}
         return SimpleNamespace(status_code=200, raise_for_status=lambda: None, json=lambda: answer)
 
@@ -103,20 +109,16 @@ def axes(folder: Path, checkout: Path, prompts: list[str]) -> list[list[Any]]:
     with patch.object(requests.Session, "post", post):
         for i, prompt in enumerate(prompts):
             run(checkout / SERVED, prompt, folder / f"{i}.png")
-    for messages in sent:
-        for part in messages[0]["content"]:
-            part.pop("image_url", None)
     return sent
 
 
-def parsed(checkout: Path, answers: list[str]) -> dict[str, Any]:
-    """What is read out of answers, and the text that is sent beside the picture."""
+def parsed(checkout: Path, answers: list[str]) -> list[float]:
+    """What is read out of answers, of which the code makes fifths."""
     import torch
 
-    left, sent = iter(answers), []
+    left = iter(answers)
 
     async def create(model: str, messages: Any, temperature: float) -> Any:
-        sent.append(messages[0]["content"][1]["text"])
         return SimpleNamespace(choices=[SimpleNamespace(message=SimpleNamespace(content=next(left)))])
 
     client = SimpleNamespace(chat=SimpleNamespace(completions=SimpleNamespace(create=create)))
@@ -126,16 +128,16 @@ def parsed(checkout: Path, answers: list[str]) -> dict[str, Any]:
     sys.path.insert(0, str(checkout / "sglang_llava"))
     score = importlib.import_module("sglang_inference").unifiedreward_score_sglang("cpu")
     values = score(torch.zeros(len(answers), 3, 8, 8), ["a cat"] * len(answers), {})
-    return {"parsed": [round(5 * value, 6) for value in values], "asked_in_training": sent[0]}
+    return [5 * value for value in values]
 
 
 def record(folder: Path, checkout: Path, out: Path) -> None:
     facts = json.loads((folder / "case.json").read_text())
-    with tempfile.TemporaryDirectory() as scratch, contextlib.chdir(scratch):
+    with tempfile.TemporaryDirectory() as scratch, contextlib.chdir(scratch), contextlib.redirect_stdout(sys.stderr):
         Path("CodeGoat24").symlink_to(folder / "CodeGoat24")  # where the scripts look for the network
         found: dict[str, Any] = pointwise(folder, checkout, facts["prompts"])
         found["axes"] = axes(folder, checkout, facts["prompts"])
-        found |= {"answers": facts["answers"], **parsed(checkout, facts["answers"])}
+        found |= {"answers": facts["answers"], "parsed": parsed(checkout, facts["answers"])}
     names = ("transformers", "tokenizers", "torch", "pillow", "qwen-vl-utils")
     commit = ["git", "-C", str(checkout), "rev-parse", "--short=8", "HEAD"]
     versions = {name: version(name) for name in names}

@@ -66,6 +66,8 @@ def module(name: str, **held: Any) -> None:
 
 def t2v(checkout: Path, name: str) -> Any:
     """A module of t2v_metrics' models, which reads no videos here."""
+    import transformers  # noqa: F401  before there are empty modules, as it looks what is installed
+
     for old in [key for key in sys.modules if key.startswith("t2v_metrics")]:
         del sys.modules[old]
     packages(checkout, "t2v_metrics", "t2v_metrics.models", MODELS)
@@ -107,7 +109,6 @@ class Recorder:
 
 def llava(folder: Path, checkout: Path, llava_next: Path, pictures: list[str], prompts: list[str]) -> dict[str, Any]:
     """How the commit before version 3.1 asks LLaVA-OneVision."""
-    os.environ["HF_HUB_OFFLINE"] = "1"  # else LLaVA's templates of conversations ask the hub for a tokenizer
     from transformers import PreTrainedTokenizerFast
 
     packages(llava_next, "llava", "llava.model", "llava.model.multimodal_encoder")
@@ -120,11 +121,9 @@ def llava(folder: Path, checkout: Path, llava_next: Path, pictures: list[str], p
     models.load_pretrained_model = lambda *given, **named: (words, network, squares, 32768)
     scorer = models.LLaVAOneVisionModel(device="cpu")
     values = scorer.forward(pictures, prompts)
-    texts = [words.decode([i if i >= 0 else words.unk_token_id or 0 for i in seen["ids"]]) for seen in network.seen]
     place = [seen["ids"].index(-200) for seen in network.seen]
     before = [words.decode(seen["ids"][:at]) for seen, at in zip(network.seen, place, strict=True)]
     after = [words.decode(seen["ids"][at + 1 :]) for seen, at in zip(network.seen, place, strict=True)]
-    assert len(texts) == len(prompts)
     (yes,) = words.encode("Yes")
     return {
         "before": before,
@@ -142,6 +141,7 @@ def commit(checkout: Path) -> str:
 
 
 def record(folder: Path, checkout: Path, before: Path, llava_next: Path, out: Path) -> None:
+    os.environ["HF_HUB_OFFLINE"] = "1"  # else LLaVA's templates of conversations ask the hub for a tokenizer
     prompts = json.loads((folder / "case.json").read_text())["prompts"]
     pictures = [str(folder / f"{i}.png") for i in range(len(prompts))]
     with tempfile.TemporaryDirectory() as scratch, contextlib.chdir(scratch):

@@ -82,7 +82,10 @@ def config(words: Any) -> dict[str, Any]:
 
 
 def tensors(sizes: dict[str, Any], said: Sequence[int] = (), seed: int = 11) -> dict[str, Tensor]:
-    """Random tensors under the keys of the hub's files; with `said` only these ids are ever the likeliest."""
+    """Random tensors under the keys of the hub's files, which bfloat16 holds too.
+
+    With `said` only these ids are ever the likeliest.
+    """
     from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
     with torch.device("meta"):
@@ -94,12 +97,12 @@ def tensors(sizes: dict[str, Any], said: Sequence[int] = (), seed: int = 11) -> 
         shape = value.shape
         scale = 0.1 if len(shape) == 1 else 1.5 / math.sqrt(math.prod(shape[1:]))
         offset = 1.0 if "norm" in key or key.endswith("ln_q.weight") else 0.0
-        made[key] = torch.from_numpy((offset + scale * draw.standard_normal(shape)).astype(np.float32))
+        made[key] = torch.from_numpy(offset + scale * draw.standard_normal(shape)).bfloat16().float()
     if said:
         rows = torch.zeros(len(made["lm_head.weight"]), dtype=torch.bool)
         rows[list(said)] = True
         made["lm_head.weight"][~rows] = 0
-        made["model.embed_tokens.weight"] *= 1e-2  # so that what the words add does not drown the image
+        made["model.embed_tokens.weight"] /= 64  # so that what the words add does not drown the image
     return made
 
 
