@@ -57,9 +57,8 @@ class UnifiedReward(Reward):
     """The number after "Final Score:" in what the model writes about an image and its prompt; the note has the text.
 
     The checkpoints on Qwen2.5-VL, by default `CodeGoat24/UnifiedReward-qwen-7b`; those in LLaVA's own layout are not
-    read. The text is the most probable word by word (greedy), one image at a time, so that no neighbour tips a choice
-    between two near-equal words. The repetition penalty that Qwen's checkpoints bring along is left out, though the
-    authors' script has it: word by word what is written here is what theirs writes without it.
+    read. The text is the most probable word by word (greedy), under the checkpoint's repetition penalty,
+    as in the authors' script; one image at a time, so that no neighbour tips a choice between two near-equal words.
     """
 
     spec = RewardSpec("unifiedreward.pointwise", "points, 1 to 5", LOW, HIGH, "MIT", "arXiv:2503.05236")

@@ -201,7 +201,10 @@ class Vlm:
         return torch.stack([columns[answer] for answer in range(len(ids))], 1)
 
     def answer(self, images: Sequence[Image.Image], text: str, *, tokens: int) -> str:
-        """The likeliest answer, word by word and without repetition penalty, to a text about images, of so many tokens.
+        """The likeliest answer, word by word, to a text about images, of so many tokens.
+
+        Of how the checkpoint would have words drawn its repetition penalty alone is kept, as it is by `generate` when
+        it is not to sample.
 
         Raises:
             Refused: where the processor cannot take an image.
@@ -213,7 +216,7 @@ class Vlm:
             max_new_tokens=tokens,
             do_sample=False,
             num_beams=1,
-            repetition_penalty=1.0,
+            repetition_penalty=ends.repetition_penalty,
             eos_token_id=ends.eos_token_id or self.tokenizer.eos_token_id,
             pad_token_id=self.tokenizer.pad_token_id,
         )
