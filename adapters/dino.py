@@ -218,7 +218,7 @@ class DinoAuthors(DinoSimilarity):
     @classmethod
     def converted(cls, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         named, key = super().converted(tensors), "embeddings.position_embeddings"
-        if key in named:
+        if key in named and named[key].shape[1] == 1 + _LEARNT**2:  # of any other the shape is refused
             learnt = named[key][0, 1:].T.unflatten(1, (_LEARNT, _LEARNT))[None].float()  # [1, D, 37, 37]
             scale = (_SEEN + _OFFSET) / _LEARNT
             seen = interpolate(learnt, scale_factor=(scale, scale), mode="bicubic").flatten(2).mT
