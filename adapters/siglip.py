@@ -62,8 +62,9 @@ class Siglip(TowersReward):
     A picture is squashed to a square. A prompt is read in small letters and without punctuation, as pieces, end of text
     and padding, always 64 in all; without the padding the scores are wrong, since the text is pooled at the last of
     them. Its ids are those of transformers' tokenizer; open_clip also undoes HTML and curly quotes and takes _ for a
-    space, and what spells out a control token is read as words. The vocabulary comes from the hub, and needs the packages sentencepiece and protobuf. `score_pixels` stands
-    from `score` as far as float32 bicubic from Pillow's on 8 bits.
+    space, and what spells out a control token is read as words. The vocabulary comes from the hub, and needs the
+    packages sentencepiece and protobuf. `score_pixels` stands from `score` as far as float32 bicubic from Pillow's on
+    8 bits.
     """
 
     spec = RewardSpec(
