@@ -32,13 +32,18 @@ from unittest.mock import patch
 
 QWEN = "inference_qwen/image_generation/qwen_point_score_image_generation.py"
 SERVED = "inference_qwen/UnifiedReward-2.0-inference/point_score_ACS_image_generation.py"
+SERVED_PAIRS = "inference_qwen/UnifiedReward-2.0-inference/pair_score_image_generation.py"
+PAIRS = {
+    "rank": "inference_qwen/image_generation/qwen_pair_rank_image_generation.py",
+    "think": "UnifiedReward-Think/inference_qwen/image_generation/qwen_infer_cot_image_generation.py",
+}
 LINES = 32
 """Of what is written, which would be 512."""
 NOTE = (
     "`texts` and the first 32 lines `written` of qwen_point_score_image_generation.py, `written_plain` with its "
     "generation_config.json's repetition penalty left out; `axes` are the texts that "
-    "point_score_ACS_image_generation.py sends behind the picture, `parsed` 5 times what sglang_inference.py reads out "
-    "of `answers`"
+    "point_score_ACS_image_generation.py sends behind the picture, `pairs` what three scripts say of two, and `parsed` "
+    "5 times what sglang_inference.py reads out of `answers`"
 )
 
 
@@ -51,10 +56,9 @@ def write(folder: Path) -> None:
     (folder / "case.json").write_text(json.dumps({"prompts": case["ASKED"], "answers": case["ANSWERS"]}))
 
 
-def run(script: Path, prompt: str, picture: Path) -> dict[str, Any]:
-    """The names that a script has defined at its end, its prompt and picture filled in."""
-    tree = ast.parse(script.read_text())
-    filled = {"prompt": prompt, "image_path": str(picture)}
+def run(script: Path, filled: dict[str, str]) -> dict[str, Any]:
+    """The names that a script has defined at its end, those filled in that it leaves to a user."""
+    tree, filled = ast.parse(script.read_text()), dict(filled)
     for node in tree.body:
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
             name = node.targets[0].id
@@ -84,32 +88,40 @@ def pointwise(folder: Path, checkout: Path, prompts: list[str]) -> dict[str, lis
 
         kind.from_pretrained = on_cpu
         for i, prompt in enumerate(prompts):
-            held = run(checkout / QWEN, prompt, folder / f"{i}.png")
+            held = run(checkout / QWEN, {"prompt": prompt, "image_path": str(folder / f"{i}.png")})
             found[key].append("".join(held["output_text"].splitlines(keepends=True)[:LINES]))
             if key == "written":
                 found["texts"].append(held["text"])
     return found
 
 
-def axes(folder: Path, checkout: Path, prompts: list[str]) -> list[str]:
-    """The texts that a server gets behind the picture, in one turn of the user."""
+def pairs(folder: Path, checkout: Path, prompt: str) -> dict[str, str]:
+    """What the model is given about two pictures; to be called after `pointwise`, for its network."""
+    shown = {f"image_path_{i + 1}": str(folder / f"{i}.png") for i in range(2)}
+    return {name: run(checkout / script, {"prompt": prompt, **shown})["text"] for name, script in PAIRS.items()}
+
+
+def sent(checkout: Path, script: str, filled: dict[str, str]) -> str:
+    """The text that a server gets behind the pictures, in one turn of the user."""
     import requests
 
-    sent: list[str] = []
+    found: list[str] = []
 
     def post(session: Any, url: str, json: Any, timeout: float) -> Any:
         (turn,) = json["messages"]
-        picture, text = turn["content"]
-        assert (turn["role"], picture["type"], text["type"]) == ("user", "image_url", "text")
-        sent.append(text["text"])
+        *pictures, text = turn["content"]
+        kinds = [part["type"] for part in turn["content"]]
+        assert (turn["role"], kinds) == ("user", ["image_url"] * len(pictures) + ["text"])
+        assert len(pictures) == len(filled) - 1
+        found.append(text["text"])
         answer = {"choices": [{"message": {"content": "Alignment Score (1-5): 3"}}]}
         return SimpleNamespace(status_code=200, raise_for_status=lambda: None, json=lambda: answer)
 
     sys.path.insert(0, str(checkout))
     with patch.object(requests.Session, "post", post):
-        for i, prompt in enumerate(prompts):
-            run(checkout / SERVED, prompt, folder / f"{i}.png")
-    return sent
+        run(checkout / script, filled)
+    (text,) = found
+    return text
 
 
 def parsed(checkout: Path, answers: list[str]) -> list[float]:
@@ -134,9 +146,19 @@ def parsed(checkout: Path, answers: list[str]) -> list[float]:
 def record(folder: Path, checkout: Path, out: Path) -> None:
     facts = json.loads((folder / "case.json").read_text())
     with tempfile.TemporaryDirectory() as scratch, contextlib.chdir(scratch), contextlib.redirect_stdout(sys.stderr):
-        Path("CodeGoat24").symlink_to(folder / "CodeGoat24")  # where the scripts look for the network
+        Path("CodeGoat24").mkdir()  # where the scripts look for their networks
+        for name in ("UnifiedReward-qwen-7b", "UnifiedReward-Think-qwen-7b"):
+            Path("CodeGoat24", name).symlink_to(folder / "CodeGoat24" / "UnifiedReward-qwen-7b")
         found: dict[str, Any] = pointwise(folder, checkout, facts["prompts"])
-        found["axes"] = axes(folder, checkout, facts["prompts"])
+        pictures = [str(folder / f"{i}.png") for i in range(len(facts["prompts"]))]
+        found["axes"] = [
+            sent(checkout, SERVED, {"prompt": prompt, "image_path": picture})
+            for prompt, picture in zip(facts["prompts"], pictures, strict=True)
+        ]
+        asked, (first, second) = facts["prompts"][1], pictures[:2]
+        found["pairs"] = pairs(folder, checkout, asked)
+        shown = {"prompt": asked, "image_path1": first, "image_path2": second}
+        found["pairs"]["axes"] = sent(checkout, SERVED_PAIRS, shown)
         found |= {"answers": facts["answers"], "parsed": parsed(checkout, facts["answers"])}
     names = ("transformers", "tokenizers", "torch", "pillow", "qwen-vl-utils")
     commit = ["git", "-C", str(checkout), "rev-parse", "--short=8", "HEAD"]

@@ -5,16 +5,19 @@ from __future__ import annotations
 import html
 import json
 import runpy
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import ftfy
 import pytest
+import torch
 
 from rwk.adapters.siglip import Siglip, Siglip2
 
 TESTS = Path(__file__).parent
 RECORDED = TESTS / "parity" / "siglip.json"
+AGREE = runpy.run_path(str(TESTS / "parity_case.py"))["agree"]
 GEMMA = runpy.run_path(str(TESTS / "test_siglip_naflex.py"))["gemma"]
 CONTROL = ["</s> end <unk> <pad>"]
 """What transformers takes for tokens that steer, and SigLIP's adapter for words."""
@@ -71,15 +74,17 @@ def open_clip(folder: Path, prompts: list[str]) -> list[list[int]]:
 
 
 @pytest.mark.filterwarnings("ignore:siglip:UserWarning")  # some are too long
-def test_siglip_reads_what_transformers_reads(t5: Path) -> None:
+def test_siglip_reads_what_transformers_reads(t5: Path, record_property: Any) -> None:
     """Quotes, capitals, marks, other letters, nothing, too much: each id is that of SiglipTokenizer."""
-    recorded = json.loads(RECORDED.read_text())["ids"]
+    recorded = json.loads(RECORDED.read_text())
+    official = {prompt: row + [1] * (64 - len(row)) for prompt, row in recorded["ids"].items()}
+    assert list(official) == PROMPTS
     found = dict(zip(PROMPTS, ids(loaded(t5), PROMPTS), strict=True))
-    assert list(recorded) == PROMPTS
-    wrong = [prompt for prompt in PROMPTS if found[prompt] != recorded[prompt] + [1] * (64 - len(recorded[prompt]))]
-    assert wrong == CONTROL
-    assert len({tuple(row) for row in recorded.values()}) == len(PROMPTS) - 2  # nothing, spaces and marks alone
-    assert len(recorded["a red cat " * 40]) == 64
+    assert [prompt for prompt in PROMPTS if found[prompt] != official[prompt]] == CONTROL
+    assert len({tuple(row) for row in official.values()}) == len(PROMPTS) - 2  # nothing, spaces and marks alone
+    assert len(recorded["ids"]["a red cat " * 40]) == 64
+    values, expected = (torch.tensor([rows[prompt] for prompt in PROMPTS[:-1]]) for rows in (found, official))
+    AGREE(record_property, f"{Siglip.spec.name}, ids", recorded, values, expected)
 
 
 @pytest.mark.filterwarnings("ignore:siglip:UserWarning")
@@ -93,14 +98,16 @@ def test_siglip_reads_what_open_clip_reads_but_for_its_cleaning(t5: Path) -> Non
 
 
 @pytest.mark.filterwarnings("ignore:siglip:UserWarning")
-def test_siglip2_reads_what_transformers_reads(gemma: Path) -> None:
+def test_siglip2_reads_what_transformers_reads(gemma: Path, record_property: Any) -> None:
     """Each id is that of Siglip2Tokenizer, and of Gemma's, which knows no small letters, of the prompt in these."""
     from transformers import GemmaTokenizer, Siglip2Tokenizer
 
     options = {"padding": "max_length", "max_length": 64, "truncation": True}
     official = Siglip2Tokenizer.from_pretrained(gemma)
     expected = official(PROMPTS, **options)["input_ids"]
-    assert ids(loaded(gemma), PROMPTS, Siglip2) == expected
+    found = ids(loaded(gemma), PROMPTS, Siglip2)
+    run = {"package": "transformers", "versions": {"transformers": version("transformers")}}
+    AGREE(record_property, f"{Siglip2.spec.name}, ids", run, torch.tensor(found), torch.tensor(expected))
     older = GemmaTokenizer.from_pretrained(gemma)
     assert ids(older, PROMPTS, Siglip2) == expected
     assert len({tuple(row) for row in expected}) == len(PROMPTS)

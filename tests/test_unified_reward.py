@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from rwk.adapters.pair_questions import UNIFIED_REWARD, UNIFIED_REWARD_AXES, UNIFIED_REWARD_THINK
 from rwk.adapters.unified_reward import POINTWISE, Alignment, Coherence, Style, UnifiedReward, number_after
 from rwk.adapters.vlm import Vlm
 from rwk.rewards.registry import load
@@ -61,6 +62,14 @@ def test_the_text_is_that_of_the_authors_scripts(folder: Path) -> None:
         assert pointwise.text(prompt) == text
         assert axes.question.replace("{prompt}", prompt) == axis
         assert axes.text(prompt).endswith(f"<|vision_end|>{axis}<|im_end|>\n<|im_start|>assistant\n")
+
+
+def test_the_texts_on_two_images_are_those_of_the_authors_scripts(folder: Path) -> None:
+    """Pair judges ask what the scripts for ranking, for thinking first and for the axes of 2.0 ask."""
+    vlm, recorded = Vlm.load(folder, name="unifiedreward.pair"), RECORDED["pairs"]
+    for name, question in (("rank", UNIFIED_REWARD), ("think", UNIFIED_REWARD_THINK)):
+        assert vlm.conversation([question.replace("{prompt}", ASKED[1])], images=2) == recorded[name]
+    assert UNIFIED_REWARD_AXES.replace("{prompt}", ASKED[1]) == recorded["axes"]
 
 
 def test_the_words_are_those_of_the_authors_script(folder: Path, record_property: Any) -> None:
