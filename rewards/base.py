@@ -16,6 +16,8 @@ from PIL.ExifTags import Base
 from torch import Tensor
 from torchvision.transforms.functional import pil_to_tensor
 
+from rwk.rewards.readable import is_text
+
 UNREADABLE = (
     OSError,
     SyntaxError,
@@ -256,6 +258,13 @@ def check_images_and_prompts(name: str, images: Sequence[Image.Image], prompts: 
     """Raises ValueError for what is no sequence of images or of prompts; a string would pass for a prompt a letter."""
     if isinstance(prompts, str):
         raise ValueError(f"{name} needs a list of prompts, got the text {prompts[:40]!r}; put it in a list.")
+    for i, prompt in enumerate(prompts):
+        if not isinstance(prompt, str):
+            raise ValueError(
+                f"{name} needs prompts that are text, got {type(prompt).__name__} in prompt {i}; convert it."
+            )
+        if not is_text(prompt):
+            raise ValueError(f"{name} needs prompts in Unicode, got half of a surrogate pair in prompt {i}; mend it.")
     if isinstance(images, Image.Image):
         raise ValueError(f"{name} needs a list of images, got one {type(images).__name__}; put it in a list.")
 

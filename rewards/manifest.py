@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from rwk.rewards.configs import TABLES
 from rwk.rewards.images import SUFFIXES, find
-from rwk.rewards.readable import parquet_of, text_of
+from rwk.rewards.readable import is_text, parquet_of, text_of
 
 
 class Item(NamedTuple):
@@ -43,7 +43,8 @@ def gather(named: Sequence[str], *, prompt: str | None = None, prompts: Path | N
 
     Raises:
         FileNotFoundError: for a name that stands for nothing.
-        ValueError: for a folder without images, and for a manifest or a file of prompts that does not fit.
+        ValueError: for a folder without images, a manifest or a file of prompts that does not fit, and for a prompt
+            that is no Unicode text.
     """
     items: list[Item] = []
     files: dict[Path, None] = {}
@@ -60,6 +61,8 @@ def gather(named: Sequence[str], *, prompt: str | None = None, prompts: Path | N
     kept = [item for item in items if item.image.suffix.lower() != ".txt" or item.image.with_suffix("") not in pictured]
     skipped += len(items) - len(kept)
     if prompt is not None:
+        if not is_text(prompt):
+            raise ValueError(f"--prompt must be in UTF-8, got {prompt[:40]!r}; check the terminal's encoding.")
         kept = [item._replace(prompt=prompt) for item in kept]
     if prompts is not None:
         kept = with_prompts(kept, prompts)
@@ -178,6 +181,8 @@ def _text(path: Path, place: str, row: dict[str, Any]) -> str | None:
     prompt = row.get("prompt")
     if prompt is not None and not isinstance(prompt, str):
         raise ValueError(f"{path} {place} must hold text in the column prompt, got {prompt!r}; correct the row.")
+    if prompt and not is_text(prompt):
+        raise ValueError(f"{path} {place} must hold a prompt in Unicode, got {prompt[:40]!r}; correct the row.")
     return prompt or None
 
 

@@ -37,6 +37,15 @@ def parquet_of(path: Path) -> Iterator[None]:
         ) from None
 
 
+def is_text(prompt: str) -> bool:
+    """Whether a prompt can be written as UTF-8; half of a surrogate pair cannot, and tokenizers choke on it."""
+    try:
+        prompt.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _not_utf8(path: Path) -> str:
     with path.open("rb") as file:
         encoding = "utf-16" if file.read(2) in _UTF16 else "latin1"

@@ -14,6 +14,7 @@ from PIL import Image, UnidentifiedImageError
 
 from rwk.rewards.base import to_rgb
 from rwk.rewards.images import Picture
+from rwk.rewards.readable import is_text
 
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
 """Kinds of image that are read. Pillow knows more, and runs a program for some (EPS)."""
@@ -188,7 +189,7 @@ def _check_counts(request: ScoreRequest, limits: Limits) -> None:
     for i, prompt in enumerate(request.prompts):
         if len(prompt) > limits.prompt:
             raise Refused(413, f"a prompt may have {limits.prompt:,} characters, got {len(prompt):,} in prompt {i}.")
-        if not prompt.isascii() and any("\ud800" <= letter <= "\udfff" for letter in prompt):
+        if not is_text(prompt):
             raise Refused(400, f"a prompt must be Unicode text, got half of a surrogate pair in prompt {i}.")
 
 

@@ -100,10 +100,12 @@ class TestScore:
             (grey(1), ["a"], "needs a list of images, got one Image"),
             (["cat.png"], ["a"], "needs PIL images, got str; open it with"),
             ([np.zeros((2, 2, 3))], ["a"], "needs PIL images, got ndarray"),
+            ([grey(1)] * 2, ["a", None], "needs prompts that are text, got NoneType in prompt 1"),
+            ([grey(1)] * 2, ["a", "\ud800 cat"], "needs prompts in Unicode, got half of a surrogate pair in prompt 1"),
         ],
     )
     def test_what_is_no_list_of_images(self, images: object, prompts: object, message: str) -> None:
-        """A path, an array, a lone image or a text is refused by name."""
+        """A path, an array, a lone image, a text or what no tokenizer reads is refused by name."""
         with pytest.raises(ValueError, match=message):
             Asking().score(images, prompts)  # type: ignore[arg-type]
 

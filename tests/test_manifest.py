@@ -98,6 +98,18 @@ def test_prompts_by_name_and_by_line(rwk: Rwk, tmp_path: Path) -> None:
         assert [row["prompt"] for row in rows] == ["two", "three"], name
 
 
+def test_a_prompt_that_is_no_unicode_is_told_before_scoring(rwk: Rwk, tmp_path: Path) -> None:
+    """Half of a surrogate pair, as JSON may hold and a terminal of another encoding gives, is refused with its line."""
+    draw(tmp_path / "images", range(10, 12))
+    write_rows(tmp_path / "list.jsonl", [ROWS[0], ROWS[1] | {"prompt": "\ud800 cat"}])
+    result = rwk("score", "images/../list.jsonl", "-r", WIDTH)
+    assert result.code == 2
+    assert r"list.jsonl line 2 must hold a prompt in Unicode, got '\ud800 cat'; correct the row." in result.err
+    result = rwk("score", "images", "-r", WIDTH, "--prompt", "caf\udce9")
+    assert result.code == 2
+    assert r"--prompt must be in UTF-8, got 'caf\udce9'" in result.err
+
+
 def test_a_missing_image_of_a_manifest_is_a_note(rwk: Rwk, tmp_path: Path) -> None:
     """A manifest may name a file that is gone: no score and a note."""
     draw(tmp_path / "images", range(10, 11))
