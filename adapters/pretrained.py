@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
+from rwk.adapters.hub_refusals import remedy
 from rwk.adapters.published import Origin, find, hub_is_near, read
 from rwk.rewards.errors import RunFailed
 
@@ -110,7 +111,7 @@ def load_tokenizer(name: str, hub: str, weights: str | Path | None = None, revis
     except OSError as error:
         raise RunFailed(
             f"{name} needs the tokenizer of {hub}, which is not in the cache and cannot be downloaded "
-            f"({type(error).__name__}); with a network, unset HF_HUB_OFFLINE and run again; without, copy its "
+            f"({type(error).__name__}); {remedy(error, revision)}; without, copy its "
             f"tokenizer.json and tokenizer_config.json beside the weights and name their folder as {name}@PATH."
         ) from error
 

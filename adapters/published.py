@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from rwk.adapters.hub_refusals import remedy
 from rwk.adapters.pickled import refusal
 from rwk.adapters.preprocess import Preprocess
 from rwk.adapters.truncation import tell_of_cut
@@ -74,7 +75,7 @@ def find(
         size = f" (about {origin.megabytes} MB)" if origin.megabytes else ""
         raise RunFailed(
             f"{name} needs {origin.file} of {origin.hub}{size}, which is not in the cache and "
-            f"cannot be downloaded ({type(error).__name__}); with a network, unset HF_HUB_OFFLINE and run again; "
+            f"cannot be downloaded ({type(error).__name__}); {remedy(error, revision)}; "
             f"without, {by_hand.format(name=name)}."
         ) from error
 

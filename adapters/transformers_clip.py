@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from rwk.adapters import pickscore
 from rwk.adapters.clip_towers import cosine, seeded, small
 from rwk.adapters.clipscore import MEASURED_ON, PublishedFormula
+from rwk.adapters.hub_refusals import remedy
 from rwk.adapters.pickscore import PickScore, TransformersTowers
 from rwk.adapters.preprocess import CLIP_MEAN, CLIP_STD, Preprocess
 from rwk.adapters.pretrained import FILES, read_shards
@@ -162,7 +163,7 @@ class TransformersCosine(TransformersTowers):
         except (OSError, ValueError) as error:
             raise RunFailed(
                 f"{self.spec.name} needs the tokenizer of {folder or self.model}, which cannot be loaded "
-                f"({type(error).__name__}); with a network, unset HF_HUB_OFFLINE and run again; without, "
+                f"({type(error).__name__}); {remedy(error, revision)}; without, "
                 f"{self._by_hand().format(name=self.spec.name)}."
             ) from error
 

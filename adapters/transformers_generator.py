@@ -10,6 +10,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
+from rwk.adapters.hub_refusals import remedy
 from rwk.adapters.pretrained import load_tokenizer, load_whole
 from rwk.adapters.published import hub_is_near
 from rwk.policy_opt.rollout import CausalGenerator
@@ -73,7 +74,7 @@ class TransformersGenerator(CausalGenerator):
                 ) from error
             raise RunFailed(
                 f"{name} needs the model {where}, which is no folder here, is not in the cache and cannot be "
-                f"downloaded ({type(error).__name__}); with a network, unset HF_HUB_OFFLINE and run again; without, "
+                f"downloaded ({type(error).__name__}); {remedy(error, revision)}; without, "
                 f"copy its folder here and name it as {name}@PATH."
             ) from error
         self.spec = replace(

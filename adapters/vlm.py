@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from rwk.adapters.hub_refusals import remedy
 from rwk.adapters.pretrained import load_whole
 from rwk.adapters.published import hub_is_near
 from rwk.rewards.errors import RunFailed
@@ -89,7 +90,7 @@ class Vlm:
         except OSError as error:
             raise RunFailed(
                 f"{name} needs the vision-language model {where}, which is no folder here, is not in the cache and "
-                f"cannot be downloaded ({type(error).__name__}); with a network, unset HF_HUB_OFFLINE and run again; "
+                f"cannot be downloaded ({type(error).__name__}); {remedy(error, revision)}; "
                 f"without, copy its folder here and name it as {name}@PATH."
             ) from error
         return cls(network, processor, name=name, device=device)
