@@ -58,7 +58,7 @@ def find(
         by_hand: what to do on a machine without a network, `{name}` standing for the name.
 
     Raises:
-        ValueError: where `weights` is not there.
+        ValueError: where `weights` is not there, or is and has a revision beside it, which would pin nothing.
         RunFailed: where the hub cannot be reached and its cache lacks the file.
     """
     if weights is not None:
@@ -66,6 +66,10 @@ def find(
         path = path / Path(origin.file).name if path.is_dir() else path
         if not path.is_file():
             raise ValueError(f"{name} needs the file {Path(origin.file).name} of {origin.hub}, got no file at {path}.")
+        if revision is not None:
+            raise ValueError(
+                f"{name} takes a revision of {origin.hub} alone, got {revision!r} for {path}; leave it out."
+            )
         return path
     from huggingface_hub import hf_hub_download
 

@@ -17,20 +17,32 @@ def parted(name: str, takes: Callable[[str], Collection[str] | None]) -> tuple[s
         name: as the user wrote it.
         takes: of a name the options that its class takes; None where the name is not registered.
 
+    Raises:
+        ValueError: where nothing stands behind a mark, which would be the folder at hand, or no pin at all.
+
     >>> parted("pickscore.v1#refs/pr/3", lambda known: {"weights", "revision"})
     ('pickscore.v1', {'revision': 'refs/pr/3'})
     """
     known, at, path = name.partition("@")
     if not at:
         known, mark, revision = name.partition("#")
-        return (known, {"revision": revision}) if mark and takes(known) is not None else (name, {})
+        if not mark or takes(known) is None:
+            return name, {}
+        return known, {"revision": _given(name, "#", revision)}
     options = takes(known)
     if options is None:
         return name, {}
     repository, mark, revision = path.rpartition("#")
     if mark and "revision" in options and not Path(path).expanduser().exists():
-        return known, {"weights": repository, "revision": revision}
-    return known, {"weights": path}
+        return known, {"weights": _given(name, "@", repository), "revision": _given(name, "#", revision)}
+    return known, {"weights": _given(name, "@", path)}
+
+
+def _given(name: str, mark: str, text: str) -> str:
+    if not text:
+        what = {"@": "a path or repository", "#": "a revision"}[mark]
+        raise ValueError(f"{name!r} must have {what} behind {mark}, got none; add it or leave {mark} out.")
+    return text
 
 
 def unknown(kind: str, name: str, known: Sequence[str]) -> str:

@@ -94,6 +94,24 @@ def test_what_a_mark_stands_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         load("noise#v1")
 
 
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("pickscore.v1#", "'pickscore.v1#' must have a revision behind #, got none; add it or leave # out."),
+        ("pickscore.v1@", "'pickscore.v1@' must have a path or repository behind @, got none; add it or leave @ out."),
+        ("judge.yes_no@#v1", "must have a path or repository behind @"),
+        ("judge.yes_no@someone/model#", "must have a revision behind #"),
+        ("pickscore.v1@model.safetensors#v1", "takes a revision of yuvalkirstain/PickScore_v1 alone, got 'v1' for"),
+    ],
+)
+def test_a_mark_that_pins_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, told: str) -> None:
+    """Nothing behind a mark, or a revision of a file that lies here, is refused, not passed over."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model.safetensors").touch()
+    with pytest.raises(ValueError, match=re.escape(told)):
+        load(name)
+
+
 def test_the_commands_take_a_revision(rwk: Callable[..., Any], cache: Path, tmp_path: Path) -> None:
     """`rwk info` looks for the weights of that revision, and `rwk score` asks for them by the name."""
     (tmp_path / "files").mkdir()
