@@ -84,7 +84,8 @@ def to_rgb(image: Image.Image, view: View = SEEN) -> Image.Image:
     """The image as a person sees it: upright by its EXIF tag, 8-bit RGB, transparency over white; or in another view.
 
     Grey images of 16 or 32 bits are scaled by their nominal range (65535, or 1.0 for floats), which Pillow's own
-    `convert` would clip. The image itself is left as it was, and is what comes back where there is nothing to do.
+    `convert` would clip. Floats may exceed it, as highlights do, up to twice. The image itself is left as it was, and
+    is what comes back where there is nothing to do.
     """
     if min(image.size) < 1:
         raise ValueError(f"it has {image.width}x{image.height} pixels")
@@ -104,11 +105,13 @@ def to_rgb(image: Image.Image, view: View = SEEN) -> Image.Image:
 
 
 def _to_8_bit(image: Image.Image, view: View) -> Image.Image:
-    """The grey image of mode I, I;16 or F in mode L; raises ValueError where a pixel is not a number."""
+    """The grey image of mode I, I;16 or F in mode L; raises ValueError for floats that are no shades of 0 to 1."""
     white = 1.0 if image.mode == "F" else 65535.0
     grey = np.asarray(image, dtype=np.float32)  # [H, W]
     if not np.isfinite(grey).all():
         raise ValueError("it holds pixels that are not finite numbers")
+    if image.mode == "F" and grey.max() > 2:  # of 0 to 255, which would be white all over
+        raise ValueError(f"it holds floats up to {grey.max():g}, where 1 is white; divide them")
     clear = image.info.get("transparency")  # the one grey value that stands for transparency in a PNG file
     if isinstance(clear, int) and view.alpha == "white":
         grey = np.where(grey == clear, white, grey)

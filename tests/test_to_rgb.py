@@ -98,6 +98,12 @@ def test_float_grey_is_scaled() -> None:
     assert np.asarray(to_rgb(image))[0, :, 2].tolist() == [0, 0, 128, 255, 255]
 
 
+def test_floats_of_another_range_are_no_picture() -> None:
+    """Floats of 0 to 255, as Pillow itself makes them of grey, would all be white."""
+    with pytest.raises(ValueError, match="it holds floats up to 200, where 1 is white; divide them"):
+        to_rgb(Image.new("L", (2, 2), 200).convert("F"))
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_float_without_a_value_is_no_picture(value: float) -> None:
     """A pixel that is not a number makes the image undecodable, not black."""
