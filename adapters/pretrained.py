@@ -71,9 +71,16 @@ def load_whole(
         unused: parts of keys that may be missing or too many, as nothing that is used depends on them.
 
     Raises:
-        ValueError: that counts and names the keys at fault.
+        ValueError: that counts and names the keys at fault; or where a file of weights is damaged.
     """
-    network, told = kind.from_pretrained(where, output_loading_info=True, ignore_mismatched_sizes=True, **options)
+    from safetensors import SafetensorError
+
+    try:
+        network, told = kind.from_pretrained(where, output_loading_info=True, ignore_mismatched_sizes=True, **options)
+    except SafetensorError as error:
+        raise ValueError(
+            f"{name} needs whole safetensors files, got a damaged one in {where} ({error}); copy it anew."
+        ) from error
     keys = sorted(
         key if isinstance(key, str) else key[0] for fault in (*faults, "mismatched") for key in told[f"{fault}_keys"]
     )
@@ -84,6 +91,28 @@ def load_whole(
             f"of another shape ({', '.join(keys[:3])}); give the published one."
         )
     return network
+
+
+def not_loaded(name: str, what: str, where: str, revision: str | None, error: Exception) -> Exception:
+    """What to raise for a model that a hub id or folder did not give to transformers.
+
+    Args:
+        name: the reward that asks.
+        what: the kind of model.
+        revision: branch, tag or commit that was asked for.
+        error: of transformers.
+    """
+    if Path(where).is_dir() or not isinstance(error, OSError):
+        told = str(error).partition(". ")[0].partition("\n")[0].rstrip(".")
+        return ValueError(
+            f"{name} needs a {what} with all its files, got {where}, which cannot be read ({told}); "
+            f"name another, or copy all files of its repository."
+        )
+    return RunFailed(
+        f"{name} needs the {what} {where}, which is no folder here, is not in the cache and cannot be downloaded "
+        f"({type(error).__name__}); {remedy(error, revision)}; without, copy its folder here and name it as "
+        f"{name}@PATH."
+    )
 
 
 def load_tokenizer(name: str, hub: str, weights: str | Path | None = None, revision: str | None = None) -> Any:

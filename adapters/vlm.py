@@ -12,10 +12,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from rwk.adapters.hub_refusals import remedy
-from rwk.adapters.pretrained import load_whole
+from rwk.adapters.pretrained import load_whole, not_loaded
 from rwk.adapters.published import hub_is_near
-from rwk.rewards.errors import RunFailed
 
 CHAT = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n"
@@ -77,7 +75,7 @@ class Vlm:
 
         Raises:
             RunFailed: where it cannot be had.
-            ValueError: where the checkpoint does not fill the network, or the network is of another kind.
+            ValueError: where a folder lacks files, or the checkpoint is of another network or kind.
         """
         from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoProcessor
 
@@ -86,13 +84,12 @@ class Vlm:
         try:
             processor = AutoProcessor.from_pretrained(where, **options)
             processor.image_processor = AutoImageProcessor.from_pretrained(where, backend="pil", **options)
+        except (OSError, ValueError) as error:
+            raise not_loaded(name, "vision-language model", where, revision, error) from error
+        try:
             network = load_whole(name, AutoModelForImageTextToText, where, faults=["missing"], dtype=dtype, **options)
         except OSError as error:
-            raise RunFailed(
-                f"{name} needs the vision-language model {where}, which is no folder here, is not in the cache and "
-                f"cannot be downloaded ({type(error).__name__}); {remedy(error, revision)}; "
-                f"without, copy its folder here and name it as {name}@PATH."
-            ) from error
+            raise not_loaded(name, "vision-language model", where, revision, error) from error
         return cls(network, processor, name=name, device=device)
 
     def conversation(self, turns: Sequence[str], *, images: int = 1, before: str = "") -> str:

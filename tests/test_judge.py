@@ -288,6 +288,22 @@ def test_begins_once() -> None:
         assert [len(row) for row in judge.ids] == [1, 1]
 
 
+def test_a_folder_that_is_not_whole(tmp_path: Path) -> None:
+    """A folder without weights, with weights cut off, or of something else is told as that, not as missing."""
+    model = tiny_vlm("judge.yes_no", ("yes", "no"))
+    model.processor.save_pretrained(tmp_path)
+    model.network.config.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"with all its files, got .* \(Error no file named model"):
+        YesNo(weights=tmp_path)
+    model.network.save_pretrained(tmp_path)
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:3000])
+    with pytest.raises(ValueError, match=r"judge.yes_no needs whole safetensors files, got a damaged one in .*; copy"):
+        YesNo(weights=tmp_path)
+    with pytest.raises(ValueError, match=r"judge.yes_no needs a vision-language model with all its files"):
+        YesNo(weights=tmp_path.parent)
+
+
 def test_comes_back_from_a_folder(tmp_path: Path) -> None:
     """A folder that transformers wrote scores as the model it was written from, by name, `NAME@PATH` and options."""
     model = tiny_vlm("judge.yes_no")
