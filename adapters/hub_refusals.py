@@ -20,6 +20,7 @@ def remedy(error: BaseException, revision: str | None = None) -> str:
             "see that the hub has the repository; log in by `hf auth login` if it is private",
         ),
         (errors.RevisionNotFoundError, f"name a revision that the repository has, got {wanted}"),
+        (errors.HFValidationError, "name a repository as OWNER/NAME, or a folder that is there"),
         (errors.RemoteEntryNotFoundError, f"name a revision that has the file, got {wanted}"),
     )
     cause: BaseException | None = error

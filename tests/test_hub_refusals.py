@@ -12,6 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from rwk.rewards.errors import RunFailed
+from rwk.rewards.registry import load
+
 NO_REVISION = "with a network, name a revision that the repository has, got 'v9'; without"
 ANSWERS = {
     "yuvalkirstain": ("pickscore.v1#v9", 404, "RevisionNotFound", NO_REVISION),
@@ -71,3 +74,10 @@ def test_a_refusal_is_told_for_what_it_is(hub: str, tmp_path: Path) -> None:
     told = dict(line.split(": ", 1) for line in ended.stdout.splitlines())
     for name, _, _, remedy in ANSWERS.values():
         assert remedy in told[name], told[name]
+
+
+@pytest.mark.parametrize("name", ["transformers:/no/folder", "judge.yes_no@/no/folder"])
+def test_a_folder_that_is_not_there_is_no_repository(name: str) -> None:
+    """A path that leads nowhere is not told as a matter of the network."""
+    with pytest.raises(RunFailed, match="name a repository as OWNER/NAME, or a folder that is there; without"):
+        load(name)
