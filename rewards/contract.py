@@ -213,14 +213,18 @@ def check_leaves_inputs_alone(reward: Reward) -> None:
 
 
 def check_pixels_agree_with_score(reward: Reward) -> None:
-    """`score_pixels` of a batch gives [B], which is what `score` gives within `PixelReward.tolerance`."""
+    """`score_pixels` of a batch gives [B]: what `score` gives, within `tolerance` and a tenth of the scores' spread."""
     assert isinstance(reward, PixelReward)
     images, prompts = ordinary(reward)
     images = [image.convert("RGB").resize((48, 40)) for image in images]
     with torch.no_grad():
         values = reward.score_pixels(torch.cat([_pixels(image, reward) for image in images]), prompts)
     require(tuple(values.shape) == (len(images),), f"score_pixels gave {tuple(values.shape)} for {len(images)} images")
-    _require_same(values.float().cpu(), reward.score(images, prompts).values, "score_pixels", reward.tolerance)
+    scores = reward.score(images, prompts).values
+    known = scores[scores.isfinite()]
+    # A tolerance is stated for trained networks; small random ones may not tell images apart by as much.
+    apart = (known.max() - known.min()).item() if len(known) else 0.0
+    _require_same(values.float().cpu(), scores, "score_pixels", min(reward.tolerance, 0.1 * apart))
 
 
 def check_gradient_is_finite(reward: Reward) -> None:
