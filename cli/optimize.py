@@ -168,7 +168,8 @@ def command(run: Run, experiment: Experiment, recipe: LearntRecipe, settings: An
     kept = home("generators", run.name or run.algo)
     if is_main():
         write_page(comparison, out)
-        shutil.copytree(comparison.trained.generator, kept, dirs_exist_ok=True)
+        shutil.rmtree(kept, ignore_errors=True)  # its files need not be those of the new one
+        shutil.copytree(comparison.trained.generator, kept)
     if comparison.trained.ended:
         note("the run was ended there, and its generator is that of the look with the highest watched reward.")
     found = result(comparison)

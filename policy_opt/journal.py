@@ -28,7 +28,7 @@ class Trained:
     """What an optimisation leaves behind and what it cost, over all processes and resumed parts."""
 
     generator: Path
-    """The folder of the tuned generator, of plain weights."""
+    """The folder of the tuned generator."""
     metrics: Path
     steps: int
     images_sampled: int

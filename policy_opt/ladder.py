@@ -23,10 +23,11 @@ from typing import Any
 
 from rwk.policy_opt.advantage import Weighted
 from rwk.policy_opt.configs import Grpo, Rft
-from rwk.policy_opt.generator import Generator
+from rwk.policy_opt.generator import ADAPTER, Generator, load
 from rwk.policy_opt.grpo import grpo
 from rwk.policy_opt.journal import Progress, Trained, derived_seed, publish, read, start
 from rwk.policy_opt.ladder_config import Ladder
+from rwk.policy_opt.low_rank import take_over
 from rwk.policy_opt.policy import World, world
 from rwk.policy_opt.rft import rft
 from rwk.policy_opt.sampling import Sampling
@@ -175,8 +176,8 @@ def _finished_part(folder: Path, generator: Generator) -> Trained | None:
     held = json.loads(record.read_text())
     part = Trained(**held | {name: Path(held[name]) for name in ("generator", "metrics")})
     if part.generator.exists():
-        tuned = type(generator).from_folder(part.generator)
-        generator.module.load_state_dict(tuned.module.state_dict())
+        kept = (part.generator / ADAPTER).is_dir()
+        take_over(generator, load(str(part.generator)) if kept else type(generator).from_folder(part.generator))
     return part
 
 

@@ -31,7 +31,10 @@ def learner_of(policy: Policy) -> Policy:
     if os.environ.get("ACCELERATE_USE_FSDP") != "true":
         return policy
     if any(not value.requires_grad for value in policy.trained.parameters()):
-        raise ValueError("FSDP needs a lora_rank of 0, got weights that do not learn; take adapters with DDP.")
+        raise ValueError(
+            "FSDP needs a lora_rank of 0 and no adapters of an earlier run, got weights that do not learn; take "
+            "adapters with DDP."
+        )
     twin = copy.deepcopy(policy)  # with the generator that its statistics are of
     twin.finer = {}
     twin._no_split_modules = layers_of(twin.trained)
