@@ -62,6 +62,7 @@ def grpo(
     progress: Progress | None = None,
     watched: Watched | None = None,
     seconds: float | None = None,
+    later: bool = False,
 ) -> Trained:
     """Tunes the generator, in place and as `out/generator`, and writes `out/metrics.jsonl` and `out/ledger.jsonl`.
 
@@ -77,10 +78,11 @@ def grpo(
         progress: is called after each update.
         watched: a reward to look at every `watch_every` updates.
         seconds: of processor time after which the run ends, at the next update.
+        later: whether the generator learnt in a part before, so that there may be nothing left to learn.
 
     Raises:
         ValueError: for numbers that do not fit together.
-        RunFailed: when nothing is learnt from the start on, or the gradient is not a number.
+        RunFailed: when nothing is learnt from the start on, but in a later part, or the gradient is not a number.
     """
     from rwk.policy_opt import trl_bridge as trl
 
@@ -91,7 +93,7 @@ def grpo(
     stages = Curriculum(config, rewards)
     recipe = sampling or generator.spec.sampling
     ledger = Ledger(out / "ledger.jsonl", config, table, rewards, main=place.rank == 0)
-    guards = Guards(config.collapse, min(config.epsilon, config.epsilon_high or config.epsilon))
+    guards = Guards(config.collapse, min(config.epsilon, config.epsilon_high or config.epsilon), later=later)
     journal = start(out, place, resume=resume, progress=progress, guards=guards)
     journal.total = config.steps
     checkpoint = last_checkpoint(out / "checkpoints") if resume else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import math
 from collections.abc import Mapping, Sequence
@@ -183,3 +184,10 @@ def judge(
             raise RunFailed(f"{chosen.name} measures no image of the domain {domain!r}: {why}; judge on another.")
         judged[domain] = drawn
     return judged
+
+
+def give_back(device: str) -> None:
+    """Frees what rewards held that are used no more; some networks hold themselves, and a GPU's memory is kept."""
+    gc.collect()
+    if torch.device(device).type == "cuda":
+        torch.cuda.empty_cache()

@@ -55,10 +55,12 @@ def ladder(
     resume: bool = False,
     progress: Progress | None = None,
     watched: Watched | None = None,
+    later: bool = False,
 ) -> Trained:
     """Tunes the generator, in place and as `out/generator`; `out/metrics.jsonl` holds the updates of all parts.
 
-    Arguments and errors are those of `grpo` and `rft`. The watched reward is looked at in the parts of GRPO.
+    Arguments and errors are those of `grpo` and `rft`. The watched reward is looked at in the parts of GRPO. A part
+    behind the first that finds nothing left to learn says so in an alarm, and the ladder goes on.
     """
     place = world(next(generator.module.parameters()).device)
     table = list(dict.fromkeys(prompts))
@@ -83,6 +85,7 @@ def ladder(
                     resume=(folder / "metrics.jsonl").exists(),
                     progress=_counted_on(progress, parts, config),
                     watched=watched if name == "grpo" else None,
+                    later=later or bool(parts),
                 )
                 _finish_part(folder, part, parts, place)
             parts.append(part)

@@ -39,7 +39,7 @@ from rwk.policy_opt.off_policy import drift
 from rwk.policy_opt.permuted import draw_permuted
 from rwk.policy_opt.policy import Policy, Statistics, World, kl_per_image
 from rwk.policy_opt.sampling import Sampling
-from rwk.policy_opt.scored_draws import scored
+from rwk.policy_opt.scored_draws import Scored, scored
 from rwk.policy_opt.sub_policies import by_recipe, draw_mixed
 from rwk.policy_opt.token_weights import pull_weights, token_weights
 from rwk.policy_opt.variety import fields, likeness, with_variety
@@ -177,18 +177,19 @@ class Lessons:
         seed = derived_seed(config.seed, step, *[number] * (number > 0))
         drawn = (self._images(part, seed) for part in parts)
         meanwhile = config.score_meanwhile
-        found = list(scored(drawn, stage.rewards, meanwhile=meanwhile, seed=seed, from_pixels=config.from_pixels))
-        scores, orders = (torch.cat([getattr(part, name) for part in found]) for name in ("scores", "orders"))
+        coming = scored(drawn, stage.rewards, meanwhile=meanwhile, seed=seed, from_pixels=config.from_pixels)
+        each = list(coming)
+        found = Scored.joined(each)
         alike = torch.empty(0)
         if config.diversity:
-            alike = likeness(gather(torch.cat([fields(part.levels) for part in found])), config.group_size)
+            alike = likeness(gather(torch.cat([fields(part.levels) for part in each])), config.group_size)
             self.journal.note(likeness=alike.mean().item())
         return _Drawn(
-            Rollout.joined([part.rollout for part in found]),
-            gather(scores),
-            gather(orders) if orders.numel() else orders,
+            found.rollout,
+            gather(found.scores),
+            gather(found.orders) if found.orders.numel() else found.orders,
             alike,
-            sum(part.waited for part in found),
+            found.waited,
         )
 
     def _images(self, handles: list[int], seed: int) -> tuple[Rollout, Tensor]:

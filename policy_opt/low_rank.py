@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 from rwk.policy_opt.generator import ADAPTER, BASE, Generator
 from rwk.policy_opt.masters import HALF
+from rwk.policy_opt.quiet import quiet
 
 Changes = dict[str, tuple[Tensor, Tensor]]
 """Linear layer -> A [r, in] and B [out, r], float32: its weight is W + B A."""
@@ -65,7 +66,7 @@ def put_on(generator: Generator, changes: Changes) -> None:
         return
     module = generator.module
     learns = {id(value) for value in module.parameters() if value.requires_grad}
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), quiet():
         get_peft_model(module, _config(changes), adapter_name=_KEPT)  # type: ignore[arg-type]
     _fill(module, changes)
     for value in module.parameters():

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import logging
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,6 +14,7 @@ from torch import Tensor, nn
 from rwk.policy_opt.generator import Generator, Rollout, TokenStatistics
 from rwk.policy_opt.low_rank import is_half, left_out, put_beside, put_on, taken_off
 from rwk.policy_opt.module_state import recomputing
+from rwk.policy_opt.quiet import quiet
 from rwk.policy_opt.sampling import Sampling
 from rwk.policy_opt.settings import Optimisation
 
@@ -217,20 +216,3 @@ def _linear_layers(generator: Generator) -> list[str]:
     if not found:
         raise ValueError(f"{generator.spec.name} has no linear layer for LoRA to adapt; set lora_rank to 0.")
     return found
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Holds back what the frameworks say of themselves; errors pass."""
-    loggers = [logging.getLogger(name) for name in ("trl", "transformers", "accelerate", "datasets")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="You are using 'rollout_func'")
-            warnings.filterwarnings("ignore", message="`(is_)?gradient_checkpointing` is deprecated")  # they use it
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
