@@ -222,12 +222,12 @@ def test_an_iteration_that_finds_no_pair(tmp_path: Path, monkeypatch: pytest.Mon
 
     def sated(reward: Verifier, images: list[Image.Image], prompts: list[str]) -> Any:
         found = score(reward, images, prompts)
-        if not list(tmp_path.glob("cells/*/iteration-2/metrics.jsonl")):
+        if not list(tmp_path.glob("cells/*/iteration-2/config.json")):
             return found
         return Scores(torch.ones(len(images)), [""] * len(images))
 
     monkeypatch.setattr(Verifier, "_score", sated)
-    found = cells(replace(SMALL, axes=(Axis("n", {"2": {"iterations": 2}}),)))
+    found = cells(replace(SMALL, images=64, axes=(Axis("n", {"2": {"iterations": 2}}),)))
     cell = next(cell for cell in found if cell.algorithm == "dpo" and cell.iterations == 2)
     assert run_cells([cell], tmp_path) == 1
     record = finished_cell(tmp_path, cell)
