@@ -20,7 +20,6 @@ import torch
 from torch import Tensor
 
 from rwk.adapters.janus import JanusPro
-from rwk.adapters.shapes_generator import ShapesLlama
 from rwk.policy_opt import generator as generators
 from rwk.policy_opt.advantage import Weighted
 from rwk.policy_opt.configs import Grpo
