@@ -10,12 +10,22 @@ from __future__ import annotations
 import copy
 import os
 from collections import Counter
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
 from rwk.policy_opt.policy import Policy
+
+Sharding = Literal["none", "fsdp", "zero2"]
+"""What is spread over the processes: nothing, all that learns, or gradients and the state of AdamW."""
+
+
+def sharding() -> Sharding:
+    """What the launcher of this process asks for."""
+    if os.environ.get("ACCELERATE_USE_FSDP") == "true":
+        return "fsdp"
+    return "zero2" if os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE") == "2" else "none"
 
 
 def learner_of(policy: Policy) -> Policy:
@@ -28,7 +38,7 @@ def learner_of(policy: Policy) -> Policy:
         raise ValueError(
             "learning needs stage 2 of DeepSpeed or FSDP2, got stage 3; take one of policy_opt/accelerate."
         )
-    if os.environ.get("ACCELERATE_USE_FSDP") != "true":
+    if sharding() != "fsdp":
         return policy
     if any(not value.requires_grad for value in policy.trained.parameters()):
         raise ValueError(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from rwk.policy_opt.configs import Dpo, Grpo, Rft
 from rwk.policy_opt.settings import Optimisation
-from rwk.policy_opt.sizing import GIB, JANUS_PRO, plan
+from rwk.policy_opt.sizing import GIB, plan
+from rwk.policy_opt.sizing_shape import JANUS_PRO
 
 _GRPO = {"steps": 1600, "group_size": 8, "prompts_per_step": 16, "micro_batch": 8, "kl_every": 0}
 _ROUNDS = {"rounds": 16, "prompts_per_round": 800, "prompts_per_draw": 16, "group_size": 8, "micro_batch": 4}

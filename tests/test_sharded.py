@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import runpy
 import subprocess
@@ -21,7 +22,9 @@ from rwk.policy_opt.journal import read
 from rwk.policy_opt.masters import check_has_masters
 from rwk.policy_opt.policy import Policy
 from rwk.policy_opt.sampling import Sampling
-from rwk.policy_opt.sharded import layers_of, learner_of
+from rwk.policy_opt.sharded import layers_of, learner_of, sharding
+from rwk.policy_opt.sizing import plan
+from rwk.policy_opt.sizing_shape import shape_of
 
 SCRIPT = Path(__file__).with_name("sharded_case.py")
 case = runpy.run_path(str(SCRIPT))
@@ -98,6 +101,12 @@ def test_two_processes_learn_what_one_does_and_go_on_after_a_kill(tmp_path: Path
         for alone, both in zip(*rows, strict=True):
             for value in ("loss", "grad_norm", "reward/colour/mean"):
                 assert alone.get(value) == pytest.approx(both.get(value), rel=1e-3, abs=1e-5), (name, value)
+    held = json.loads((tmp_path / "two" / "held.json").read_text())  # of half_dpo, the last
+    shape = shape_of(case["generator_of"]("half_dpo"))
+    found = plan(case["DPO"], shape, prompts=4, rewards=1, guided=True, processes=2, sharding="fsdp")
+    assert found.twin - shape.decoder * shape.width == pytest.approx(held["twin"], rel=0.02)
+    for name in ("gradients", "optimizer", "masters"):
+        assert getattr(found, name) == pytest.approx(held[name], rel=0.02), name
     assert rows[1][0]["pairs"] == 12
     assert rows[1][-1]["drift"] < 1e-5
     case["run"](tmp_path / "one" / "half_dpo", "half_dpo")
@@ -125,6 +134,15 @@ def test_what_cannot_be_sharded_is_refused(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("ACCELERATE_DEEPSPEED_ZERO_STAGE", "3")
     with pytest.raises(ValueError, match="stage 2 of DeepSpeed or FSDP2, got stage 3"):
         learner_of(policy)
+
+
+def test_what_the_launcher_asks_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is read off what accelerate tells its processes; `rwk optimize --dry-run` counts by it."""
+    assert sharding() == "none"
+    monkeypatch.setenv("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2")
+    assert sharding() == "zero2"
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    assert sharding() == "fsdp"
 
 
 def test_layers() -> None:
