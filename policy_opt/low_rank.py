@@ -67,7 +67,7 @@ def put_on(generator: Generator, changes: Changes) -> None:
     module = generator.module
     learns = {id(value) for value in module.parameters() if value.requires_grad}
     with torch.random.fork_rng(devices=[]), quiet():
-        get_peft_model(module, _config(changes), adapter_name=_KEPT)  # type: ignore[arg-type]
+        get_peft_model(module, _config(changes), adapter_name=_KEPT)
     _fill(module, changes)
     for value in module.parameters():
         value.requires_grad_(id(value) in learns)

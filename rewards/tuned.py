@@ -257,8 +257,8 @@ def absolute(name: str) -> str:
     """
     known, at, path = name.partition("@")
     if at:
-        here = Path(path).expanduser()
-        return f"{known}@{here.resolve()}" if here.exists() else name
+        place = Path(path).expanduser()
+        return f"{known}@{place.resolve()}" if place.exists() else name
     scheme, colon, path = name.partition(":")
     here = colon and scheme in REWARDS.schemes and Path(path).expanduser().is_dir()
     return f"{scheme}:{Path(path).expanduser().resolve()}" if here else name

@@ -20,6 +20,7 @@ from rwk.adapters.llamagen_c2i import Base256
 from rwk.adapters.shapes_generator import ShapesLlama
 from rwk.policy_opt.journal import read
 from rwk.policy_opt.masters import check_has_masters
+from rwk.policy_opt.packed import lays_out
 from rwk.policy_opt.policy import Policy
 from rwk.policy_opt.sampling import Sampling
 from rwk.policy_opt.sharded import layers_of, learner_of, sharding
@@ -143,6 +144,18 @@ def test_what_the_launcher_asks_for(monkeypatch: pytest.MonkeyPatch) -> None:
     assert sharding() == "zero2"
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     assert sharding() == "fsdp"
+
+
+def test_the_dry_run_counts_by_it(rwk: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In eight processes of FSDP2 each has an eighth of what AdamW keeps, and a twin; a CPU's layers are laid out."""
+    words = ("optimize", "--algo", "grpo", "--generator", "janus.pro_1b", "--reward", "contrast", "--dry-run", "--json")
+    alone = json.loads(rwk(*words).out)["plan"]
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    monkeypatch.setenv("WORLD_SIZE", "8")
+    found = json.loads(rwk(*words).out)["plan"]
+    assert found["optimizer"] == alone["optimizer"] // 8
+    assert (alone["twin"], found["twin"] > found["weights"] // 8) == (0, True)
+    assert (alone["laid_out"] > 0) is lays_out(torch.bfloat16)
 
 
 def test_layers() -> None:
