@@ -14,12 +14,12 @@ runs are put side by side in one pair of matrices. Weights of float32 take them 
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from safetensors import SafetensorError
@@ -54,7 +54,9 @@ def taken_off(generator: Generator) -> Changes:
         found[name] = down, up
         generator.module.set_submodule(name, layer.base_layer)
     vars(generator.module).pop("peft_config", None)
-    vars(generator).pop("save", None)
+    changed: Any = generator
+    if isinstance(generator, _Keeps):
+        changed.__class__ = changed.plain
     return found
 
 
@@ -71,7 +73,7 @@ def put_on(generator: Generator, changes: Changes) -> None:
     _fill(module, changes)
     for value in module.parameters():
         value.requires_grad_(id(value) in learns)
-    generator.save = partial(_save, generator)  # type: ignore[method-assign]
+    generator.__class__ = _kept_class(type(generator))
 
 
 def put_beside(adapted: Any, changes: Changes) -> None:
@@ -137,12 +139,28 @@ def take_over(generator: Generator, tuned: Generator) -> None:
     put_on(generator, changes)
 
 
-def _save(generator: Generator, folder: Path) -> None:
-    changes = taken_off(generator)
-    try:
-        generator.save(folder / BASE)
-    finally:
-        put_on(generator, changes)
+class _Keeps(Generator):
+    """What stands before the class of a generator with low-rank changes, and saves these too."""
+
+    plain: ClassVar[type[Generator]]
+
+    def save(self, folder: Path) -> None:
+        generator: Generator = self
+        changes = taken_off(generator)
+        try:
+            generator.save(folder / BASE)
+        finally:
+            put_on(generator, changes)
+        _write(changes, folder)
+
+
+@functools.cache
+def _kept_class(kind: type[Generator]) -> type[Generator]:
+    return type(kind.__name__, (_Keeps, kind), {"plain": kind})
+
+
+def _write(changes: Changes, folder: Path) -> None:
+    """The changes, and what the whole is found by, beside what is saved without them."""
     (folder / ADAPTER).mkdir()
     tensors = {
         _NAMES.format(name, letter): value.cpu().contiguous()

@@ -50,7 +50,9 @@ def shape_of(generator: Generator) -> Shape:
     once = sum(value.numel() for part in getattr(module, "once", ()) for value in part.parameters())
     config = getattr(module, "config", None)
     hidden, heads = getattr(config, "hidden_size", 0), getattr(config, "num_attention_heads", 1)
-    linear = [part for part in module.modules() if isinstance(part, nn.Linear)]
+    linear = [
+        part for name, part in module.named_modules() if isinstance(part, nn.Linear) and ".lora_" not in f".{name}"
+    ]
     embedded = sum(part.weight.numel() for part in module.modules() if isinstance(part, nn.Embedding))
     decoder: Any = getattr(generator, "vq", None)
     return Shape(
