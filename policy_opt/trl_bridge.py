@@ -58,7 +58,7 @@ def grpo_trainer(
         trainer = grpo_class()(
             model=learner_of(policy),
             args=trl().GRPOConfig(
-                **trainer_arguments(config, folder, place, rows=config.rows),
+                **trainer_arguments(config, policy, folder, place, rows=config.rows),
                 max_steps=config.steps,
                 num_generations=config.group_size,
                 max_completion_length=tokens,
@@ -168,7 +168,7 @@ def rft_trainer(
         trainer = likelihood_class()(
             model=learner_of(policy),
             args=TrainingArguments(
-                **trainer_arguments(config, folder, place, rows=config.batch_size), num_train_epochs=config.epochs
+                **trainer_arguments(config, policy, folder, place, rows=config.batch_size), num_train_epochs=config.epochs
             ),
             train_dataset=[{"input_ids": row, "weight": weight} for row, weight in zip(ids, pairs.weight, strict=True)],
         )
@@ -195,7 +195,7 @@ def _pair_trainer(
             model=learner,
             ref_model=empty,
             args=trl().DPOConfig(
-                **trainer_arguments(config, folder, place, rows=config.batch_size),
+                **trainer_arguments(config, policy, folder, place, rows=config.batch_size),
                 **loss,
                 num_train_epochs=config.epochs,
                 precompute_ref_log_probs=True,
@@ -254,6 +254,11 @@ def train(trainer: Any, checkpoint: Path | None, *, ends: Sequence[Callable[[int
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     finally:
         module.train(training)
+
+
+def release(trainer: Any) -> None:
+    """Takes what a trainer has hung on the weights off them, so that another can learn with them (DeepSpeed)."""
+    trainer.accelerator.free_memory()
 
 
 def _finished(trainer: Any, policy: Policy, journal: Journal, *, before: int = 0) -> Any:
