@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from rwk.policy_opt.advantage import Weighted
 from rwk.policy_opt.configs import Dpo, Grpo
 from rwk.policy_opt.dpo import dpo
 from rwk.policy_opt.grpo import grpo
+from rwk.policy_opt.ladder import ladder
+from rwk.policy_opt.ladder_config import Ladder
 from rwk.policy_opt.policy import world
 from rwk.policy_opt.sampling import Sampling
 from rwk.rewards.registry import load
@@ -30,7 +33,21 @@ GRPO = Grpo(steps=3, prompts_per_step=4, group_size=4, learning_rate=1e-3, save_
 DPO = Dpo(
     rounds=2, prompts_per_draw=2, batch_size=4, group_size=3, pairs="all", learning_rate=1e-3, save_every=1, kl_every=0
 )
-RUNS: dict[str, Any] = {"grpo": (grpo, GRPO), "dpo": (dpo, DPO), "half_grpo": (grpo, GRPO), "half_dpo": (dpo, DPO)}
+FOLLOWED = {"beta": 0.05, "reference_every": 2, "reference_mix": 0.5, "ema": 0.5}
+FULL = replace(GRPO, micro_batch=4, num_iterations=2, steps=4, save_every=2, **FOLLOWED)
+LADDER = Ladder(
+    steps=4, climbs=1, harvest=1, prompts_per_step=4, group_size=4, learning_rate=1e-3, harvest_batch=2, save_every=1
+)
+RUNS: dict[str, Any] = {
+    "grpo": (grpo, GRPO),
+    "full_grpo": (grpo, FULL),
+    "lora_grpo": (grpo, replace(GRPO, lora_rank=2, beta=0.05)),
+    "dpo": (dpo, DPO),
+    "ladder": (ladder, LADDER),
+    "half_grpo": (grpo, GRPO),
+    "half_dpo": (dpo, DPO),
+}
+"""Those of `half` in bfloat16; `full` with all that follows the policy, and several passes and updates a draw."""
 
 
 def generator_of(name: str) -> ShapesLlama:
