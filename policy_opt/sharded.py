@@ -21,10 +21,15 @@ from rwk.policy_opt.policy import Policy
 def learner_of(policy: Policy) -> Policy:
     """What a trainer is given: the policy, or where `accelerate launch` asks for FSDP its twin, which is sharded.
 
+    Under DeepSpeed, whose engine stays with the module that it wraps, it is another policy around the same weights, so
+    that the engine of a round goes with its trainer.
+
     Raises:
         ValueError: for what the launcher asks for and cannot be.
     """
     check_launch(policy.trained)
+    if by_deepspeed():
+        return Policy(policy.trained, policy.statistics, policy.prompts, policy.sampling, policy.recipes)
     if os.environ.get("ACCELERATE_USE_FSDP") != "true":
         return policy
     if any(not value.requires_grad for value in policy.trained.parameters()):

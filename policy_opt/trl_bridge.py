@@ -188,8 +188,8 @@ def _pair_trainer(
     from datasets import Dataset
 
     learner = learner_of(policy)
-    # Where it shards, TRL loads a reference from the hub although none is asked; so it is given an empty one.
-    empty = None if learner is policy else Policy(nn.Identity(), policy.statistics, [], policy.sampling)
+    # Under FSDP TRL loads a reference from the hub although none is asked; so it is given an empty one.
+    empty = None if learner.trained is policy.trained else Policy(nn.Identity(), policy.statistics, [], policy.sampling)
     with quiet():
         trainer = dpo_class()(
             model=learner,
@@ -266,7 +266,7 @@ def _finished(trainer: Any, policy: Policy, journal: Journal, *, before: int = 0
     from transformers import PrinterCallback
 
     trainer.model.__dict__.pop("forward", None)  # TRL's fused head, which would ask for hidden states
-    if trainer.model is not policy:
+    if trainer.model.trained is not policy.trained:
         trainer.add_callback(taking_over(policy, trainer.model))  # before what looks at the policy
     begun, policy.finer = policy.finer, {}
     keep_masters(trainer, begun)
