@@ -98,7 +98,9 @@ class MasterAdamW(torch.optim.AdamW):
 
 
 def keep_masters(trainer: Any, begun: dict[str, Tensor]) -> None:
-    """Has a trainer of transformers' take `MasterAdamW`, where weights of half precision learn; DeepSpeed keeps its own.
+    """Has a trainer of transformers' take `MasterAdamW`, where weights of half precision learn.
+
+    DeepSpeed gives it float32 copies of its own in their place, which are begun alike.
 
     Args:
         begun: float32 masters to begin with, whole, by name, which are taken out of it; others begin at their weights.

@@ -13,9 +13,7 @@ SCHEDULES = {"constant": "constant_with_warmup", "cosine_to_tenth": "cosine_with
 """What transformers calls otherwise."""
 
 
-def trainer_arguments(
-    config: Optimisation, policy: Policy, folder: Path, place: World, *, rows: int
-) -> dict[str, Any]:
+def trainer_arguments(config: Optimisation, policy: Policy, folder: Path, place: World, *, rows: int) -> dict[str, Any]:
     """TRL's arguments that all algorithms share.
 
     Args:

@@ -168,7 +168,8 @@ def rft_trainer(
         trainer = likelihood_class()(
             model=learner_of(policy),
             args=TrainingArguments(
-                **trainer_arguments(config, policy, folder, place, rows=config.batch_size), num_train_epochs=config.epochs
+                **trainer_arguments(config, policy, folder, place, rows=config.batch_size),
+                num_train_epochs=config.epochs,
             ),
             train_dataset=[{"input_ids": row, "weight": weight} for row, weight in zip(ids, pairs.weight, strict=True)],
         )

@@ -1,6 +1,7 @@
 """Runs of a small transformer on a CPU, in each process that `accelerate launch` starts: OUT ALGORITHM... [UPDATE].
 
-A run goes on with what is in its folder. With an update the process is killed there.
+A run goes on with what is in its folder. With an update the process is killed there. At the end each process writes
+how many engines of DeepSpeed are left.
 
 accelerate shards by FSDP2 on accelerators alone. Its own code is made to do it here by the kind of machine that it
 takes this one for; wrapping, gathering and the collectives, by gloo, are real.
@@ -8,6 +9,7 @@ takes this one for; wrapping, gathering and the collectives, by gloo, are real.
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -50,15 +52,15 @@ RUNS: dict[str, Any] = {
 """Those of `half` in bfloat16; `full` with all that follows the policy, and several passes and updates a draw."""
 
 
-def generator_of(name: str) -> ShapesLlama:
-    """The generator that a run begins with, in bfloat16 where it is so called."""
+def generator_of(name: str, half: torch.dtype = torch.bfloat16) -> ShapesLlama:
+    """The generator that a run begins with, in half precision where it is so called."""
     generator = ShapesLlama.tiny()
     if name.startswith("half"):
-        generator.module.bfloat16()
+        generator.module.to(half)
     return generator
 
 
-def run(out: Path, name: str, kill_at: int = 0) -> None:
+def run(out: Path, name: str, kill_at: int = 0, *, generator: ShapesLlama | None = None) -> None:
     """Writes the run of an algorithm to a folder, or goes on with what is there."""
 
     def progress(step: int, total: int, row: dict[str, Any]) -> None:
@@ -69,7 +71,8 @@ def run(out: Path, name: str, kill_at: int = 0) -> None:
     reward = [Weighted("colour", load("colorfulness"))]
     resume = (out / "metrics.jsonl").exists()
     sampling = Sampling(guidance=2.0)
-    learn(config, generator_of(name), reward, PROMPTS, out=out, sampling=sampling, resume=resume, progress=progress)
+    begun = generator or generator_of(name)
+    learn(config, begun, reward, PROMPTS, out=out, sampling=sampling, resume=resume, progress=progress)
 
 
 if __name__ == "__main__":
@@ -85,3 +88,6 @@ if __name__ == "__main__":
     for name in sys.argv[2:]:
         if name in RUNS:
             run(Path(sys.argv[1], name), name, *updates)
+    gc.collect()
+    engines = sum(type(one).__name__ == "DeepSpeedEngine" for one in gc.get_objects())
+    Path(sys.argv[1], f"engines-{os.environ.get('RANK', '0')}").write_text(str(engines))

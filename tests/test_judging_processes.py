@@ -49,7 +49,9 @@ def test_two_processes_judge_as_one(tmp_path: Path) -> None:
     both = [json.loads(file.read_text()) for file in files]
     whole = json.loads(json.dumps(alone))
     assert both[0]["told"] == both[1]["told"] == whole["told"]
-    assert len({tuple(told["scores"]["pair"][0]) for told in whole["told"]}) == 2  # before and after, whatever the domain
+    assert (
+        len({tuple(told["scores"]["pair"][0]) for told in whole["told"]}) == 2
+    )  # before and after, whatever the domain
     assert reward.scored == count == 2 * 11 * case["IMAGES"]
     for name, scored in whole["scored"].items():
         shares = [process["scored"][name] for process in both]
