@@ -12,6 +12,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from rwk.policy_opt.benchmarks import evaluate
+from rwk.policy_opt.experiment import Evaluation
 from rwk.policy_opt.judging import Judges, judge
 from rwk.policy_opt.policy import world
 from rwk.policy_opt.prompts import Prompt
@@ -49,7 +51,8 @@ class Brighter(PairJudge):
 
 
 def judged(url: str) -> dict[str, Any]:
-    """What this process is told of a generator before and after its weights moved, and how much it scored itself."""
+    """What this process is told of a generator before and after its weights moved, and on benchmarks then; and how much
+    it scored itself."""
     generator, pair, rules = Toy(), Brighter(), {"bright": Brightness(), "dark": Brightness(sign=-1.0)}
     known = Brightness()
     on = {
@@ -76,8 +79,12 @@ def judged(url: str) -> dict[str, Any]:
         for found in (before, after)
         for drawn in found.values()
     ]
+    rewards = [by for _, by in list(on.values())[:2]]
+    chosen = [one for one, _ in list(on.values())[:2]]
+    config = Evaluation(images=2, seeds=2)
+    _, document = evaluate(config, generator, chosen, rewards, Sampling(), seed=0, place=place)
     scored = {"known": known.scored, "pair": pair.asked} | {name: reward.scored for name, reward in rules.items()}
-    return {"told": told, "scored": scored, "rank": place.rank}
+    return {"told": told, "scored": scored, "rank": place.rank, "document": document}
 
 
 if __name__ == "__main__":

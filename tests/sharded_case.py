@@ -35,14 +35,13 @@ GRPO = Grpo(steps=3, prompts_per_step=4, group_size=4, learning_rate=1e-3, save_
 DPO = Dpo(
     rounds=2, prompts_per_draw=2, batch_size=4, group_size=3, pairs="all", learning_rate=1e-3, save_every=1, kl_every=0
 )
-FOLLOWED = {"beta": 0.05, "reference_every": 2, "reference_mix": 0.5, "ema": 0.5}
-FULL = replace(GRPO, micro_batch=4, num_iterations=2, steps=4, save_every=2, **FOLLOWED)
+FOLLOWED = replace(GRPO, beta=0.05, reference_every=2, reference_mix=0.5, ema=0.5)
 LADDER = Ladder(
     steps=4, climbs=1, harvest=1, prompts_per_step=4, group_size=4, learning_rate=1e-3, harvest_batch=2, save_every=1
 )
 RUNS: dict[str, Any] = {
     "grpo": (grpo, GRPO),
-    "full_grpo": (grpo, FULL),
+    "full_grpo": (grpo, replace(FOLLOWED, micro_batch=4, num_iterations=2, steps=4, save_every=2)),
     "lora_grpo": (grpo, replace(GRPO, lora_rank=2, beta=0.05)),
     "dpo": (dpo, DPO),
     "ladder": (ladder, LADDER),

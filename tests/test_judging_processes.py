@@ -14,6 +14,7 @@ from PIL import Image
 
 from rwk.adapters.pixels import Contrast
 from rwk.policy_opt.policy import World
+from rwk.rewards.base import Scores
 from rwk.rewards.server import Server
 
 SCRIPT = Path(__file__).with_name("judging_case.py")
@@ -25,13 +26,15 @@ class Counted(Contrast):
 
     scored = 0
 
-    def _score(self, images: list[Image.Image], prompts: list[str]) -> torch.Tensor:
+    def _score(self, images: list[Image.Image], prompts: list[str]) -> torch.Tensor | Scores:
         self.scored += len(images)
-        return super()._score(images, prompts)  # type: ignore[return-value]
+        return super()._score(images, prompts)
 
 
 def test_two_processes_judge_as_one(tmp_path: Path) -> None:
     """By a truth, a benchmark's rules, a pair judge and a reward behind `rwk serve`, before and after; 5 prompts and 1.
+
+    What `rwk evaluate` measures is shared and put together likewise.
 
     Each image is drawn, and goes to each reward, in one process alone; a pair judge sees it with its whole group.
     """
@@ -52,6 +55,7 @@ def test_two_processes_judge_as_one(tmp_path: Path) -> None:
     assert (
         len({tuple(told["scores"]["pair"][0]) for told in whole["told"]}) == 2
     )  # before and after, whatever the domain
+    assert both[0]["document"] == both[1]["document"] == whole["document"]
     assert reward.scored == count == 2 * 11 * case["IMAGES"]
     for name, scored in whole["scored"].items():
         shares = [process["scored"][name] for process in both]
