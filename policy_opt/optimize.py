@@ -113,7 +113,7 @@ def optimize(
         raise ValueError(f"a ladder ends after its climbs, got {seconds} seconds to end after; leave them out.")
     device = own_device(device)
     generator = generators.load(experiment.generator, device=device)
-    check_launch(generator.module)
+    check_launch(generator.module, adapters=algorithm.lora_rank > 0)
     if algorithm.torch_compile:
         compile_draws(generator)
     sampling = sampling_of(generator, recipe)

@@ -180,6 +180,8 @@ def test_what_cannot_be_sharded_is_refused(monkeypatch: pytest.MonkeyPatch) -> N
     owner: Any = twin.statistics
     assert twin is not policy
     assert owner.__self__.module is twin.trained is not generator.module
+    with pytest.raises(ValueError, match="FSDP needs a lora_rank of 0"):
+        check_launch(generator.module, adapters=True)
     next(generator.module.parameters()).requires_grad_(False)
     with pytest.raises(ValueError, match="FSDP needs a lora_rank of 0"):
         learner_of(policy)
@@ -198,7 +200,9 @@ def test_what_cannot_be_launched_is_refused(monkeypatch: pytest.MonkeyPatch, tmp
     with pytest.raises(ValueError, match="got float16"):
         case["run"](tmp_path / "run", "grpo", generator=case["generator_of"]("half", torch.float16))
     monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
-    module.float()
+    with pytest.raises(ValueError, match="one precision, got bfloat16 and float32; take DDP"):
+        check_launch(module.bfloat16(), adapters=True)
+    check_launch(module.float(), adapters=True)
     next(module.parameters()).data = next(module.parameters()).data.bfloat16()
     with pytest.raises(ValueError, match="one precision, got bfloat16 and float32; take DDP"):
         check_launch(module)
