@@ -111,6 +111,7 @@ def learn_from_groups(
         if watch.ended is None:
             limit = ends_after(journal, seconds, place)
             trl.train(trainer, checkpoint, ends=[watch.every(config.watch_every), limit, all_drawn])
+            trl.release(trainer)
         watch.conclude()
         if average and watch.ended is None:
             average.give(policy)

@@ -34,6 +34,7 @@ from rwk.policy_opt.rebel import rebel
 from rwk.policy_opt.rft import rft
 from rwk.policy_opt.sampling import Sampling
 from rwk.policy_opt.settings import Optimisation
+from rwk.policy_opt.sharded import check_launch
 from rwk.policy_opt.suites import chosen
 from rwk.policy_opt.watch import Watched
 from rwk.policy_opt.win_rates import WinRate, check_judges, scorer
@@ -113,6 +114,7 @@ def optimize(
         raise ValueError(f"a ladder ends after its climbs, got {seconds} seconds to end after; leave them out.")
     device = own_device(device)
     generator = generators.load(experiment.generator, device=device)
+    check_launch(generator.module, adapters=algorithm.lora_rank > 0)
     if algorithm.torch_compile:
         compile_draws(generator)
     sampling = sampling_of(generator, recipe)
@@ -130,6 +132,7 @@ def optimize(
     if gold is not None and gold not in rewards:
         rewards[gold] = registry.load(gold, device=device)
         weighted.append(Weighted(gold, rewards[gold], 0.0))
+    place = world(torch.device(device))
     judging = partial(
         judge,
         generator,
@@ -137,9 +140,9 @@ def optimize(
         {name: rewards[name] for name in learnt},
         images=experiment.eval_images,
         sampling=sampling,
+        place=place,
     )
 
-    place = world(torch.device(device))
     run = {"algorithm": type(algorithm).__name__.lower(), **asdict(algorithm), "sampling": asdict(sampling)}
     temperatures = {part.name: part.temperature for part in weighted if algorithm.calibrated and part.name in learnt}
     settings = {"experiment": experiment.document(), "algorithm": run, "temperatures": temperatures}

@@ -194,6 +194,7 @@ class _Run:
         trainer.span = self.updates, journal.total
         trl.train(trainer, checkpoint, ends=ends)
         state = dict(self.policy.state_dict()) | whole(masters_of(trainer))
+        trl.release(trainer)
         if place.rank == 0:
             save_whole(state, folder / "policy.safetensors")
             shutil.rmtree(checkpoints, ignore_errors=True)
