@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import math
 from collections.abc import Mapping, Sequence
@@ -199,3 +200,10 @@ def _judged(
         drawn.scores[GOLD] = own_scores(drawn.images, chosen, by.within)[0]
         drawn.notes[GOLD] = grouped([""] * drawn.scores[GOLD].numel(), images)
     return drawn
+
+
+def give_back(device: str) -> None:
+    """Frees what rewards held that are used no more; some networks hold themselves, and a GPU's memory is kept."""
+    gc.collect()
+    if torch.device(device).type == "cuda":
+        torch.cuda.empty_cache()

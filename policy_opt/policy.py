@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import logging
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,7 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from rwk.policy_opt.generator import Generator, Rollout, TokenStatistics
+from rwk.policy_opt.low_rank import is_half, left_out, put_beside, put_on, taken_off
 from rwk.policy_opt.module_state import recomputing
+from rwk.policy_opt.quiet import quiet
 from rwk.policy_opt.sampling import Sampling
 from rwk.policy_opt.settings import Optimisation
 
@@ -156,9 +156,10 @@ def world(device: torch.device) -> World:
 
 @contextmanager
 def trainable(generator: Generator, config: Optimisation, *, keep: bool) -> Iterator[Statistics | None]:
-    """Prepares `generator.module` for training, and leaves it with plain weights at the end.
+    """Prepares `generator.module` for training.
 
-    With `lora_rank` above 0 adapters take the place of the linear layers, and are merged into them at the end. With
+    With `lora_rank` above 0 adapters take the place of the linear layers. At the end they are merged into these, or
+    where those are of half precision, which would lose small changes, they stay beside them (`low_rank`). With
     `gradient_checkpointing` layers are computed again in the backward pass, until the end.
 
     Args:
@@ -184,6 +185,7 @@ def _adapted(generator: Generator, config: Optimisation, *, keep: bool) -> Itera
     from peft import LoraConfig, get_peft_model
 
     module = generator.module
+    before = taken_off(generator)
     learns = {name for name, value in module.named_parameters() if value.requires_grad}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
@@ -191,18 +193,22 @@ def _adapted(generator: Generator, config: Optimisation, *, keep: bool) -> Itera
         lora = LoraConfig(r=config.lora_rank, lora_alpha=alpha, target_modules=_linear_layers(generator))
         with quiet():
             adapted = get_peft_model(module, lora)
+    put_beside(adapted, before)
 
     def without_adapters(rollout: Rollout) -> TokenStatistics:
-        with adapted.disable_adapter():
+        with left_out(adapted, before):
             return generator.statistics(rollout)
 
     try:
         yield without_adapters if keep else None
     finally:
-        adapted.merge_and_unload()
-        vars(module).pop("peft_config", None)
+        learnt = taken_off(generator) if is_half(module) else {}
+        if not learnt:
+            adapted.merge_and_unload()
+            vars(module).pop("peft_config", None)
         for name, value in module.named_parameters():
             value.requires_grad_(name in learns)
+        put_on(generator, learnt)
 
 
 def kl_per_image(statistics: Statistics, reference: Statistics, rollout: Rollout) -> Tensor:
@@ -229,20 +235,3 @@ def _linear_layers(generator: Generator) -> list[str]:
     if not found:
         raise ValueError(f"{generator.spec.name} has no linear layer for LoRA to adapt; set lora_rank to 0.")
     return found
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Holds back what the frameworks say of themselves; errors pass."""
-    loggers = [logging.getLogger(name) for name in ("trl", "transformers", "accelerate", "datasets")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="You are using 'rollout_func'")
-            warnings.filterwarnings("ignore", message="`(is_)?gradient_checkpointing` is deprecated")  # they use it
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)

@@ -10,12 +10,23 @@ from __future__ import annotations
 import copy
 import os
 from collections import Counter
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
 from rwk.policy_opt.policy import Policy
+
+Sharding = Literal["none", "fsdp", "zero1", "zero2"]
+"""What is spread over the processes: nothing, all that learns, the state of AdamW, or gradients too."""
+
+
+def sharding() -> Sharding:
+    """What the launcher of this process asks for."""
+    if os.environ.get("ACCELERATE_USE_FSDP") == "true":
+        return "fsdp"
+    stages: dict[str, Sharding] = {"1": "zero1", "2": "zero2"}
+    return stages.get(os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", ""), "none")
 
 
 def learner_of(policy: Policy) -> Policy:
@@ -30,17 +41,12 @@ def learner_of(policy: Policy) -> Policy:
     check_launch(policy.trained)
     if by_deepspeed():
         return Policy(policy.trained, policy.statistics, policy.prompts, policy.sampling, policy.recipes)
-    if not by_fsdp():
+    if sharding() != "fsdp":
         return policy
     twin = copy.deepcopy(policy)  # with the generator that its statistics are of
     twin.finer = {}
     twin._no_split_modules = layers_of(twin.trained)
     return twin
-
-
-def by_fsdp() -> bool:
-    """Whether `accelerate launch` asks for FSDP."""
-    return os.environ.get("ACCELERATE_USE_FSDP") == "true"
 
 
 def by_deepspeed() -> bool:
@@ -71,8 +77,11 @@ def check_launch(module: nn.Module, *, adapters: bool = False) -> None:
             f"learning goes on in the precision that the generator draws in, got a mixed precision of {mixed} from the "
             f"launcher; launch with --mixed_precision no, and load the generator in bfloat16 for that."
         )
-    if by_fsdp() and (adapters or any(not value.requires_grad for value in module.parameters())):
-        raise ValueError("FSDP needs a lora_rank of 0, got weights that do not learn; take adapters with DDP.")
+    if sharding() == "fsdp" and (adapters or any(not value.requires_grad for value in module.parameters())):
+        raise ValueError(
+            "FSDP needs a lora_rank of 0 and no adapters of an earlier run, got weights that do not learn; take "
+            "adapters with DDP."
+        )
     if not by_deepspeed():
         return
     if os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE") == "3":

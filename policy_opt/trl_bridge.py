@@ -23,7 +23,8 @@ from rwk.policy_opt.journal import Journal
 from rwk.policy_opt.masters import check_has_masters, keep_masters
 from rwk.policy_opt.movement import movement
 from rwk.policy_opt.pairs import PreferencePairs
-from rwk.policy_opt.policy import Policy, World, quiet
+from rwk.policy_opt.policy import Policy, World
+from rwk.policy_opt.quiet import quiet
 from rwk.policy_opt.rebel import rebel_loss
 from rwk.policy_opt.recorder import recorder, stopper
 from rwk.policy_opt.sharded import learner_of, taking_over

@@ -1,7 +1,7 @@
 """Runs of a small transformer on a CPU, in each process that `accelerate launch` starts: OUT ALGORITHM... [UPDATE].
 
 A run goes on with what is in its folder. With an update the process is killed there. At the end each process writes
-how many engines of DeepSpeed are left.
+how many engines of DeepSpeed are left; under FSDP2 the first writes to `held.json` how many bytes it holds of what learns.
 
 accelerate shards by FSDP2 on accelerators alone. Its own code is made to do it here by the kind of machine that it
 takes this one for; wrapping, gathering and the collectives, by gloo, are real.
@@ -10,6 +10,7 @@ takes this one for; wrapping, gathering and the collectives, by gloo, are real.
 from __future__ import annotations
 
 import gc
+import json
 import os
 import signal
 import sys
@@ -20,6 +21,7 @@ from typing import Any
 import torch
 
 from rwk.adapters.shapes_generator import ShapesLlama
+from rwk.policy_opt import trl_bridge
 from rwk.policy_opt.advantage import Weighted
 from rwk.policy_opt.configs import Dpo, Grpo
 from rwk.policy_opt.dpo import dpo
@@ -74,10 +76,40 @@ def run(out: Path, name: str, kill_at: int = 0, *, generator: ShapesLlama | None
     learn(config, begun, reward, PROMPTS, out=out, sampling=sampling, resume=resume, progress=progress)
 
 
+def measured(train: Any, out: Path) -> Any:
+    """`trl_bridge.train`, which writes down the bytes that are held in the last update."""
+    from transformers import TrainerCallback
+
+    def of(tensors: Any) -> int:
+        return sum((value.to_local() if hasattr(value, "to_local") else value).nbytes for value in tensors)
+
+    class Held(TrainerCallback):
+        def __init__(self, trainer: Any) -> None:
+            self.trainer, self.held = trainer, dict[str, int]()
+
+        def on_pre_optimizer_step(self, *_: Any, **__: Any) -> None:
+            learns = list(self.trainer.model.parameters())
+            self.held |= {"twin": of(learns), "gradients": of(p.grad for p in learns)}
+
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            states = [*self.trainer.optimizer.optimizer.state.values()]
+            self.held["optimizer"] = of(state[name] for state in states for name in ("exp_avg", "exp_avg_sq"))
+            self.held["masters"] = of(state["master"] for state in states if "master" in state)
+            if os.environ.get("RANK", "0") == "0":
+                (out / "held.json").write_text(json.dumps(self.held))
+
+    def trained(trainer: Any, *given: Any, **more: Any) -> None:
+        trainer.add_callback(Held(trainer))
+        train(trainer, *given, **more)
+
+    return trained
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
     world(torch.device("cpu"))
     if os.environ.get("ACCELERATE_USE_FSDP") == "true":
+        trl_bridge.train = measured(trl_bridge.train, Path(sys.argv[1]))
         from accelerate.state import PartialState
         from accelerate.utils import DistributedType
 

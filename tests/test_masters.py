@@ -24,7 +24,8 @@ from rwk.policy_opt.grpo import grpo
 from rwk.policy_opt.journal import read
 from rwk.policy_opt.masters import MasterAdamW, masters_of
 from rwk.policy_opt.policy import Policy
-from rwk.policy_opt.sizing import plan, shape_of
+from rwk.policy_opt.sizing import plan
+from rwk.policy_opt.sizing_shape import shape_of
 from rwk.rewards.registry import load
 
 PROMPTS = ["a red cat", "two birds", "a small dog", "a tree"]

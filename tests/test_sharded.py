@@ -8,6 +8,7 @@ msgpack ninja py-cpuinfo` and PYTHONPATH.
 from __future__ import annotations
 
 import functools
+import json
 import os
 import runpy
 import subprocess
@@ -31,9 +32,12 @@ from rwk.policy_opt.experiment import Experiment
 from rwk.policy_opt.journal import read
 from rwk.policy_opt.masters import check_has_masters
 from rwk.policy_opt.optimize import optimize
+from rwk.policy_opt.packed import lays_out
 from rwk.policy_opt.policy import Policy
 from rwk.policy_opt.sampling import Sampling
-from rwk.policy_opt.sharded import check_launch, layers_of, learner_of
+from rwk.policy_opt.sharded import check_launch, layers_of, learner_of, sharding
+from rwk.policy_opt.sizing import plan
+from rwk.policy_opt.sizing_shape import shape_of
 
 SCRIPT = Path(__file__).with_name("sharded_case.py")
 case = runpy.run_path(str(SCRIPT))
@@ -149,6 +153,13 @@ def test_two_processes_learn_what_one_does_and_go_on_after_a_kill(
         assert_alike(alone(name), tmp_path / name, told)
     assert read(tmp_path / "dpo" / "metrics.jsonl")[0]["pairs"] == 12
     assert_masters_alike(alone("half_dpo"), tmp_path / "half_dpo", told)
+    if config == "fsdp2":
+        held = json.loads((tmp_path / "held.json").read_text())  # of half_dpo, the last
+        shape = shape_of(case["generator_of"]("half_dpo"))
+        found = plan(case["DPO"], shape, prompts=4, rewards=1, guided=True, processes=2, sharding="fsdp")
+        assert found.twin - shape.decoder * shape.width == pytest.approx(held["twin"], rel=0.02)
+        for name in ("gradients", "optimizer", "masters"):
+            assert getattr(found, name) == pytest.approx(held[name], rel=0.02), name
 
 
 @NEEDED
@@ -212,6 +223,28 @@ def test_what_cannot_be_launched_is_refused(monkeypatch: pytest.MonkeyPatch, tmp
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
     with pytest.raises(ValueError, match="got a mixed precision of bf16 .* --mixed_precision no"):
         check_launch(module)
+
+
+def test_what_the_launcher_asks_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is read off what accelerate tells its processes; `rwk optimize --dry-run` counts by it."""
+    assert sharding() == "none"
+    for stage in "12":
+        monkeypatch.setenv("ACCELERATE_DEEPSPEED_ZERO_STAGE", stage)
+        assert sharding() == f"zero{stage}"
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    assert sharding() == "fsdp"
+
+
+def test_the_dry_run_counts_by_it(rwk: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In eight processes of FSDP2 each has an eighth of what AdamW keeps, and a twin; a CPU's layers are laid out."""
+    words = ("optimize", "--algo", "grpo", "--generator", "janus.pro_1b", "--reward", "contrast", "--dry-run", "--json")
+    alone = json.loads(rwk(*words).out)["plan"]
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    monkeypatch.setenv("WORLD_SIZE", "8")
+    found = json.loads(rwk(*words).out)["plan"]
+    assert found["optimizer"] == alone["optimizer"] // 8
+    assert (alone["twin"], found["twin"] > found["weights"] // 8) == (0, True)
+    assert (alone["laid_out"] > 0) is lays_out(torch.bfloat16)
 
 
 def test_layers() -> None:
