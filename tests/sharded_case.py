@@ -1,7 +1,7 @@
 """Runs of a small transformer on a CPU, in each process that `accelerate launch` starts: OUT ALGORITHM... [UPDATE].
 
 A run goes on with what is in its folder. With an update the process is killed there. At the end each process writes
-how many engines of DeepSpeed are left; under FSDP2 the first writes to `held.json` how many bytes of what learns it has.
+how many engines of DeepSpeed are left; under FSDP2 the first writes the bytes that it has of what learns (`held.json`).
 
 accelerate shards by FSDP2 on accelerators alone. Its own code is made to do it here by the kind of machine that it
 takes this one for; wrapping, gathering and the collectives, by gloo, are real.
