@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from torch.nn.functional import normalize
+from torch.nn.functional import interpolate, normalize
 
 from rwk.adapters.clip_towers import seeded
 from rwk.adapters.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
@@ -29,6 +29,19 @@ _ATTENTION = {
     "output.dense": "o_proj",
 }
 """What the published file calls the maps of a layer's attention, and what transformers calls them since."""
+_AUTHORS = {
+    "patch_embed.proj.": "embeddings.patch_embeddings.projection.",
+    "pos_embed": "embeddings.position_embeddings",
+    "cls_token": "embeddings.cls_token",
+    "mask_token": "embeddings.mask_token",
+    "blocks.": "encoder.layer.",
+    ".attn.proj.": ".attention.output.dense.",
+    ".ls1.gamma": ".layer_scale1.lambda1",
+    ".ls2.gamma": ".layer_scale2.lambda1",
+}
+"""What the authors' own file calls parts of the network, and what the one on the hub does."""
+_LEARNT, _SEEN, _OFFSET = 37, 16, 0.1
+"""Positions along a side that were learnt and that are seen, and what the authors' code adds to the latter's number."""
 
 
 @dataclass(frozen=True)
@@ -53,9 +66,9 @@ class DinoSimilarity(EmbeddedReward, PublishedReward):
     hub. In Python `references=` takes a file, folder, glob, or PIL images, and `weights=` may then be the file alone.
 
     The shorter side is resized to 256 pixels, and the centre of 224 is read, as the processor on the hub does (the
-    margin is rounded down). The file's positions are for 518 pixels and are interpolated, here as in transformers; the
-    authors' code spreads them by 16.1/37 instead of 16/37. `score_pixels` stands from `score` as far as float32 bicubic
-    stands from Pillow's on 8 bits.
+    margin is rounded down). The file's positions are for 518 pixels and are interpolated, here as in transformers;
+    `dino.similarity_authors` does as the authors' code. Their own file, `dinov2_vitb14_pretrain.pth`, is read too.
+    `score_pixels` stands from `score` as far as float32 bicubic stands from Pillow's on 8 bits.
     """
 
     spec = RewardSpec(
@@ -130,7 +143,7 @@ class DinoSimilarity(EmbeddedReward, PublishedReward):
     @classmethod
     def converted(cls, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         named = {}
-        for key, value in tensors.items():
+        for key, value in (_as_on_hub(tensors) if "pos_embed" in tensors else tensors).items():
             for old, new in _ATTENTION.items():
                 key = key.replace(f".attention.{old}.", f".attention.{new}.")
             named[key] = value
@@ -143,7 +156,7 @@ class DinoSimilarity(EmbeddedReward, PublishedReward):
             for parameter in made.parameters():  # the usual numbers are so small that all pictures look alike
                 spread = parameter[0].numel() ** -0.5 if parameter.dim() > 1 else 0.2
                 parameter.data.add_(torch.randn_like(parameter), alpha=spread)
-        small = ResizedLarger(28, rounding="floor", mean=IMAGENET_MEAN, std=IMAGENET_STD, short=32)
+        small = ResizedLarger(28, rounding=cls.preprocess.rounding, mean=IMAGENET_MEAN, std=IMAGENET_STD, short=32)
         ramp = Image.linear_gradient("L").convert("RGB")
         return cls.of(made, preprocess=small).compare_with([ramp, Image.new("RGB", (40, 30), "teal")])
 
@@ -185,6 +198,46 @@ class DinoSimilarity(EmbeddedReward, PublishedReward):
 
     def score_prepared(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
         return self.score_features(self.states(pixels), None)
+
+
+class DinoAuthors(DinoSimilarity):
+    """`dino.similarity` as the authors' own code gives it, torch.hub's network on the transform of their evaluations.
+
+    Two details differ: it spreads the learnt positions by 16.1/37, where transformers has 16/37, and it rounds the
+    margin of the centre crop. With random positions, rougher than learnt ones, scores that lie 0.14 apart move by up to
+    0.009. References and weights are named as for `dino.similarity`, in either file's layout.
+    """
+
+    spec = replace(DinoSimilarity.spec, name="dino.similarity_authors")
+    preprocess = ResizedLarger(224, mean=IMAGENET_MEAN, std=IMAGENET_STD)
+
+    @classmethod
+    def build(cls) -> nn.Module:
+        return network(14 * _SEEN, hidden_size=768, num_hidden_layers=12, num_attention_heads=12)
+
+    @classmethod
+    def converted(cls, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        named, key = super().converted(tensors), "embeddings.position_embeddings"
+        if key in named and named[key].shape[1] == 1 + _LEARNT**2:  # of any other the shape is refused
+            learnt = named[key][0, 1:].T.unflatten(1, (_LEARNT, _LEARNT))[None].float()  # [1, D, 37, 37]
+            scale = (_SEEN + _OFFSET) / _LEARNT
+            seen = interpolate(learnt, scale_factor=(scale, scale), mode="bicubic").flatten(2).mT
+            named[key] = torch.cat([named[key][:, :1], seen.to(named[key].dtype)], 1)
+        return named
+
+
+def _as_on_hub(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of the authors' file under the keys of the one on the hub."""
+    named = {}
+    for key, value in tensors.items():
+        for old, new in _AUTHORS.items():
+            key = key.replace(old, new)
+        if ".attn.qkv." in key:
+            for part, third in zip(("query", "key", "value"), value.chunk(3), strict=True):
+                named[key.replace(".attn.qkv.", f".attention.attention.{part}.")] = third
+        else:
+            named[f"layer{key}" if key.startswith("norm.") else key] = value
+    return named
 
 
 def _holds_weights(path: Path, file: str) -> bool:

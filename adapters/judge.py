@@ -225,7 +225,9 @@ class Yes(Judge):
 class VqaScore(Yes):
     """P(Yes) in answer to VQAScore's question, for chat models as t2v_metrics 3.1 asks it (Lin et al., 2024).
 
-    The original with CLIP-FlanT5 is `vqascore.flant5`.
+    Its code has the repetition penalty of the checkpoint (1.05 of Qwen2.5-VL) weigh on the words of the question, Yes
+    and No among them; that is left out here, and is all by which the two differ. The original with CLIP-FlanT5 is
+    `vqascore.flant5`.
     """
 
     spec = _spec("vqascore.vlm", "P(Yes)", "arXiv:2404.01291")
@@ -237,7 +239,8 @@ class Levels(Judge):
     """Expected level, 5 for excellent to 1 for bad: the probabilities of the five words among themselves (Q-Align).
 
     Wu et al. (2023) trained mPLUG-Owl2 to answer so, and use 1 to 5 in the paper and 0 to 1 in their code. Here it is
-    their question for any model; the word is the next after "The quality of the image is".
+    their question for any model; the word is the next after "The quality of the image is". Where it is several tokens
+    they count the first alone.
     """
 
     spec = _spec("judge.quality", "level, 1 to 5", "arXiv:2312.17090", 5, 1, needs_prompt=False)

@@ -61,8 +61,10 @@ class Siglip(TowersReward):
 
     A picture is squashed to a square. A prompt is read in small letters and without punctuation, as pieces, end of text
     and padding, always 64 in all; without the padding the scores are wrong, since the text is pooled at the last of
-    them. The vocabulary comes from the hub, and needs the packages sentencepiece and protobuf. `score_pixels` stands
-    from `score` as far as float32 bicubic from Pillow's on 8 bits.
+    them. Its ids are those of transformers' tokenizer; open_clip also undoes HTML and curly quotes and takes _ for a
+    space, and what spells out a control token is read as words. The vocabulary comes from the hub, and needs the
+    packages sentencepiece and protobuf. `score_pixels` stands from `score` as far as float32 bicubic from Pillow's on
+    8 bits.
     """
 
     spec = RewardSpec(
@@ -185,8 +187,8 @@ class Siglip2(Siglip):
     """SigLIP 2 ViT-B/16 at 224 pixels: the formula of `siglip.b16_224`, with Gemma's vocabulary, in many languages.
 
     A picture is squashed with a bilinear filter, where SigLIP has a bicubic one. A prompt is read in small letters,
-    which its authors ask for and older tokenizers leave to the caller; punctuation stays. It ends with the end of text
-    even where it is cut, and does not start with Gemma's beginning of text.
+    which its authors ask for and older tokenizers leave to the caller; punctuation stays, which open_clip takes out. It
+    ends with the end of text even where it is cut, and does not start with Gemma's beginning of text.
     """
 
     spec = RewardSpec(

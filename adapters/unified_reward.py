@@ -57,8 +57,8 @@ class UnifiedReward(Reward):
     """The number after "Final Score:" in what the model writes about an image and its prompt; the note has the text.
 
     The checkpoints on Qwen2.5-VL, by default `CodeGoat24/UnifiedReward-qwen-7b`; those in LLaVA's own layout are not
-    read. The text is the most probable word by word (greedy), one image at a time, so that no neighbour tips a choice
-    between two near-equal words. The repetition penalty that Qwen's checkpoints bring along is left out.
+    read. The text is the most probable word by word (greedy), under the checkpoint's repetition penalty,
+    as in the authors' script; one image at a time, so that no neighbour tips a choice between two near-equal words.
     """
 
     spec = RewardSpec("unifiedreward.pointwise", "points, 1 to 5", LOW, HIGH, "MIT", "arXiv:2503.05236")
@@ -114,8 +114,11 @@ class UnifiedReward(Reward):
 
     def ask(self, image: Image.Image, prompt: str) -> str:
         """What the model writes; raises Refused where its processor cannot take the image."""
-        text = self.vlm.conversation([self.question.replace("{prompt}", prompt)])
-        return self.vlm.answer([image], text, tokens=self.longest)
+        return self.vlm.answer([image], self.text(prompt), tokens=self.longest)
+
+    def text(self, prompt: str) -> str:
+        """What the model reads, the image as a token of its own."""
+        return self.vlm.conversation([self.question.replace("{prompt}", prompt)])
 
     def _score(self, images: list[Image.Image], prompts: list[str]) -> Scores:
         values, notes = torch.full([len(images)], math.nan), []

@@ -69,7 +69,7 @@ class Vlm:
     def load(
         cls, weights: str | Path, *, name: str, revision: str | None = None, device: str = "cpu", dtype: str = "auto"
     ) -> Self:
-        """The model of a hub id or folder.
+        """The model of a hub id or folder, whose images Pillow resizes, as in the code that models come with.
 
         Args:
             dtype: "auto" for that of the checkpoint, else "float32", "bfloat16" or "float16".
@@ -78,12 +78,13 @@ class Vlm:
             RunFailed: where it cannot be had.
             ValueError: where the checkpoint does not fill the network, or the network is of another kind.
         """
-        from transformers import AutoModelForImageTextToText, AutoProcessor
+        from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoProcessor
 
         where = str(Path(weights).expanduser()) if Path(weights).expanduser().is_dir() else str(weights)
         options: dict[str, Any] = {"revision": revision, "local_files_only": not hub_is_near()}
         try:
             processor = AutoProcessor.from_pretrained(where, **options)
+            processor.image_processor = AutoImageProcessor.from_pretrained(where, backend="pil", **options)
             network = load_whole(name, AutoModelForImageTextToText, where, faults=["missing"], dtype=dtype, **options)
         except OSError as error:
             raise RunFailed(
@@ -200,7 +201,10 @@ class Vlm:
         return torch.stack([columns[answer] for answer in range(len(ids))], 1)
 
     def answer(self, images: Sequence[Image.Image], text: str, *, tokens: int) -> str:
-        """The likeliest answer, word by word and without repetition penalty, to a text about images, of so many tokens.
+        """The likeliest answer, word by word, to a text about images, of so many tokens.
+
+        Of how the checkpoint would have words drawn its repetition penalty alone is kept, as it is by `generate` when
+        it is not to sample.
 
         Raises:
             Refused: where the processor cannot take an image.
@@ -212,7 +216,7 @@ class Vlm:
             max_new_tokens=tokens,
             do_sample=False,
             num_beams=1,
-            repetition_penalty=1.0,
+            repetition_penalty=ends.repetition_penalty,
             eos_token_id=ends.eos_token_id or self.tokenizer.eos_token_id,
             pad_token_id=self.tokenizer.pad_token_id,
         )
@@ -224,8 +228,7 @@ class Vlm:
     def states(self, inputs: Any) -> Tensor:
         """[B, D] last state of the last token of each text, with gradient."""
         made = self.network.base_model(**inputs, use_cache=False).last_hidden_state  # [B, L, D]
-        found: Tensor = made[torch.arange(len(made), device=self.device), inputs["attention_mask"].sum(1) - 1]
-        return found
+        return made[torch.arange(len(made), device=self.device), inputs["attention_mask"].sum(1) - 1]  # type: ignore[no-any-return]
 
     def _options(self, text: str) -> dict[str, Any]:
         """Chat templates that write the first token themselves must not get a second one."""
@@ -275,7 +278,7 @@ def tiny_writer(name: str, question: str, verdicts: Sequence[str]) -> Vlm:
 def tiny_processor(words: Sequence[str], added: Sequence[str] = ()) -> Any:
     """A processor of Qwen2-VL whose tokenizer reads bytes, the first words and what is added as one token."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast, Qwen2VLImageProcessor, Qwen2VLProcessor, Qwen2VLVideoProcessor
+    from transformers import PreTrainedTokenizerFast, Qwen2VLImageProcessorPil, Qwen2VLProcessor, Qwen2VLVideoProcessor
 
     vocabulary = {symbol: i for i, symbol in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
     merges = []
@@ -296,5 +299,5 @@ def tiny_processor(words: Sequence[str], added: Sequence[str] = ()) -> Any:
         pad_token="<|endoftext|>",
         extra_special_tokens=list(SPECIAL),
     )
-    images = Qwen2VLImageProcessor(size={"shortest_edge": 56 * 56, "longest_edge": 84 * 84})
+    images = Qwen2VLImageProcessorPil(size={"shortest_edge": 56 * 56, "longest_edge": 84 * 84})
     return Qwen2VLProcessor(images, fast, Qwen2VLVideoProcessor(), chat_template=CHAT)

@@ -7,8 +7,8 @@ It runs the tests that compare adapters with official scores, all or those of th
 each adapter: what they were compared with and the versions it ran with, over how many scores, the largest and mean
 difference, and how far the official scores lie apart. Weights are those that the tests make, small and random in the
 official layout. The official scores were recorded by the scripts parity_*.py beside this one, each of which runs a
-checkout of the official code and tells at its top which; those of SigLIP come from transformers itself, and for HPSv3
-no script is kept. It ends with 1 where a difference is over the test's tolerance.
+checkout of the official code and tells at its top which; those of SigLIP come from transformers itself. It ends with 1
+where a difference is over the test's tolerance.
 """
 
 from __future__ import annotations

@@ -7,7 +7,8 @@
 The programs for places and numbers run as they are, from their command line on. In the place of UniDet and its names
 stands one that has found what the case says, and in that of spaCy one that knows the case's names for nouns. Of depth
 only the rule is asked, for the surest two things: where a thing is there twice the program may take the other one. It
-looks columns up among the rows of a map, which is therefore given to it with rows for columns.
+looks columns up among the rows of a map, which is therefore given to it with rows for columns. The program for complex
+prompts runs on answers that the case makes up.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ import argparse
 import contextlib
 import json
 import runpy
-import subprocess
 import sys
 import tempfile
 import types
@@ -27,12 +27,13 @@ from unittest.mock import patch
 
 import torch
 from PIL import Image
+from recording import commit
 
 CASE = runpy.run_path(str(Path(__file__).parents[1] / "tests" / "compbench_case.py"))
 HOW = (
     "main() of each on the things of tests/compbench_case.py in the place of UniDet's, the words of their names being "
     "spaCy's nouns; of depth, determine_position of 3D_spatial_eval between the surest two, the map with rows for "
-    "columns"
+    "columns; of complex prompts main() of 3_in_1 on the parts that tests/compbench_case.py makes up"
 )
 
 
@@ -115,15 +116,31 @@ def depth() -> list[float]:
     return found
 
 
+def three_in_one(checkout: Path, folder: Path) -> list[float]:
+    """What the images of complex prompts are worth by their parts."""
+    data = folder / "dataset"
+    data.mkdir(parents=True)
+    for stem, lines in CASE["COMPLEX"].items():
+        (data / f"{stem}.txt").write_text("\n".join(lines) + "\n")
+    places = ("annotation_blip", "labels/annotation_obj_detection_2d", "annotation_clip")
+    for place, part in zip(places, CASE["PARTS"], strict=True):
+        (folder / place).mkdir(parents=True)
+        rows = [{"question_id": i, "answer": str(score)} for i, score in enumerate(CASE["parts"]()[part])]
+        (folder / place / "vqa_result.json").write_text(json.dumps(rows))
+    words = ["3_in_1", "--outpath", str(folder), "--data_path", str(data)]
+    with patch.object(sys, "argv", words), contextlib.redirect_stdout(sys.stderr):
+        runpy.run_path(str(checkout / "3_in_1_eval" / "3_in_1.py"), run_name="__main__")
+    return [row["answer"] for row in json.loads((folder / "annotation_3_in_1" / "vqa_result.json").read_text())]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkout", type=Path, help="a clone of Karine-Huang/T2I-CompBench")
     parser.add_argument("out", type=Path, help="JSON file to write")
     given = parser.parse_args()
-    out = given.out.resolve()
-    commit = ["git", "-C", str(given.checkout), "rev-parse", "--short=7", "HEAD"]
+    out, checkout = given.out.resolve(), given.checkout.resolve()
     versions = {"torch": torch.__version__}
-    versions["T2I-CompBench"] = subprocess.run(commit, capture_output=True, text=True, check=True).stdout.strip()
+    versions["T2I-CompBench"] = commit(given.checkout)
     numbers = {word: i + 1 for i, word in enumerate(CASE["NUMBERS"])}
     module("spacy", load=lambda name: words)
     module("word2number", w2n=SimpleNamespace(word_to_num=numbers.__getitem__))
@@ -140,6 +157,7 @@ def main() -> None:
             ),
             "numeracy": answers("numeracy_eval", CASE["numeracy"](), Path(folder, "numbers"), "annotation_num"),
             "depth": depth(),
+            "complex": three_in_one(checkout, Path(folder, "complex")),
         }
     out.write_text(json.dumps(recorded))
 

@@ -26,7 +26,8 @@ from rwk.policy_opt.advantage import Weighted
 from rwk.policy_opt.configs import Dpo
 from rwk.policy_opt.generator import Generator
 from rwk.policy_opt.journal import Trained
-from rwk.policy_opt.rounds import RunOptions, learn_in_rounds
+from rwk.policy_opt.rounds import learn_in_rounds
+from rwk.policy_opt.run_options import RunOptions
 
 
 def dpo(

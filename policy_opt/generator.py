@@ -69,6 +69,10 @@ class Rollout:
             recipes=tuple(self.recipes[i] for i in index.tolist()) if self.recipes else (),
         )
 
+    def cpu(self) -> Rollout:
+        """The same in main memory."""
+        return replace(self, group=self.group.cpu(), tokens=self.tokens.cpu(), logprobs=self.logprobs.cpu())
+
     @staticmethod
     def joined(parts: Sequence[Rollout]) -> Rollout:
         """Rollouts of one recipe in one, their groups counted on."""

@@ -6,48 +6,45 @@ For image i with reward R_i, and its token t with ratio rho_t of the probability
     A_i  times min(1, std R / (gate T)), where the gate is on and T is the temperature of R                   `gate`
     A_it = w_it A_i, where some tokens count more, with mean_t w_it = 1                              `token_weights`
     loss = - mean_i mean_t [min(rho_t A_it, clip(rho_t, 1 - eps, 1 + eps_high) A_it) - beta v_it KL_t]
-                                                                TRL's, by `loss_type`; KL_t by `kl_estimator`, v_it
-                                                                is 1 but with `token_weights` stage
+                                                     TRL's, by `loss_type`; KL_t is `kl_penalty`, and v_it is 1 but
+                                                     with `token_weights` stage
 
-The mean over i is over all images of an update, groups of equals with them, as these losses are defined, but with
-`resampling` dynamic, which is DAPO's; see `lesson`. Shao et al. (2024), arXiv:2402.03300.
+Shao et al. (2024), arXiv:2402.03300. A group whose images are all equal has advantages of 0. It teaches nothing, and
+yet as an equal part of the mean over i it takes from the weight of the others, and keeps its pull towards the
+reference. So GRPO, Dr. GRPO, GSPO and CISPO define their losses, and so they are computed. DAPO, Yu et al. (2025),
+arXiv:2503.14476, eq. 8, is over groups that differ alone: with `resampling` dynamic, whatever the loss, a step draws
+for further prompts until it has `prompts_per_step` such groups, and nothing else has a part in the update:
+
+    differs    of some reward the deviation in the group is above its floor, and so does the reward made of them all
+    is learnt  the first `prompts_per_step` groups that differ, in the order drawn; what a last draw has beyond is left
+    too few    after `max_draws` draws the mean is over the groups there are; others fill their places and count 0
+
+`Lessons` has all of a step but the loss; `groups` draws for it, and `grpo_run` is the run around it.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import replace
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Unpack
 
 import torch
-from torch import nn
+from torch import Tensor
 
-from rwk.policy_opt.advantage import Weighted as Weighted
-from rwk.policy_opt.advantage import answers_an_image
+from rwk.policy_opt.advantage import Weighted, combine, group_advantage, group_spread, weights_of
+from rwk.policy_opt.advantage import standardised as is_standardised
+from rwk.policy_opt.calibrated import gate, win_rate
 from rwk.policy_opt.configs import Grpo
-from rwk.policy_opt.curriculum import Curriculum
-from rwk.policy_opt.followers import average_of, moving_reference
-from rwk.policy_opt.generator import Generator
-from rwk.policy_opt.guards import Guards
-from rwk.policy_opt.journal import (
-    Progress,
-    Trained,
-    ends_after,
-    last_checkpoint,
-    publish,
-    start,
-    step_of,
-)
-from rwk.policy_opt.ledger import Ledger, prompts_of_pass
-from rwk.policy_opt.lesson import Lessons, drawn_at_once
-from rwk.policy_opt.modalities import entropy_control
-from rwk.policy_opt.permuted import other_wordings
-from rwk.policy_opt.policy import Policy, trainable, world
-from rwk.policy_opt.sampling import Sampling
-from rwk.policy_opt.sub_policies import by_recipe, recipes_of
-from rwk.policy_opt.token_weights import check_token_weights
-from rwk.policy_opt.watch import Watch, Watched
+from rwk.policy_opt.curriculum import Curriculum, Stage
+from rwk.policy_opt.generator import Generator, Rollout
+from rwk.policy_opt.groups import Groups, numbered, rows_of
+from rwk.policy_opt.journal import Journal, Trained
+from rwk.policy_opt.modalities import modality_weights
+from rwk.policy_opt.policy import Statistics
+from rwk.policy_opt.run_options import RunOptions
+from rwk.policy_opt.settings import KlEstimator
+from rwk.policy_opt.token_weights import pull_weights, token_weights
+from rwk.policy_opt.variety import with_variety
 
 
 def grpo(
@@ -55,137 +52,141 @@ def grpo(
     generator: Generator,
     rewards: Sequence[Weighted],
     prompts: Sequence[str],
-    *,
-    out: Path,
-    sampling: Sampling | None = None,
-    resume: bool = False,
-    progress: Progress | None = None,
-    watched: Watched | None = None,
-    seconds: float | None = None,
-    later: bool = False,
+    **run: Unpack[RunOptions],
 ) -> Trained:
-    """Tunes the generator, in place and as `out/generator`, and writes `out/metrics.jsonl` and `out/ledger.jsonl`.
+    """Tunes the generator, in place and as `out/generator`; arguments and errors are those of `learn_from_groups`."""
+    from rwk.policy_opt.grpo_run import learn_from_groups
 
-    In several processes each draws for its share of the prompts; the images do not depend on their number.
+    return learn_from_groups(config, generator, rewards, prompts, **run)
+
+
+class Lesson(NamedTuple):
+    """What one process learns from in an update."""
+
+    rollout: Rollout
+    """As many groups as it has prompts of a step."""
+    advantage: Tensor
+    """[B] of its rows, or [B, L] of their tokens."""
+    counts: Tensor
+    """[B] how much a row counts in the mean that the loss is: 0, or what makes the mean over all processes 1."""
+    pull: Tensor | None = None
+    """[B, L] v, how much of beta a token feels; None is all of it."""
+
+
+@dataclass(frozen=True)
+class Lessons:
+    """Draws the images of one step and says how much better than its group each is."""
+
+    config: Grpo
+    stages: Curriculum
+    groups: Groups
+    generator: Generator
+    reference: Statistics | None
+    journal: Journal
+
+    def __call__(self, handles: list[int], step: int) -> Lesson:
+        """What this process learns from after `step` updates.
+
+        Args:
+            handles: of its prompts that come next, where the ledger does not choose others.
+        """
+        config, stage, size = self.config, self.stages.at(step), self.config.group_size
+        drawn = self.groups.draw(handles, step, stage, self._differ)
+        reward = self._reward(drawn.scores, stage)
+        self.groups.note(drawn, reward, stage)
+
+        places, learnt = torch.arange(config.prompts_per_step), config.prompts_per_step
+        if config.resampling == "dynamic":
+            places, learnt = first_that_differ(self._differ(drawn.scores, stage), config.prompts_per_step)
+            self.journal.note(draws=len(drawn.rollouts), groups=learnt, groups_short=len(places) - learnt)
+        rows = rows_of(places, size)
+        kept = rows[: learnt * size]
+        advantage, counts = torch.zeros(len(rows)), torch.zeros(len(rows))
+        advantage[: len(kept)] = self._advantage(reward[kept], drawn.likeness[kept], stage)
+        counts[: len(kept)] = len(rows) / max(len(kept), 1)
+        self.journal.note(advantage=advantage[: len(kept)].abs().mean().item() if learnt else 0.0)
+
+        rollout = self.groups.share(drawn, places)
+        self.groups.measure(rollout, step)
+        own, how = self.groups.own(advantage), config.token_weights
+        pull = pull_weights(how, self.generator, rollout, own) if config.beta else None
+        return Lesson(rollout, self._by_token(rollout, own), self.groups.own(counts), pull)
+
+    def _reward(self, scores: Tensor, stage: Stage) -> Tensor:
+        """[rows] R, one reward of several."""
+        config, weights = self.config, weights_of(stage.rewards, self.config.aggregation)
+        group = numbered(len(scores), config.group_size)
+        return combine(scores, weights, group, how=config.aggregation, min_std=stage.floors, lower_k=config.lower_k)
+
+    def _differ(self, scores: Tensor, stage: Stage) -> Tensor:
+        """[groups] bool: those whose images are not all equal."""
+        size = self.config.group_size
+        learnt = torch.tensor([part.weight != 0 for part in stage.rewards])
+        _, std = group_spread(scores, size)
+        better = group_advantage(self._reward(scores, stage), numbered(len(scores), size), scale="none") != 0
+        return ((std > torch.tensor(stage.floors)) & learnt).any(1) & better.view(-1, size).any(1)
+
+    def _advantage(self, reward: Tensor, likeness: Tensor, stage: Stage) -> Tensor:
+        """[rows] A_i, each group against itself."""
+        config, group, compared = self.config, numbered(len(reward), self.config.group_size), reward
+        if config.advantage == "win_rate":
+            compared = win_rate(reward, group, unit=stage.unit)
+        if config.diversity:
+            compared = with_variety(reward, likeness, group, weight=config.diversity, min_std=config.min_std)
+        weights = weights_of(stage.rewards, config.aggregation)
+        whole = config.diversity > 0 or is_standardised(weights, config.aggregation)
+        scale, floor = "batch" if whole else config.scale_rewards, config.min_std
+        if config.std_floor and config.advantage == "score" and not whole and sum(w != 0 for w in weights) == 1:
+            floor = max(floor, *(abs(w) * least for w, least in zip(weights, stage.floors, strict=True)))
+        advantage = group_advantage(compared, group, baseline=config.baseline, scale=scale, min_std=floor)
+        if config.gate:
+            share = gate(reward, group, floor=config.gate * stage.unit)
+            advantage = advantage * share
+            self.journal.note(gate=share.mean().item())
+        return advantage
+
+    def _by_token(self, rollout: Rollout, own: Tensor) -> Tensor:
+        """[B] the advantages, or [B, L] where tokens share theirs unequally."""
+        config = self.config
+        if config.token_weights != "none":
+            own = own[:, None] * token_weights(config.token_weights, self.generator, self.reference, rollout, own).cpu()
+        if config.text_weight is not None:
+            chosen = self.generator.chosen(rollout.tokens).cpu()
+            share = modality_weights(self.generator.spec, config.text_weight, chosen)
+            own = (own if own.ndim == 2 else own[:, None]) * share
+        return own
+
+
+def first_that_differ(differ: Tensor, places: int) -> tuple[Tensor, int]:
+    """Numbers [places] of the groups of an update, and how many of them, the first ones, are learnt from.
 
     Args:
-        rewards: combined by their weights; those of weight 0 are only measured, or learnt from later, where
-            `config.then` names them.
-        prompts: at least `prompts_per_step` different ones.
-        out: the run's folder.
-        sampling: what is drawn from and trained; by default the generator's own recipe.
-        resume: go on after the last checkpoint in `out`, from the generator that the run began with.
-        progress: is called after each update.
-        watched: a reward to look at every `watch_every` updates.
-        seconds: of processor time after which the run ends, at the next update.
-        later: whether the generator learnt in a part before, so that there may be nothing left to learn.
+        differ: [P] bool of all groups drawn, at least `places`.
 
-    Raises:
-        ValueError: for numbers that do not fit together.
-        RunFailed: when nothing is learnt from the start on, but in a later part, or the gradient is not a number.
+    >>> first_that_differ(torch.tensor([False, True, False, True]), 3)
+    (tensor([1, 3, 0]), 2)
     """
-    from rwk.policy_opt import trl_bridge as trl
-
-    place = world(next(generator.module.parameters()).device)
-    table = list(dict.fromkeys(prompts))
-    _check(config, len(table), place.size)
-    check_token_weights(config.token_weights, generator)
-    stages = Curriculum(config, rewards)
-    recipe = sampling or generator.spec.sampling
-    ledger = Ledger(out / "ledger.jsonl", config, table, rewards, main=place.rank == 0)
-    guards = Guards(config.collapse, min(config.epsilon, config.epsilon_high or config.epsilon), later=later)
-    journal = start(out, place, resume=resume, progress=progress, guards=guards)
-    journal.total = config.steps
-    checkpoint = last_checkpoint(out / "checkpoints") if resume else None
-    journal.forget_after(step_of(checkpoint))
-    ledger.restore(step_of(checkpoint))
-    all_drawn = _all_drawn(config, ledger)
-    if all_drawn and checkpoint and all_drawn(step_of(checkpoint)):
-        config = replace(config, steps=step_of(checkpoint))
-    keep = config.beta > 0 or config.kl_every > 0 or config.token_weights == "gcpo"
-    with trainable(generator, config, keep=keep) as reference:
-        known = table + other_wordings(table) if config.permute else table
-        recipes = recipes_of(config.sub_policies, recipe)
-        policy = Policy(generator.module, by_recipe(generator.statistics), known, recipe, recipes)
-        moving, mover = moving_reference(config, generator)
-        average = average_of(config, policy)
-        anchor = moving or reference
-        other = Policy(nn.Identity(), by_recipe(anchor), known, recipe, recipes) if anchor and config.beta else None
-        watch = Watch(watched, config, generator, rewards, recipe, out, policy, journal, place, reference)
-        parts = (config, generator, policy, stages, table, recipe, recipes)
-        draw = Lessons(*parts, reference, journal, ledger, place)
-        schedule = prompt_schedule(config, len(table))
-        length = generator.spec.tokens
-        trainer = trl.grpo_trainer(config, policy, other, draw, schedule, length, journal, out / "checkpoints", place)
-        trainer.entropy_control = control = entropy_control(config, generator, place)
-        for follower in filter(None, (mover, average, control)):
-            follower.restore(out / "checkpoints", step_of(checkpoint))
-            trainer.add_callback(follower.callback(policy, place))
-        watch.begin(step_of(checkpoint))
-        if watch.ended is None:
-            limit = ends_after(journal, seconds, place)
-            trl.train(trainer, checkpoint, ends=[watch.every(config.watch_every), limit, all_drawn])
-        watch.conclude()
-        if average and watch.ended is None:
-            average.give(policy)
-    open_ended = seconds is not None or config.max_images
-    steps = watch.ended or (journal.last if open_ended else config.steps)
-    tuned = publish(generator, out / "generator", place)
-    images, tokens = ledger.images, config.rows * steps * length
-    took = time.perf_counter() - journal.started
-    return Trained(
-        tuned,
-        journal.path,
-        steps,
-        images,
-        images * answers_an_image(rewards, config.group_size),
-        tokens,
-        took,
-        place.size,
-        watch.images,
-        watch.ended is not None,
-        reference_tokens(config, steps, length) + watch.referred * length,
-    )
+    learnt, filling = differ.nonzero().flatten()[:places], (~differ).nonzero().flatten()
+    return torch.cat([learnt, filling[: places - len(learnt)]]), len(learnt)
 
 
-def _all_drawn(config: Grpo, ledger: Ledger) -> Callable[[int], bool] | None:
-    """For `trl_bridge.train`: whether the images of the run are drawn and learnt; None where their number is open."""
-    if not config.max_images:
-        return None
-    return lambda step: step % config.num_iterations == 0 and ledger.images + config.rows > config.max_images
+def kl_penalty(now: Tensor, old: Tensor | None, reference: Tensor, how: KlEstimator) -> Tensor:
+    """[B, L] estimates of the divergence from the reference, by the difference d of the log-probabilities.
 
+    k1, d, and k3, exp(-d) - 1 + d, are multiplied by the ratio to the probability when drawn, so that their gradient
+    is in the mean that of the divergence, as that of k2, d^2 / 2, is; k3_plain is not multiplied. See Schulman (2020),
+    http://joschu.net/blog/kl-approx.html.
 
-def reference_tokens(config: Grpo, steps: int, length: int) -> int:
-    """Tokens that a reference reads in that many updates: of each draw for the loss, and of those measured."""
-    draws = range(0, steps, config.num_iterations)
-    measured = sum(step % config.kl_every == 0 for step in draws) if config.kl_every else 0
-    return (measured + (len(draws) if config.beta else 0)) * config.rows * length
-
-
-def prompt_schedule(config: Grpo, prompts: int) -> list[int]:
-    """Handles of the prompts of all draws in a row: all, in a new order each time round, and none twice in a draw."""
-    order = torch.Generator().manual_seed(config.seed)
-    schedule: list[int] = []
-    while len(schedule) < config.draws * config.prompts_per_step:
-        schedule += prompts_of_pass(order, prompts, config.prompts_per_step)
-    return schedule[: config.draws * config.prompts_per_step]
-
-
-def _check(config: Grpo, prompts: int, processes: int) -> None:
-    if prompts < config.prompts_per_step:
-        raise ValueError(
-            f"grpo needs at least prompts_per_step different prompts, got {prompts} for {config.prompts_per_step}; "
-            f"give more prompts or lower prompts_per_step."
-        )
-    if config.prompts_per_step % processes:
-        raise ValueError(
-            f"prompts_per_step must be a multiple of the number of processes, got {config.prompts_per_step} and "
-            f"{processes}; each process draws whole groups."
-        )
-    own = config.prompts_per_step // processes
-    if config.score_meanwhile and drawn_at_once(config, own) >= own:
-        raise ValueError(
-            f"score_meanwhile needs two draws of a step in each process, got prompts_per_draw "
-            f"{config.prompts_per_draw} and {own} prompts a process; lower prompts_per_draw, draw for more prompts, or "
-            f"leave it out."
-        )
+    Args:
+        now: [B, L] nats, with gradient.
+        old: [B, L] nats when the tokens were drawn; None where nothing has moved since.
+        reference: [B, L] nats.
+    """
+    d = now - reference
+    ratio = (now - (now.detach() if old is None else old)).exp()
+    if how == "k2":
+        return d.square() / 2
+    if how == "k1":
+        return ratio * d
+    k3 = (-d).exp() - 1 + d
+    return k3 if how == "k3_plain" else ratio * k3

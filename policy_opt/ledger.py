@@ -14,7 +14,7 @@ teach nothing when it was last drawn for:
 
 What is left out stays out until too few other prompts remain for one draw. Where a run's rewards change, a new pass
 begins, and what it leaves out is told by the new rewards. The rule dynamic leaves out no prompt: a step draws for more
-of them, as `lesson` has it, so it has several draws here.
+of them, as `grpo` has it, so it has several draws here.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ import torch
 
 from rwk.calibration.statistics import Interval
 from rwk.policy_opt import generator as generators
+from rwk.policy_opt.advantage import Weighted
 from rwk.policy_opt.calibrated import with_card
 from rwk.policy_opt.compiled import compile_draws
 from rwk.policy_opt.configs import Dpo, Grpo, Rebel, Rft
@@ -21,7 +22,7 @@ from rwk.policy_opt.dpo import dpo
 from rwk.policy_opt.evaluate import GOLD, Drawn
 from rwk.policy_opt.experiment import Experiment, Recipe
 from rwk.policy_opt.generator import Generator
-from rwk.policy_opt.grpo import Weighted, grpo
+from rwk.policy_opt.grpo import grpo
 from rwk.policy_opt.journal import Progress, Trained, start
 from rwk.policy_opt.judging import give_back, judge, measures
 from rwk.policy_opt.ladder import ladder
@@ -32,6 +33,7 @@ from rwk.policy_opt.rebel import rebel
 from rwk.policy_opt.rft import rft
 from rwk.policy_opt.sampling import Sampling
 from rwk.policy_opt.settings import Optimisation
+from rwk.policy_opt.sharded import check_launch
 from rwk.policy_opt.suites import chosen
 from rwk.policy_opt.watch import Watched
 from rwk.policy_opt.win_rates import WinRate, check_judges, scorer
@@ -113,6 +115,7 @@ def optimize(
         raise ValueError(f"a ladder ends after its climbs, got {seconds} seconds to end after; leave them out.")
     device = own_device(device)
     generator = generators.load(experiment.generator, device=device)
+    check_launch(generator.module, adapters=algorithm.lora_rank > 0)
     if algorithm.torch_compile:
         compile_draws(generator)
     sampling = sampling_of(generator, recipe)
@@ -130,14 +133,14 @@ def optimize(
     if gold is not None and gold not in rewards:
         rewards[gold] = registry.load(gold, device=device)
         weighted.append(Weighted(gold, rewards[gold], 0.0))
+    place = world(torch.device(device))
 
     def judging(before: Mapping[str, Drawn] | None = None) -> dict[str, Drawn]:
         """Judges by rewards that are loaded for it, so that they do not lie beside what learns."""
         on = measures(experiment, benchmarks, rewards, device)
         by = {name: rewards[name] for name in learnt}
-        return judge(generator, on, by, images=experiment.eval_images, sampling=sampling, before=before)
+        return judge(generator, on, by, images=experiment.eval_images, sampling=sampling, before=before, place=place)
 
-    place = world(torch.device(device))
     run = {"algorithm": type(algorithm).__name__.lower(), **asdict(algorithm), "sampling": asdict(sampling)}
     temperatures = {part.name: part.temperature for part in weighted if algorithm.calibrated and part.name in learnt}
     settings = {"experiment": experiment.document(), "algorithm": run, "temperatures": temperatures}

@@ -6,7 +6,7 @@ import copy
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ from rwk.policy_opt.quiet import quiet
 from rwk.policy_opt.sampling import Sampling
 from rwk.policy_opt.settings import Optimisation
 
+T = TypeVar("T")
 Statistics = Callable[[Rollout], TokenStatistics]
 """`Generator.statistics`, or that of a reference."""
 
@@ -120,11 +121,29 @@ class World(NamedTuple):
 
         return gather(rows.to(self.device)).cpu()  # type: ignore[no-any-return]
 
+    def share(self, count: int) -> range:
+        """Which of so many things fall to this process: neighbours, and as many as to another but for one.
+
+        >>> [list(World(rank, 2, torch.device("cpu")).share(3)) for rank in range(2)]
+        [[0], [1, 2]]
+        """
+        return range(self.rank * count // self.size, (self.rank + 1) * count // self.size)
+
+    def collect(self, value: T) -> list[T]:
+        """What every process passed, in order of rank; tensors in it must be on the CPU."""
+        from accelerate.utils import gather_object
+
+        return gather_object([value])  # type: ignore[no-any-return]
+
     def wait(self) -> None:
         """Returns when every process has come here."""
         from accelerate.utils import wait_for_everyone
 
         wait_for_everyone()
+
+
+ALONE = World(0, 1, torch.device("cpu"))
+"""One process by itself."""
 
 
 def world(device: torch.device) -> World:

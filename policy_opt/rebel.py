@@ -24,7 +24,8 @@ from rwk.policy_opt.advantage import Weighted
 from rwk.policy_opt.configs import Rebel
 from rwk.policy_opt.generator import Generator
 from rwk.policy_opt.journal import Trained
-from rwk.policy_opt.rounds import RunOptions, learn_in_rounds
+from rwk.policy_opt.rounds import learn_in_rounds
+from rwk.policy_opt.run_options import RunOptions
 
 
 def rebel(

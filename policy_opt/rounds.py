@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import nan
 from pathlib import Path
-from typing import Any, Required, TypedDict
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -47,18 +47,6 @@ MIN_STD = 1e-4
 """A deviation within a group below this counts as this where rewards are standardised, and std_floor says nothing."""
 PairTrainer = Callable[..., Any]
 """A trainer of `trl_bridge` for pairs, such as `dpo_trainer`."""
-
-
-class RunOptions(TypedDict, total=False):
-    """What a run may be told by name; see `learn_in_rounds`."""
-
-    out: Required[Path]
-    sampling: Sampling | None
-    resume: bool
-    progress: Progress | None
-    watched: Watched | None
-    seconds: float | None
-    later: bool
 
 
 def learn_in_rounds(
@@ -232,6 +220,7 @@ class _Run:
         trainer.span = self.updates, journal.total
         trl.train(trainer, checkpoint, ends=ends)
         state = dict(self.policy.state_dict()) | whole(masters_of(trainer))
+        trl.release(trainer)
         if place.rank == 0:
             save_whole(state, folder / "policy.safetensors")
             shutil.rmtree(checkpoints, ignore_errors=True)

@@ -148,11 +148,11 @@ def plan(
     wide = FLOAT if config.lora_rank else b  # of a weight that learns
     steps = images / max(at_once * processes, 1) * draws
     parts = 1 if sharding == "none" else processes
-    masters = wide < FLOAT or sharding == "zero2"
+    masters = wide < FLOAT or sharding in ("zero1", "zero2")
     pays = lays_out and at_once * shape.tokens >= LEAST_ROWS and shape.large * b <= MOST_BYTES
     return Plan(
         weights=shape.parameters * b + (learns * wide if config.lora_rank else 0),
-        gradients=learns * wide // parts,
+        gradients=learns * wide // (1 if sharding == "zero1" else parts),
         optimizer=2 * learns * FLOAT // parts,
         masters=learns * FLOAT // parts if masters else 0,
         reference=copies * (shape.parameters + shape.decoder) * b,

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
-from rwk.policy_opt.lesson import Lesson
+from rwk.policy_opt.grpo import Lesson, kl_penalty
 from rwk.policy_opt.modalities import EntropyControl
 from rwk.policy_opt.off_policy import truncated_weights
 from rwk.policy_opt.policy import PolicyOutput
@@ -21,28 +21,6 @@ from rwk.policy_opt.settings import KlEstimator
 PairLoss = Callable[[Tensor, Tensor, dict[str, Tensor]], Tensor]
 """From log-ratios [P] to the reference of the better and of the worse images, and the columns `margin`, `p_won` and
 `weight`, all [P], of `PreferencePairs`, to a loss []."""
-
-
-def kl_penalty(now: Tensor, old: Tensor | None, reference: Tensor, how: KlEstimator) -> Tensor:
-    """[B, L] estimates of the divergence from the reference, by the difference d of the log-probabilities.
-
-    k1, d, and k3, exp(-d) - 1 + d, are multiplied by the ratio to the probability when drawn, so that their gradient
-    is in the mean that of the divergence, as that of k2, d^2 / 2, is; k3_plain is not multiplied. See Schulman (2020),
-    http://joschu.net/blog/kl-approx.html.
-
-    Args:
-        now: [B, L] nats, with gradient.
-        old: [B, L] nats when the tokens were drawn; None where nothing has moved since.
-        reference: [B, L] nats.
-    """
-    d = now - reference
-    ratio = (now - (now.detach() if old is None else old)).exp()
-    if how == "k2":
-        return d.square() / 2
-    if how == "k1":
-        return ratio * d
-    k3 = (-d).exp() - 1 + d
-    return k3 if how == "k3_plain" else ratio * k3
 
 
 def trl() -> Any:
@@ -57,7 +35,17 @@ def make_ready() -> None:
         made()
 
 
-class _Silent:
+class _Exact:
+    """What keeps the numbers of a trainer's inputs as they are: under DeepSpeed they would be of the weights' type."""
+
+    args: Any
+
+    def _prepare_input(self, data: Any) -> Any:
+        parent: Any = super()
+        return data.to(self.args.device) if isinstance(data, Tensor) else parent._prepare_input(data)
+
+
+class _Silent(_Exact):
     """What keeps a trainer of TRL's to itself."""
 
     def _send_telemetry(self) -> None:
@@ -104,7 +92,7 @@ def grpo_class() -> Any:
             device = output["advantages"].device
             if advantage.ndim == 2:  # TRL's loss takes advantages of tokens, but no reward gives them
                 output["advantages"] = advantage.to(device)
-            output["counts"] = torch.ones(len(advantage), device=device) if counts is None else counts.to(device)
+            output["counts"] = counts.to(device)
             output["pull"] = torch.ones_like(output["completion_ids"]).float() if pull is None else pull.to(device)
             return output
 
@@ -219,7 +207,7 @@ def likelihood_class() -> Any:
     """The mean log-probability of images; TRL's trainer for this asks a model for its logits."""
     from transformers import Trainer
 
-    class LikelihoodTrainer(_Part, Trainer):  # type: ignore[misc]
+    class LikelihoodTrainer(_Part, _Exact, Trainer):  # type: ignore[misc]
         def compute_loss(self, model: Any, inputs: dict[str, Any], *_: Any, **__: Any) -> Any:
             ids = inputs["input_ids"].flatten(0, 1)  # [B, C, 1 + L]
             return rft_loss(read_once(model, ids).log_probs, inputs["weight"].flatten())

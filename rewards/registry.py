@@ -193,6 +193,7 @@ REWARDS: Registry[Reward] = Registry(
         "cyclereward.i2t": "rwk.adapters.cyclereward:CycleI2T",
         "cyclereward.t2i": "rwk.adapters.cyclereward:CycleT2I",
         "dino.similarity": "rwk.adapters.dino:DinoSimilarity",
+        "dino.similarity_authors": "rwk.adapters.dino:DinoAuthors",
         "dual_encoder": "rwk.adapters.dual_encoder:DualEncoder",
         "evalmuse.element": "rwk.adapters.evalmuse:FgaElement",
         "evalmuse.fga_blip2": "rwk.adapters.evalmuse:FgaBlip2",

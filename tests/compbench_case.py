@@ -106,3 +106,38 @@ def depth() -> list[Scene]:
         surest = sorted(things, key=lambda each: -each.score)
         scenes.append(Scene(Case(f"a {first} {one(draw, DEPTHS)} a {second}", surest), rows))
     return scenes
+
+
+COMPLEX = {
+    "complex_val": (
+        "The red hat was near the mug.",
+        "The old ship sank in the sea.",
+        "The cat sat next to the blue dog.",
+        "The BLUE cup is left of a plate. It is full.",
+        "The girl sang and the dog slept",
+        "The tall boy ran towards the low house. ",
+        "The St. Bernard lay under the table.",
+        "The green pond glistened.",
+    ),
+    "complex_val_spatial": (
+        "the red hat was near the mug.",
+        "The blue cup is left of a plate.",
+        "The St. Nicholas stood there.",
+        "The tall boy ran towards the low house",
+    ),
+    "complex_val_action": (
+        "The old ship sank in the sea",
+        "The girl sang and the dog slept.",
+        "The tall boy ran towards the low house.",
+    ),
+}
+"""Lines of the files of complex prompts: one in each of two files, other letters, no full stop, and two of them."""
+PARTS = ("attribute", "spatial", "action")
+IMAGES = 10
+"""Of a prompt, as the benchmark has it."""
+
+
+def parts() -> dict[str, list[float]]:
+    """Scores of each part, of the images of every complex prompt in turn."""
+    draw = random.Random(6)
+    return {part: [draw.random() for _ in range(IMAGES * len(COMPLEX["complex_val"]))] for part in PARTS}

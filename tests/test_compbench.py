@@ -17,6 +17,9 @@ from rwk.adapters.compbench_rules import numeracy, read_counts, read_depth, read
 from rwk.adapters.dpt import UNUSED, Dpt
 from rwk.adapters.grounding_dino import GroundingDino
 from rwk.adapters.grounding_rules import Boxes, Wanted
+from rwk.policy_opt.judging import own_scores
+from rwk.policy_opt.suites import COMPBENCH, benchmark
+from rwk.rewards.base import Reward, RewardSpec
 from rwk.rewards.registry import load
 
 CASE = runpy.run_path(str(Path(__file__).with_name("compbench_case.py")))
@@ -68,6 +71,45 @@ def test_depths_are_scored_as_by_the_authors_code(record_property: Any) -> None:
     official = torch.tensor(RECORDED["depth"])
     assert len(set(official.tolist())) > 100
     AGREE(record_property, CompbenchSpatial3d.spec.name, RECORDED, torch.tensor(values), official, atol=1e-6)
+
+
+class Given(Reward):
+    """Scores that are given; an image is told by the numbers in its first pixel."""
+
+    spec = RewardSpec("given", "share", 0, 1, "n/a", "tests")
+
+    def __init__(self, scores: list[float]) -> None:
+        super().__init__()
+        self.scores = scores
+
+    @classmethod
+    def tiny(cls) -> Given:
+        return cls([0.5])
+
+    def _score(self, images: list[Image.Image], prompts: list[str]) -> torch.Tensor:
+        pixels: list[Any] = [image.getpixel((0, 0)) for image in images]
+        return torch.tensor([self.scores[256 * red + green] for red, green, _ in pixels])
+
+
+def test_complex_prompts_are_scored_as_by_the_authors_code(tmp_path: Path, record_property: Any) -> None:
+    """Each image is worth the mean of attributes, places and actions, or of two of them, as 3_in_1.py has it.
+
+    Prompts are in the file of places, that of actions, in both or neither, in other letters and with more full stops.
+    """
+    lines = CASE["COMPLEX"]["complex_val"]
+    for stem, text in CASE["COMPLEX"].items():
+        (tmp_path / f"{stem}.txt").write_text("\n".join(text) + "\n")
+    found = benchmark(f"compbench:{tmp_path}")
+    numbers = [[line.strip() for line in lines].index(prompt.text) for prompt in found.prompts]
+    shown = [range(CASE["IMAGES"] * number, CASE["IMAGES"] * (number + 1)) for number in numbers]
+    images = [[Image.new("RGB", (2, 2), (i // 256, i % 256, 0)) for i in row] for row in shown]
+    within = {
+        name: Given(CASE["parts"]()[part]) for name, part in zip(COMPBENCH["complex"], CASE["PARTS"], strict=True)
+    }
+    values, _ = own_scores(images, found, within)
+    official = torch.tensor([[RECORDED["complex"][i] for i in row] for row in shown])
+    assert len({tuple(rule) for rule in found.rules}) == 3
+    AGREE(record_property, "compbench, complex prompts", RECORDED, values, official, atol=1e-6)
 
 
 def pixels_of(rows: list[list[float]]) -> torch.Tensor:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import runpy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -15,39 +15,27 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from rwk.adapters.dino import DinoSimilarity, network
+from rwk.adapters.dino import DinoAuthors, DinoSimilarity, network
 from rwk.rewards.errors import RunFailed
 from rwk.rewards.registry import load
 
-CASE = runpy.run_path(str(Path(__file__).with_name("blip_case.py")))
+TESTS = Path(__file__).parent
+CASE = runpy.run_path(str(TESTS / "dino_case.py"))
+AGREE = runpy.run_path(str(TESTS / "parity_case.py"))["agree"]
+RECORDED = json.loads((TESTS / "parity" / "dino.json").read_text())
+references = CASE["references"]
 TOLERANCE = 2e-6
 """Of cosines that differ by 0.1 from picture to picture."""
 
 
-def build() -> torch.nn.Module:
+def build(size: int = 518) -> torch.nn.Module:
     """The published network, only smaller; its positions too are for pictures of 518 pixels."""
-    return network(518, hidden_size=32, num_hidden_layers=2, num_attention_heads=2)
+    return network(size, hidden_size=32, num_hidden_layers=2, num_attention_heads=2)
 
 
 def published() -> dict[str, Tensor]:
-    """Random tensors under the keys of facebook/dinov2-base, which here are written out."""
-    width, drawn, linear, norm = 32, CASE["drawn"], CASE["linear"], CASE["norm"]
-    found = {
-        "embeddings.cls_token": 0.2 * drawn("dino cls", 1, 1, width),
-        "embeddings.mask_token": np.zeros((1, width), np.float32),
-        "embeddings.position_embeddings": 0.2 * drawn("dino places", 1, 37 * 37 + 1, width),
-        "embeddings.patch_embeddings.projection.weight": 0.15 * drawn("dino patch", width, 3, 14, 14),
-        "embeddings.patch_embeddings.projection.bias": 0.2 * drawn("dino bias", width),
-    }
-    for i in range(2):
-        layer = f"encoder.layer.{i}."
-        for name in ("attention.attention.query", "attention.attention.key", "attention.attention.value"):
-            found |= linear(layer + name, width, width)
-        found |= linear(f"{layer}attention.output.dense", width, width) | linear(f"{layer}mlp.fc1", 4 * width, width)
-        found |= linear(f"{layer}mlp.fc2", width, 4 * width)
-        found |= norm(f"{layer}norm1", width) | norm(f"{layer}norm2", width)
-        found |= {f"{layer}layer_scale{n}.lambda1": 1 + 0.1 * drawn(f"{layer}{n}", width) for n in (1, 2)}
-    return {key: torch.from_numpy(value) for key, value in (found | norm("layernorm", width)).items()}
+    """The case's weights under the keys of facebook/dinov2-base."""
+    return {key: torch.from_numpy(value) for key, value in CASE["published"]().items()}
 
 
 @pytest.fixture(scope="module")
@@ -69,10 +57,7 @@ def small(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> No
     """The network is built small, but in the test of its size."""
     if "full" not in request.node.name:
         monkeypatch.setattr(DinoSimilarity, "build", staticmethod(build))
-
-
-def references() -> list[Image.Image]:
-    return [CASE["picture"]("first", 301, 400), CASE["picture"]("second", 290, 257, "L")]
+        monkeypatch.setattr(DinoAuthors, "build", staticmethod(lambda: build(224)))
 
 
 def written_out(folder: Path, images: list[Image.Image]) -> Tensor:
@@ -101,7 +86,8 @@ def written_out(folder: Path, images: list[Image.Image]) -> Tensor:
 def test_scores_are_those_of_the_formula(folder: Path) -> None:
     """The score is the mean cosine of [CLS] with the references', written out with transformers' plain modules.
 
-    That is the formula, not a package: there is no official code for it. A reference scores 1 against itself.
+    That is what users of the hub's file compute; the authors' code is `dino.similarity_authors`. A reference scores 1
+    against itself.
     """
     images = CASE["pictures"]()
     expected = written_out(folder, images)
@@ -111,6 +97,38 @@ def test_scores_are_those_of_the_formula(folder: Path) -> None:
     alone = DinoSimilarity(weights=folder, references=references()[:1])
     assert alone.score(references()).values[0].item() == pytest.approx(1, abs=1e-6)
     assert alone.score(references()).values[1] < 0.99
+
+
+@pytest.fixture(scope="module")
+def theirs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The authors' own file."""
+    file = tmp_path_factory.mktemp("authors") / "dinov2_vitb14_pretrain.pth"
+    torch.save({key: torch.from_numpy(value) for key, value in CASE["authors"]().items()}, file)
+    return file
+
+
+def test_states_are_those_of_the_authors(folder: Path, theirs: Path, record_property: Any) -> None:
+    """The cosine with each reference is that of torch.hub's network on the authors' transform, from either file."""
+    official = torch.tensor(RECORDED["cosines"]).T
+    assert official.std(1).min() > 0.1
+    for file in (folder / "model.safetensors", theirs):
+        for reference, expected in zip(references(), official, strict=True):
+            reward = load(f"dino.similarity_authors@{file}", references=[reference])
+            values = reward.score(CASE["pictures"]()).values
+            AGREE(record_property, reward.spec.name, RECORDED, values, expected, atol=TOLERANCE)
+
+
+def test_the_two_ways_differ_as_told(folder: Path, theirs: Path) -> None:
+    """Positions and margins as in transformers move some score by 100 times the tolerance or more, from either file."""
+    official = torch.tensor(RECORDED["cosines"]).mean(1)
+    found = [load(f"dino.similarity@{file}", references=references()) for file in (folder, theirs)]
+    first, second = (reward.score(CASE["pictures"]()).values for reward in found)
+    assert torch.equal(first, second)
+    assert (first - official).abs().max() > 100 * TOLERANCE
+    shifted = DinoAuthors(weights=theirs, references=references())
+    shifted.preprocess = replace(shifted.preprocess, rounding="floor")
+    values = shifted.compare_with(references()).score(CASE["pictures"]()).values
+    assert (values - official).abs().max() > 100 * TOLERANCE
 
 
 @pytest.mark.parametrize("change", ["rounding", "short", "no antialias", "colours", "before norm", "raw"])
@@ -176,8 +194,9 @@ def test_what_is_no_reference(folder: Path, tmp_path: Path) -> None:
 def test_the_full_size_is_what_is_published() -> None:
     """At full size the network weighs what the file does."""
     with torch.device("meta"):
-        full = DinoSimilarity.build()
+        full, seen = DinoSimilarity.build(), DinoAuthors.build()
     numbers = sum(parameter.numel() for parameter in full.parameters())
+    assert numbers - sum(parameter.numel() for parameter in seen.parameters()) == 768 * (37 * 37 - 16 * 16)
     assert DinoSimilarity.origin.megabytes == pytest.approx(4 * numbers / 1e6, rel=0.003)
 
 

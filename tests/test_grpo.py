@@ -13,7 +13,8 @@ import torch
 from rwk.policy_opt.advantage import Weighted
 from rwk.policy_opt.configs import Grpo
 from rwk.policy_opt.dpo import dpo
-from rwk.policy_opt.grpo import grpo, prompt_schedule
+from rwk.policy_opt.grpo import grpo
+from rwk.policy_opt.grpo_run import prompt_schedule
 from rwk.policy_opt.journal import read
 from rwk.policy_opt.sampling import Sampling
 from rwk.rewards.errors import RunFailed

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from rwk.policy_opt import trl_bridge
+from rwk.policy_opt.grpo import Lesson
 from rwk.policy_opt.journal import Journal, read
-from rwk.policy_opt.lesson import Lesson
 from rwk.policy_opt.policy import Policy, world
 from rwk.policy_opt.sampling import Sampling
 
@@ -87,7 +87,7 @@ def agrees(loss: Tensor, generator: Any, gradient: dict[str, Tensor]) -> None:
 def test_second_update(tmp_path: Path, kind: str, low: float, high: float, micro: int) -> None:
     """The form of the loss, its two bounds and its normaliser, token by token."""
     change = {"loss_type": kind, "epsilon": low, "epsilon_high": high, "micro_batch": micro}
-    generator, gradient, row = second_update(tmp_path, Lesson(ROLLOUT, ADVANTAGE), None, **change)
+    generator, gradient, row = second_update(tmp_path, Lesson(ROLLOUT, ADVANTAGE, torch.ones(IMAGES)), None, **change)
     now = generator.logprobs(ROLLOUT)
     images, below, above, between = [], 0, 0, 0
     for image in range(IMAGES):

@@ -19,9 +19,10 @@ from rwk.adapters.llamagen_c2i import Base256, class_of
 from rwk.adapters.llamagen_gpt import Gpt, GptConfig
 from rwk.adapters.llamagen_t2i import Xl256
 from rwk.adapters.llamagen_vq import Vq, VqConfig
+from rwk.policy_opt.advantage import Weighted
 from rwk.policy_opt.configs import Grpo
 from rwk.policy_opt.generator import GENERATORS, Rollout
-from rwk.policy_opt.grpo import Weighted, grpo
+from rwk.policy_opt.grpo import grpo
 from rwk.policy_opt.sampling import Sampling
 from rwk.rewards.errors import RunFailed
 from rwk.rewards.registry import load as load_reward

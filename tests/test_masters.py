@@ -86,7 +86,7 @@ class Run:
     def learnt(self) -> dict[str, Tensor]:
         """What AdamW left, in float32, by name."""
         model = self.trainers[-1].model
-        return {n: p.detach().float() for n, p in model.named_parameters()} | masters_of(self.trainers[-1])
+        return {n: p.detach().float() for n, p in model.named_parameters()} | dict(masters_of(self.trainers[-1]))
 
     def moved(self) -> int:
         """Weights that are others than at the beginning."""
@@ -327,4 +327,4 @@ def test_masters_are_gathered_and_given_back() -> None:
     assert torch.equal(policy.state_dict()["trained.weight"], finer["trained.weight"])
     policy.load_state_dict({"trained.weight": finer["trained.weight"].to(HALF)}, strict=False)
     assert policy.finer == {}
-    assert masters.whole(finer)["trained.weight"].equal(finer["trained.weight"])
+    assert masters.whole(finer.items())["trained.weight"].equal(finer["trained.weight"])

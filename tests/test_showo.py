@@ -17,10 +17,11 @@ from torch import Tensor, nn
 from rwk.adapters.magvit_vq import Magvit, MagvitConfig
 from rwk.adapters.masked_order import halton_order, steps_of
 from rwk.adapters.showo import VQ, PhiSizes, Showo, Showo512
+from rwk.policy_opt.advantage import Weighted
 from rwk.policy_opt.configs import Dpo, Grpo
 from rwk.policy_opt.dpo import dpo
 from rwk.policy_opt.generator import GENERATORS, Rollout
-from rwk.policy_opt.grpo import Weighted, grpo
+from rwk.policy_opt.grpo import grpo
 from rwk.policy_opt.sampling import Sampling
 from rwk.rewards.errors import RunFailed
 from rwk.rewards.registry import load as load_reward

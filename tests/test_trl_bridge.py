@@ -23,7 +23,7 @@ from rwk.policy_opt.advantage import Weighted
 from rwk.policy_opt.dpo import dpo
 from rwk.policy_opt.draws import Draws
 from rwk.policy_opt.generator import Rollout
-from rwk.policy_opt.grpo import grpo
+from rwk.policy_opt.grpo import Lesson, grpo
 from rwk.policy_opt.journal import Journal, read
 from rwk.policy_opt.pairs import PreferencePairs, all_pairs
 from rwk.policy_opt.policy import Policy, world
@@ -140,16 +140,20 @@ def test_checkpoint_holds_what_learns() -> None:
     assert sorted(state) == ["trained.head.bias", "trained.head.weight"]
 
 
+def always(rollout: Rollout, advantage: Tensor) -> trl_bridge.Draw:
+    return lambda handles, step: Lesson(rollout, advantage, torch.ones(len(rollout)))
+
+
 def test_grpo_gradient(tmp_path: Path) -> None:
     """The first update follows - mean A log p, with the advantages we gave, under the guided distribution."""
     advantage = torch.linspace(-2, 2, 24).view(6, 4)
     advantage = (advantage - advantage.mean(1, keepdim=True)).flatten() * torch.linspace(1, 3, 6).repeat_interleave(4)
     drawn: list[Rollout] = []
 
-    def draw(handles: list[int], step: int) -> tuple[Rollout, Tensor]:
+    def draw(handles: list[int], step: int) -> Lesson:
         assert (handles, step) == (list(range(6)), 0)
         drawn.append(Toy().sample(PROMPTS[:6], per_prompt=4, seed=5, sampling=GUIDED))
-        return drawn[0], advantage
+        return always(drawn[0], advantage)(handles, step)
 
     trl_bridge.train(trainer_of("grpo", tmp_path, draw), None)
     generator = Toy()
@@ -168,7 +172,7 @@ def test_token_weights_gradient(tmp_path: Path, micro: int) -> None:
         weights / weights.mean(1, keepdim=True)
     )
     rollout = Toy().sample(PROMPTS[:6], per_prompt=4, seed=5, sampling=GUIDED)
-    trl_bridge.train(trainer_of("grpo", tmp_path, lambda handles, step: (rollout, advantage), micro_batch=micro), None)
+    trl_bridge.train(trainer_of("grpo", tmp_path, always(rollout, advantage), micro_batch=micro), None)
     generator = Toy()
     loss = -(advantage * generator.logprobs(rollout)).mean()
     row = read(tmp_path / "metrics.jsonl")[0]
@@ -184,7 +188,7 @@ def test_truncated_weights_gradient(tmp_path: Path, micro: int, loss: str) -> No
     wrong = torch.randn(24, 8, generator=torch.Generator().manual_seed(1))
     stated = replace(rollout, logprobs=rollout.logprobs + wrong)  # a sampler that is off
     change = {"micro_batch": micro, "importance_cap": 1.5, "loss_type": loss}
-    trl_bridge.train(trainer_of("grpo", tmp_path, lambda handles, step: (stated, advantage), **change), None)
+    trl_bridge.train(trainer_of("grpo", tmp_path, always(stated, advantage), **change), None)
     generator = Toy()
     now = generator.logprobs(rollout)
     weights = torch.zeros(24, 8)
@@ -208,7 +212,12 @@ def test_importance_weights_are_of_the_weights_that_drew(tmp_path: Path) -> None
     rollout = Toy().sample(PROMPTS[:6], per_prompt=4, seed=5, sampling=GUIDED)
     advantage = torch.tensor([1.0, -1.0, 0.5, -0.5]).repeat(6)
     trainer = trainer_of(
-        "grpo", tmp_path, lambda handles, step: (rollout, advantage), importance_cap=2.0, num_iterations=2, steps=2
+        "grpo",
+        tmp_path,
+        always(rollout, advantage),
+        importance_cap=2.0,
+        num_iterations=2,
+        steps=2,
     )
     trl_bridge.train(trainer, None)
     assert [row["importance_weight"] for row in read(tmp_path / "metrics.jsonl")] == pytest.approx([1, 1], abs=1e-5)
@@ -227,7 +236,7 @@ def test_kl_gradient(tmp_path: Path, how: str, micro: int) -> None:
     trainer = trainer_of(
         "grpo",
         tmp_path,
-        lambda handles, step: (rollout, zero),
+        always(rollout, zero),
         reference,
         beta=0.5,
         kl_estimator=how,

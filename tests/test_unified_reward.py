@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+import runpy
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +14,24 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from rwk.adapters.unified_reward import Alignment, Coherence, Style, UnifiedReward, number_after
+from rwk.adapters.pair_questions import UNIFIED_REWARD, UNIFIED_REWARD_AXES, UNIFIED_REWARD_THINK
+from rwk.adapters.unified_reward import POINTWISE, Alignment, Coherence, Style, UnifiedReward, number_after
+from rwk.adapters.vlm import Vlm
 from rwk.rewards.registry import load
 
+TESTS = Path(__file__).parent
+QWEN = runpy.run_path(str(TESTS / "qwen_case.py"))
+AGREE = runpy.run_path(str(TESTS / "parity_case.py"))["agree"]
+RECORDED = json.loads((TESTS / "parity" / "unified_reward.json").read_text())
+ASKED = ["a red cube", 'a "naïve" {prompt} cat, {} — 猫', "", "two birds " * 40]
+ANSWERS = [
+    "a cat (object): 1\nred (color): 0\nFinal Score: 3.5",
+    *("Final Score:4", "Final Score:\n 2.\n", "Final Score: 2 (was Final Score: 5)", "Final Score: 4 out of 5"),
+    *("Final Score: 2.694700002670288", "Final Score: 5.0", "**Final Score:** 4", "Final Score : 4", "Final Score = 4"),
+    *("final score: 4", "FINAL SCORE: 4", "Final Score: 10", "Final Score: 5.2", "Final Score: 0.5"),
+    *("Final Score: -3", "Final Score: four", "Final Score: 3/5", "Final Score: 3,5", "The score is 4", "4", ""),
+]
+"""Well formed, oddly spaced, several numbers, other letters, out of range, none."""
 PROMPTS = ["a red cube", 'a "naïve" {prompt} cat, {}', "two birds " * 12]
 
 
@@ -23,6 +40,70 @@ def pictures() -> list[Image.Image]:
     return [
         Image.fromarray(draw.integers(0, 256, (h, w, 3), dtype=np.uint8)) for h, w in ((60, 60), (40, 90), (33, 31))
     ]
+
+
+def write(folder: Path) -> None:
+    """A small Qwen2.5-VL in its published files that writes verdicts and ends where it likes."""
+    verdicts = [f"{UnifiedReward.label} {tenths / 10}\n" for tenths in range(10, 51)]
+    QWEN["write"](folder, POINTWISE, added=verdicts, writes=True)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("unified")
+    write(made)
+    return made
+
+
+def test_the_text_is_that_of_the_authors_scripts(folder: Path) -> None:
+    """What the model is given is the text of their script for Qwen, with the template of the checkpoint; 2.0's too."""
+    pointwise, axes = (kind.of(Vlm.load(folder, name=kind.spec.name), longest=1) for kind in (UnifiedReward, Style))
+    for prompt, text, axis in zip(ASKED, RECORDED["texts"], RECORDED["axes"], strict=True):
+        assert pointwise.text(prompt) == text
+        assert axes.question.replace("{prompt}", prompt) == axis
+        assert axes.text(prompt).endswith(f"<|vision_end|>{axis}<|im_end|>\n<|im_start|>assistant\n")
+
+
+def test_the_texts_on_two_images_are_those_of_the_authors_scripts(folder: Path) -> None:
+    """Pair judges ask what the scripts for ranking, for thinking first and for the axes of 2.0 ask."""
+    vlm, recorded = Vlm.load(folder, name="unifiedreward.pair"), RECORDED["pairs"]
+    for name, question in (("rank", UNIFIED_REWARD), ("think", UNIFIED_REWARD_THINK)):
+        assert vlm.conversation([question.replace("{prompt}", ASKED[1])], images=2) == recorded[name]
+    assert UNIFIED_REWARD_AXES.replace("{prompt}", ASKED[1]) == recorded["axes"]
+
+
+def test_the_words_are_those_of_the_authors_script(folder: Path, record_property: Any) -> None:
+    """Word by word a Qwen2.5-VL in its published files writes what it writes for them, and ends where it does.
+
+    Without the checkpoint's repetition penalty the words part after the first number.
+    """
+    reward = load(f"unifiedreward.pointwise@{folder}")
+    assert isinstance(reward, UnifiedReward)
+    reward.longest = 32
+    values, notes = reward.score(QWEN["pictures"](), ASKED)
+    official = [text.strip() for text in RECORDED["written"]]
+    assert notes == official
+    reward.vlm.network.generation_config.repetition_penalty = 1.0
+    assert (
+        reward.score(QWEN["pictures"](), ASKED).notes
+        == [text.strip() for text in RECORDED["written_plain"]]
+        != official
+    )
+    first = torch.tensor([float(text.split()[2]) for text in RECORDED["written"]])
+    AGREE(record_property, reward.spec.name, RECORDED, values, first, atol=1e-6)
+
+
+def test_answers_are_read_as_by_the_authors(record_property: Any) -> None:
+    """A number that is read is theirs; no number is NaN, where they give 0; beyond the range theirs are 1 and 5.2."""
+    assert RECORDED["answers"] == ANSWERS
+    values = torch.tensor([number_after("Final Score:", text) for text in ANSWERS])
+    official = torch.tensor(RECORDED["parsed"])
+    read = values.isfinite()
+    assert read.sum() == 9
+    AGREE(record_property, UnifiedReward.spec.name, RECORDED, values[read], official[read], atol=1e-6)
+    left = {text: number for text, number in zip(ANSWERS, RECORDED["parsed"], strict=True) if number}
+    beyond = {text: number for text, number in left.items() if math.isnan(number_after("Final Score:", text))}
+    assert beyond == {"Final Score: 10": 1.0, "Final Score: 5.2": 5.2}
 
 
 @pytest.mark.parametrize(
@@ -84,8 +165,7 @@ def test_the_question_is_that_of_the_authors() -> None:
 
 def most_probable(reward: UnifiedReward, image: Image.Image, prompt: str) -> str:
     """The answer word by word: one forward pass for each, no cache, the largest logit of the last position."""
-    text = reward.vlm.conversation([reward.question.replace("{prompt}", prompt)])
-    inputs = reward.vlm.processor(text=[text], images=[image], return_tensors="pt")
+    inputs = reward.vlm.processor(text=[reward.text(prompt)], images=[image], return_tensors="pt")
     ids: list[int] = []
     for _ in range(reward.longest):
         with torch.no_grad():
@@ -99,14 +179,13 @@ def most_probable(reward: UnifiedReward, image: Image.Image, prompt: str) -> str
 
 
 def test_the_answer_is_the_most_probable() -> None:
-    """Greedy word by word, whatever sampling and penalty the checkpoint brings along, up to the given length."""
+    """Greedy word by word, whatever sampling the checkpoint brings along, up to the given length."""
     reward = UnifiedReward.tiny()
     reward.longest = 6
     expected = [most_probable(reward, image, prompt) for image, prompt in zip(pictures(), PROMPTS, strict=True)]
     assert len(set(expected)) > 1
     assert all(len(text.splitlines()) == 6 for text in expected)
-    assert len(set(expected[0].splitlines())) < 6  # what a repetition penalty would forbid
-    settings: dict[str, Any] = {"do_sample": True, "temperature": 1.5, "top_p": 0.9, "repetition_penalty": 3.0}
+    settings: dict[str, Any] = {"do_sample": True, "temperature": 1.5, "top_p": 0.9, "top_k": 2}
     reward.vlm.network.generation_config.update(**settings)
     assert reward.score(pictures(), PROMPTS).notes == expected
 

@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from rwk.adapters.var import Var16, Var36
 from rwk.adapters.var_transformer import VarConfig, VarTransformer
 from rwk.adapters.var_vq import VarVq, VarVqConfig
+from rwk.policy_opt.advantage import Weighted
 from rwk.policy_opt.configs import Dpo, Grpo
 from rwk.policy_opt.dpo import dpo
 from rwk.policy_opt.generator import GENERATORS, Rollout
-from rwk.policy_opt.grpo import Weighted, grpo
+from rwk.policy_opt.grpo import grpo
 from rwk.policy_opt.sampling import Sampling
 from rwk.rewards.errors import RunFailed
 from rwk.rewards.registry import load as load_reward

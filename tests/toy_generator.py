@@ -22,10 +22,11 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from rwk.policy_opt.advantage import Weighted
 from rwk.policy_opt.configs import Dpo, Grpo, Rebel
 from rwk.policy_opt.dpo import dpo
 from rwk.policy_opt.generator import Generator, GeneratorSpec, Rollout, TokenStatistics
-from rwk.policy_opt.grpo import Weighted, grpo
+from rwk.policy_opt.grpo import grpo
 from rwk.policy_opt.prompts import Prompt
 from rwk.policy_opt.rebel import rebel
 from rwk.policy_opt.sampling import Sampling
