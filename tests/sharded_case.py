@@ -49,6 +49,7 @@ RUNS: dict[str, Any] = {
     "ladder": (ladder, LADDER),
     "half_grpo": (grpo, GRPO),
     "half_dpo": (dpo, DPO),
+    "half_slow": (dpo, replace(DPO, epochs=2, learning_rate=1e-6)),
 }
 """Those of `half` in bfloat16; `full` with all that follows the policy, and several passes and updates a draw."""
 
