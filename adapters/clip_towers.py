@@ -202,6 +202,10 @@ class OpenClipReward(TowersReward):
         features: Tensor = self.tower(pixels)
         return features
 
+    @property
+    def reader(self) -> Any:
+        return self.tokens
+
     @cached_property
     def tokens(self) -> Any:
         """open_clip's tokenizer of the architecture."""

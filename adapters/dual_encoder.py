@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from rwk.adapters.attention import quick_in_half
+from rwk.adapters.preprocess import FITS
 from rwk.adapters.truncation import tell_of_cut
 from rwk.rewards.base import RewardSpec
 from rwk.rewards.errors import RunFailed
@@ -106,7 +107,7 @@ class DualEncoder(TrainableReward):
 
     `architecture` holds open_clip's `embed_dim`, `vision_cfg` and `text_cfg`, and `words` for a closed vocabulary or
     null for CLIP's own. As a base, `open_clip:NAME` is a model with random weights, `open_clip:NAME/TAG` with the
-    published weights of that tag, `open_clip:NAME@FILE` with those of a file.
+    published weights of that tag, and pictures prepared as it asks, `open_clip:NAME@FILE` with those of a file.
     """
 
     spec = RewardSpec(
@@ -170,7 +171,13 @@ class DualEncoder(TrainableReward):
         made = {"quick_gelu": published.get("quick_gelu", False), **config, "vision_cfg": vision, "words": None}
         mean = published.get("mean", open_clip.OPENAI_DATASET_MEAN)
         std = published.get("std", open_clip.OPENAI_DATASET_STD)
-        preprocessing = Preprocessing(vision["image_size"], "crop", mean=tuple(mean), std=tuple(std))
+        preprocessing = Preprocessing(
+            vision["image_size"],
+            FITS[published.get("resize_mode", "shortest")],
+            published.get("interpolation", "bicubic"),
+            tuple(mean),
+            tuple(std),
+        )
         reward = cls(made, preprocessing, name=name, seed=seed, device=device)
         if at:
             reward.take(_read(Path(file)))

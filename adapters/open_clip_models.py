@@ -14,7 +14,7 @@ from rwk.adapters import clip_towers
 from rwk.adapters.attention import quick_in_half
 from rwk.adapters.clip_towers import ONE_FILE, OpenClipReward, cosine
 from rwk.adapters.clipscore import MEASURED_ON, PublishedFormula
-from rwk.adapters.preprocess import Preprocess
+from rwk.adapters.preprocess import FITS, Preprocess
 from rwk.adapters.published import Origin, beside, find
 from rwk.rewards.base import RewardSpec
 from rwk.rewards.errors import RunFailed
@@ -24,7 +24,6 @@ QUICK = "-quickgelu"
 """What open_clip appends to the name of an architecture that runs the approximate GELU."""
 FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 """What a repository holds where open_clip names no file; the second where it lacks the first."""
-_FITS = {"shortest": "crop", "squash": "squash"}
 _SOURCE = "https://github.com/mlfoundations/open_clip"
 
 
@@ -251,7 +250,7 @@ def _preprocess(size: int, published: Sequence[Mapping[str, Any]]) -> Preprocess
     found = {
         Preprocess(
             size,
-            fit=_FITS[each["resize_mode"]],  # type: ignore[arg-type]
+            fit=FITS[each["resize_mode"]],
             interpolation=each["interpolation"],
             mean=tuple(each["mean"]),
             std=tuple(each["std"]),

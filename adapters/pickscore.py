@@ -62,6 +62,10 @@ def network(config: dict[str, Any]) -> nn.Module:
 class TransformersTowers(TowersReward):
     """Towers of transformers' `CLIPModel`, whose prompts are cut by leaving out what stands before the end of text."""
 
+    @property
+    def reader(self) -> Any:
+        return self.tokens
+
     @cached_property
     def tokens(self) -> Any:
         """The tokenizer of transformers."""

@@ -23,6 +23,8 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 Fit = Literal["crop", "squash", "letterbox", "patches"]
+FITS: dict[str, Literal["crop", "squash"]] = {"shortest": "crop", "squash": "squash"}
+"""By the `resize_mode` of open_clip's settings of a tag."""
 Rounding = Literal["floor", "round"]
 Backend = Literal["pil", "float", "uint8"]
 SPARE = 4

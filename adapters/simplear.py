@@ -38,6 +38,7 @@ class SimpleArSft(TransformersGenerator):
 
     spec = GeneratorSpec("simplear.sft_0_5b", 4096, 64000, 1024, "MIT", "arXiv:2504.11455", Sampling(guidance=6.0))
     hub = "Daniel0724/SimpleAR-0.5B-SFT"
+    takes_ids = True
     decoded_at_once = 2
     architecture, model_type = "Qwen2ForCausalLM", "qwen2"
     cosmos: ClassVar[CosmosConfig] = CosmosConfig()

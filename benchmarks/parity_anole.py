@@ -13,7 +13,6 @@ import argparse
 import importlib
 import json
 import runpy
-import subprocess
 import sys
 import tempfile
 import types
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from recording import commit
 from torch import Tensor, nn
 
 CASE = runpy.run_path(str(Path(__file__).parents[1] / "tests" / "anole_case.py"))
@@ -143,9 +143,8 @@ def main() -> None:
     pixels = vq.decode(vq.quantize.get_codebook_entry(tokens, (len(tokens), side, side, latent)))
     levels = [list(manager.image_tokenizer._pil_from_chw_tensor(picture).tobytes()) for picture in pixels]
     grey = vq.encode(torch.zeros(1, 3, 2 * side, 2 * side))[2][2]
-    commit = ["git", "-C", str(given.checkout), "rev-parse", "--short=7", "HEAD"]
     versions = {name: importlib.import_module(name).__version__ for name in ("torch", "transformers")}
-    versions["anole"] = subprocess.run(commit, capture_output=True, text=True, check=True).stdout.strip()
+    versions["anole"] = commit(given.checkout)
     recorded = {"package": "anole", "versions": versions, "ids": prefixes, "logprobs": found}
     given.out.write_text(json.dumps(recorded | {"levels": levels, "grey": grey.flatten().tolist()}) + "\n")
 

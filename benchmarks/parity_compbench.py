@@ -17,7 +17,6 @@ import argparse
 import contextlib
 import json
 import runpy
-import subprocess
 import sys
 import tempfile
 import types
@@ -28,6 +27,7 @@ from unittest.mock import patch
 
 import torch
 from PIL import Image
+from recording import commit
 
 CASE = runpy.run_path(str(Path(__file__).parents[1] / "tests" / "compbench_case.py"))
 HOW = (
@@ -139,9 +139,8 @@ def main() -> None:
     parser.add_argument("out", type=Path, help="JSON file to write")
     given = parser.parse_args()
     out, checkout = given.out.resolve(), given.checkout.resolve()
-    commit = ["git", "-C", str(given.checkout), "rev-parse", "--short=7", "HEAD"]
     versions = {"torch": torch.__version__}
-    versions["T2I-CompBench"] = subprocess.run(commit, capture_output=True, text=True, check=True).stdout.strip()
+    versions["T2I-CompBench"] = commit(given.checkout)
     numbers = {word: i + 1 for i, word in enumerate(CASE["NUMBERS"])}
     module("spacy", load=lambda name: words)
     module("word2number", w2n=SimpleNamespace(word_to_num=numbers.__getitem__))

@@ -16,7 +16,6 @@ import importlib
 import json
 import os
 import runpy
-import subprocess
 import sys
 import types
 import warnings
@@ -25,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from recording import commit
 
 CASE = runpy.run_path(str(Path(__file__).parents[1] / "tests" / "dino_case.py"))
 NOTE = "cosines of pictures (rows) with references, of hub.backbones' network and make_classification_eval_transform"
@@ -61,9 +61,8 @@ def main() -> None:
         for images in (CASE["pictures"](), CASE["references"]()):
             states.append(torch.cat([embed(prepare(image.convert("RGB"))[None]) for image in images]))
     cosines = torch.cosine_similarity(states[0][:, None], states[1][None], dim=2)
-    commit = ["git", "-C", str(given.checkout), "rev-parse", "--short=8", "HEAD"]
     versions = {name: version(name) for name in ("torch", "torchvision", "pillow")}
-    versions["dinov2"] = subprocess.run(commit, capture_output=True, text=True, check=True).stdout.strip()
+    versions["dinov2"] = commit(given.checkout)
     recorded = {"package": "dinov2", "versions": versions, "note": NOTE, "cosines": cosines.tolist()}
     given.out.write_text(json.dumps(recorded, indent=1))
 

@@ -14,7 +14,6 @@ import argparse
 import itertools
 import json
 import runpy
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -23,6 +22,7 @@ from typing import Any
 from unittest.mock import patch
 
 from PIL import Image
+from recording import commit
 
 FILE = Path(__file__).parents[1] / "tests" / "parity" / "dpg_bench.csv"
 HOW = (
@@ -56,10 +56,9 @@ def main() -> None:
     parser.add_argument("out", type=Path, help="JSON file to write")
     given = parser.parse_args()
     program = runpy.run_path(str(given.checkout / "dpg_bench" / "compute_dpg_bench.py"))
-    commit = ["git", "-C", str(given.checkout), "rev-parse", "--short=7", "HEAD"]
     recorded: dict[str, Any] = {
         "package": "compute_dpg_bench of ELLA",
-        "versions": {"ELLA": subprocess.run(commit, capture_output=True, text=True, check=True).stdout.strip()},
+        "versions": {"ELLA": commit(given.checkout)},
         "how": HOW,
     }
     with tempfile.TemporaryDirectory() as folder:

@@ -11,13 +11,13 @@ import argparse
 import importlib
 import json
 import runpy
-import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import torch
+from recording import commit
 
 CASE = runpy.run_path(str(Path(__file__).parents[1] / "tests" / "emu3_case.py"))
 
@@ -93,9 +93,8 @@ def main() -> None:
     vq = filled(kind(vq_config(ch=CASE["CHANNELS"], ch_mult=list(CASE["MULTIPLES"]), **CASE["VQ"])))
     tokens, side = torch.tensor(CASE["TOKENS"]), CASE["SIDE"]
     rows = [logprobs(model, processor(), prompt, row) for prompt, row in zip(CASE["PROMPTS"], tokens, strict=True)]
-    commit = ["git", "-C", str(given.checkout), "rev-parse", "--short=7", "HEAD"]
     versions = {name: importlib.import_module(name).__version__ for name in ("torch", "transformers")}
-    versions["Emu3"] = subprocess.run(commit, capture_output=True, text=True, check=True).stdout.strip()
+    versions["Emu3"] = commit(given.checkout)
     recorded = {
         "package": "Emu3",
         "versions": versions,

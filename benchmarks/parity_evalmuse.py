@@ -16,7 +16,6 @@ import contextlib
 import importlib
 import json
 import runpy
-import subprocess
 import sys
 import tempfile
 import types
@@ -24,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from recording import commit
 
 CASE = runpy.run_path(str(Path(__file__).parents[1] / "tests" / "evalmuse_case.py"))
 BERT = {
@@ -109,8 +109,7 @@ def main() -> None:
     checkout, out = given.checkout.resolve(), given.out.resolve()
     names = ("torch", "torchvision", "transformers", "PIL")
     versions = {name: importlib.import_module(name).__version__ for name in names}
-    commit = ["git", "-C", str(checkout), "rev-parse", "--short=7", "HEAD"]
-    versions["EvalMuse"] = subprocess.run(commit, capture_output=True, text=True, check=True).stdout.strip()
+    versions["EvalMuse"] = commit(checkout)
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
         found = scores(checkout, Path(folder))
     out.write_text(json.dumps({"package": "FGA_Blip2 of EvalMuse", "versions": versions, **found}, indent=1) + "\n")

@@ -18,7 +18,6 @@ import contextlib
 import importlib
 import json
 import runpy
-import subprocess
 import sys
 import tempfile
 import types
@@ -30,6 +29,7 @@ from unittest.mock import patch
 import numpy as np
 import torch
 from PIL import Image
+from recording import commit
 from torch.nn.functional import interpolate
 
 CASE = runpy.run_path(str(Path(__file__).parents[1] / "tests" / "geneval_case.py"))
@@ -143,11 +143,6 @@ def detections(checkout: Path) -> list[list[float]]:
         for label, score, box, mask in kept
         if score > 0.3
     )
-
-
-def commit(checkout: Path) -> str:
-    asked = ["git", "-C", str(checkout), "rev-parse", "--short=7", "HEAD"]
-    return subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def main() -> None:

@@ -11,13 +11,13 @@ import argparse
 import importlib
 import json
 import runpy
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 
 import torch
+from recording import commit
 
 CASE = runpy.run_path(str(Path(__file__).parents[1] / "tests" / "git_case.py"))
 
@@ -57,8 +57,7 @@ def main() -> None:
 
     names = ("torch", "transformers", "PIL", "numpy")
     versions = {name: importlib.import_module(name).__version__ for name in names}
-    commit = ["git", "-C", str(given.checkout), "rev-parse", "--short=7", "HEAD"]
-    versions["T2I-R1"] = subprocess.run(commit, capture_output=True, text=True, check=True).stdout.strip()
+    versions["T2I-R1"] = commit(given.checkout)
     phrases = list(CASE["PHRASES"])
     recorded = {
         "package": "reward_git of T2I-R1",

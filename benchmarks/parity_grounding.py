@@ -14,7 +14,6 @@ import argparse
 import importlib
 import json
 import runpy
-import subprocess
 import sys
 import tempfile
 import types
@@ -23,6 +22,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+from recording import commit
 
 CASE = runpy.run_path(str(Path(__file__).parents[1] / "tests" / "grounding_case.py"))
 HOW = (
@@ -87,8 +87,7 @@ def main() -> None:
         reward = official(given.checkout.resolve(), Path(folder))
     seen = [reward.transform(image, None)[0] for image in CASE["pictures"]()]
     versions = {name: importlib.import_module(name).__version__ for name in ("torch", "torchvision", "PIL")}
-    commit = ["git", "-C", str(given.checkout), "rev-parse", "--short=7", "HEAD"]
-    versions["T2I-R1"] = subprocess.run(commit, capture_output=True, text=True, check=True).stdout.strip()
+    versions["T2I-R1"] = commit(given.checkout)
     recorded = {
         "package": "reward_gdino of T2I-R1",
         "versions": versions,

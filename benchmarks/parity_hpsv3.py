@@ -14,7 +14,6 @@ depend on how sums are split, by up to 2e-6.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
 import os
@@ -25,6 +24,8 @@ import types
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+from recording import two_steps
 
 BASE = "Qwen/Qwen2-VL-7B-Instruct"
 """Where the package's configuration has the network come from: a folder here, as the record is made."""
@@ -117,19 +118,5 @@ def record(folder: Path, out: Path) -> None:
     out.write_text(json.dumps(recorded, indent=1))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    steps = parser.add_subparsers(dest="step", required=True)
-    first, last = steps.add_parser("case"), steps.add_parser("record")
-    for step in (first, last):
-        step.add_argument("folder", type=Path, help="of the case's files")
-    last.add_argument("out", type=Path, help="JSON file to write")
-    given = parser.parse_args()
-    if given.step == "case":
-        write(given.folder)
-    else:
-        record(given.folder.resolve(), given.out.resolve())
-
-
 if __name__ == "__main__":
-    main()
+    two_steps(__doc__ or "", write, record)

@@ -11,12 +11,12 @@ import argparse
 import importlib
 import json
 import runpy
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import torch
+from recording import commit
 
 CASE = runpy.run_path(str(Path(__file__).parents[1] / "tests" / "janus_case.py"))
 ROLES = {"janus.pro_1b": ("<|User|>", "<|Assistant|>"), "janus.v1_3b": ("User", "Assistant")}
@@ -95,8 +95,7 @@ def main() -> None:
         grey = parts["gen_vision_model"].encode(torch.zeros(1, 3, *[2 * CASE["SIDE"]] * 2))[2][2]
     levels = ((pixels.numpy().transpose(0, 2, 3, 1) + 1) / 2 * 255).clip(0, 255).astype("uint8")
     versions = {name: importlib.import_module(name).__version__ for name in ("torch", "transformers")}
-    commit = ["git", "-C", str(given.checkout), "rev-parse", "--short=7", "HEAD"]
-    versions["Janus"] = subprocess.run(commit, capture_output=True, text=True, check=True).stdout.strip()
+    versions["Janus"] = commit(given.checkout)
     recorded = {
         "package": "janus of deepseek-ai/Janus",
         "versions": versions,

@@ -13,13 +13,13 @@ import hashlib
 import importlib
 import json
 import runpy
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 import torch
+from recording import commit
 from torch import Tensor
 
 CASE = runpy.run_path(str(Path(__file__).parents[1] / "tests" / "llamagen_case.py"))
@@ -166,8 +166,7 @@ def main() -> None:
     )
     names = ("torch", "transformers", "ftfy", "bs4")
     versions = {name: importlib.import_module(name).__version__ for name in names}
-    commit = ["git", "-C", str(given.checkout), "rev-parse", "--short=7", "HEAD"]
-    versions["LlamaGen"] = subprocess.run(commit, capture_output=True, text=True, check=True).stdout.strip()
+    versions["LlamaGen"] = commit(given.checkout)
     recorded = {
         "package": "LlamaGen",
         "versions": versions,

@@ -14,7 +14,6 @@ import argparse
 import importlib
 import json
 import runpy
-import subprocess
 import sys
 import types
 from importlib.metadata import version
@@ -22,13 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image
+from recording import commit
 
 CASE = runpy.run_path(str(Path(__file__).parents[1] / "tests" / "ocr_case.py"))
-
-
-def commit(checkout: Path) -> str:
-    asked = ["git", "-C", str(checkout), "rev-parse", "--short=7", "HEAD"]
-    return subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def flow_grpo(checkout: Path) -> list[float]:

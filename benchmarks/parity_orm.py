@@ -14,12 +14,10 @@ sums differ by up to 1.6e-6 from one another.
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import json
 import os
 import runpy
-import subprocess
 import sys
 import types
 from importlib.metadata import version
@@ -29,6 +27,7 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
+from recording import commit, two_steps
 
 SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
 NOTE = "logit of yes minus logit of no, of one forward pass on the inputs that selector.py makes, in float32 on the CPU"
@@ -109,8 +108,7 @@ def margins(folder: Path, checkout: Path) -> list[float]:
 
 def record(folder: Path, checkout: Path, out: Path) -> None:
     versions = {name: version(name) for name in ("transformers", "tokenizers", "torch", "pillow")}
-    commit = ["git", "-C", str(checkout), "rev-parse", "--short=7", "HEAD"]
-    versions["Image-Generation-CoT"] = subprocess.run(commit, capture_output=True, text=True, check=True).stdout.strip()
+    versions["Image-Generation-CoT"] = commit(checkout)
     recorded = {
         "package": "llava of Image-Generation-CoT",
         "versions": versions,
@@ -120,20 +118,5 @@ def record(folder: Path, checkout: Path, out: Path) -> None:
     out.write_text(json.dumps(recorded, indent=1))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    steps = parser.add_subparsers(dest="step", required=True)
-    first, last = steps.add_parser("case"), steps.add_parser("record")
-    for step in (first, last):
-        step.add_argument("folder", type=Path, help="of the case's files")
-    last.add_argument("checkout", type=Path, help="a clone of ZiyuGuo99/Image-Generation-CoT")
-    last.add_argument("out", type=Path, help="JSON file to write")
-    given = parser.parse_args()
-    if given.step == "case":
-        write(given.folder)
-    else:
-        record(given.folder.resolve(), given.checkout.resolve(), given.out)
-
-
 if __name__ == "__main__":
-    main()
+    two_steps(__doc__ or "", write, record, checkout="ZiyuGuo99/Image-Generation-CoT")

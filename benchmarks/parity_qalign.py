@@ -15,7 +15,6 @@ import argparse
 import importlib
 import json
 import runpy
-import subprocess
 import sys
 import types
 from importlib.metadata import version
@@ -25,6 +24,7 @@ from typing import Any
 
 import torch
 from PIL import Image
+from recording import commit
 from torch import Tensor
 
 CASE = runpy.run_path(str(Path(__file__).parents[1] / "tests" / "qalign_case.py"))
@@ -102,11 +102,9 @@ def main() -> None:
         scorer = getattr(module, kind)(device="cpu")
         scorer.weight_tensor = scorer.weight_tensor.float()
         scores[name] = scorer(images).tolist()
-    commit = ["git", "-C", str(given.checkout), "rev-parse", "--short=8", "HEAD"]
-    commit_of = subprocess.run(commit, capture_output=True, text=True, check=True).stdout.strip()
     recorded = {
         "package": "Q-Align",
-        "versions": {"Q-Align": commit_of, "torch": version("torch")},
+        "versions": {"Q-Align": commit(given.checkout), "torch": version("torch")},
         "note": NOTE,
         "asked": dict(zip(SCORERS, asked, strict=True)),
         "scores": scores,

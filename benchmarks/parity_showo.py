@@ -12,7 +12,6 @@ import hashlib
 import importlib
 import json
 import runpy
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -21,6 +20,7 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
+from recording import commit
 from torch import Tensor
 
 CASE = runpy.run_path(str(Path(__file__).parents[1] / "tests" / "showo_case.py"))
@@ -156,8 +156,7 @@ def main() -> None:
     drawn = [draws(showo, network, prompting, words, guidance) for guidance in CASE["GUIDANCE"]]
     names = ("torch", "transformers")
     versions = {name: importlib.import_module(name).__version__ for name in names}
-    commit = ["git", "-C", str(given.checkout), "rev-parse", "--short=7", "HEAD"]
-    versions["Show-o"] = subprocess.run(commit, capture_output=True, text=True, check=True).stdout.strip()
+    versions["Show-o"] = commit(given.checkout)
     recorded = {
         "package": "Show-o",
         "versions": versions,

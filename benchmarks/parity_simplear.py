@@ -11,12 +11,12 @@ import argparse
 import importlib
 import json
 import runpy
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import torch
+from recording import commit
 
 CASE = runpy.run_path(str(Path(__file__).parents[1] / "tests" / "simplear_case.py"))
 
@@ -73,9 +73,8 @@ def main() -> None:
     tokens = torch.tensor(CASE["TOKENS"])
     pixels = filled(small, shapes)(tokens.view(-1, 1, CASE["SIDE"], CASE["SIDE"]))  # [B, 3, 1, H, W]
     model = policy()
-    commit = ["git", "-C", str(given.checkout), "rev-parse", "--short=7", "HEAD"]
     versions = {name: importlib.import_module(name).__version__ for name in ("torch", "transformers")}
-    versions["SimpleAR"] = subprocess.run(commit, capture_output=True, text=True, check=True).stdout.strip()
+    versions["SimpleAR"] = commit(given.checkout)
     recorded = {
         "package": "SimpleAR",
         "versions": versions,

@@ -14,13 +14,11 @@ out of an answer is read by the scorer that they have for training, of which a s
 
 from __future__ import annotations
 
-import argparse
 import ast
 import contextlib
 import importlib
 import json
 import runpy
-import subprocess
 import sys
 import tempfile
 import types
@@ -29,6 +27,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
+
+from recording import commit, two_steps
 
 QWEN = "inference_qwen/image_generation/qwen_point_score_image_generation.py"
 SERVED = "inference_qwen/UnifiedReward-2.0-inference/point_score_ACS_image_generation.py"
@@ -161,27 +161,11 @@ def record(folder: Path, checkout: Path, out: Path) -> None:
         found["pairs"]["axes"] = sent(checkout, SERVED_PAIRS, shown)
         found |= {"answers": facts["answers"], "parsed": parsed(checkout, facts["answers"])}
     names = ("transformers", "tokenizers", "torch", "pillow", "qwen-vl-utils")
-    commit = ["git", "-C", str(checkout), "rev-parse", "--short=8", "HEAD"]
     versions = {name: version(name) for name in names}
-    versions["UnifiedReward"] = subprocess.run(commit, capture_output=True, text=True, check=True).stdout.strip()
+    versions["UnifiedReward"] = commit(checkout)
     recorded = {"package": "UnifiedReward", "versions": versions, "note": NOTE, **found}
     out.write_text(json.dumps(recorded, indent=1, ensure_ascii=False))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    steps = parser.add_subparsers(dest="step", required=True)
-    first, last = steps.add_parser("case"), steps.add_parser("record")
-    for step in (first, last):
-        step.add_argument("folder", type=Path, help="of the case's files")
-    last.add_argument("checkout", type=Path, help="a clone of CodeGoat24/UnifiedReward")
-    last.add_argument("out", type=Path, help="JSON file to write")
-    given = parser.parse_args()
-    if given.step == "case":
-        write(given.folder)
-    else:
-        record(given.folder.resolve(), given.checkout.resolve(), given.out.resolve())
-
-
 if __name__ == "__main__":
-    main()
+    two_steps(__doc__ or "", write, record, checkout="CodeGoat24/UnifiedReward")

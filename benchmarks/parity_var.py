@@ -13,13 +13,13 @@ import hashlib
 import importlib
 import json
 import runpy
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 import torch
+from recording import commit
 from torch import Tensor
 
 CASE = runpy.run_path(str(Path(__file__).parents[1] / "tests" / "var_case.py"))
@@ -116,9 +116,8 @@ def main() -> None:
     sys.path.insert(0, str(given.checkout))
     models, var = importlib.import_module("models"), importlib.import_module("models.var")
     torch.set_grad_enabled(False)
-    commit = ["git", "-C", str(given.checkout), "rev-parse", "--short=7", "HEAD"]
     versions = {"torch": torch.__version__}
-    versions["VAR"] = subprocess.run(commit, capture_output=True, text=True, check=True).stdout.strip()
+    versions["VAR"] = commit(given.checkout)
     recorded = {
         "package": "VAR",
         "versions": versions,

@@ -13,12 +13,10 @@ weights were cast to bfloat16, that type.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import importlib
 import json
 import runpy
-import subprocess
 import sys
 import tempfile
 import types
@@ -26,6 +24,8 @@ from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+
+from recording import commit, two_steps
 
 T5 = ("vocab_size", "d_model", "d_ff", "d_kv", "num_heads", "num_layers", "feed_forward_proj")
 VISION = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "image_size", "patch_size")
@@ -97,27 +97,10 @@ def record(folder: Path, checkout: Path, out: Path) -> None:
     with tempfile.TemporaryDirectory() as cache, contextlib.chdir(cache):
         scores = official(folder, checkout, facts).forward(pictures, facts["prompts"]).tolist()
     versions = {name: version(name) for name in ("transformers", "tokenizers", "torch", "pillow")}
-    commit = ["git", "-C", str(checkout), "rev-parse", "--short=8", "HEAD"]
-    commit_of = subprocess.run(commit, capture_output=True, text=True, check=True).stdout.strip()
-    versions["t2v_metrics"] = f"{commit_of} (before 3.1)"
+    versions["t2v_metrics"] = f"{commit(checkout)} (before 3.1)"
     recorded = {"package": "t2v_metrics", "versions": versions, "note": NOTE, "scores": scores}
     out.write_text(json.dumps(recorded, indent=1))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    steps = parser.add_subparsers(dest="step", required=True)
-    first, last = steps.add_parser("case"), steps.add_parser("record")
-    for step in (first, last):
-        step.add_argument("folder", type=Path, help="of the case's files")
-    last.add_argument("checkout", type=Path, help="a clone of linzhiqiu/t2v_metrics")
-    last.add_argument("out", type=Path, help="JSON file to write")
-    given = parser.parse_args()
-    if given.step == "case":
-        write(given.folder)
-    else:
-        record(given.folder.resolve(), given.checkout.resolve(), given.out)
-
-
 if __name__ == "__main__":
-    main()
+    two_steps(__doc__ or "", write, record, checkout="linzhiqiu/t2v_metrics")

@@ -16,13 +16,11 @@ more: that is asked of the commit before, with LLaVA's own text and picture code
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import importlib
 import json
 import os
 import runpy
-import subprocess
 import sys
 import tempfile
 import types
@@ -32,6 +30,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+from recording import commit, two_steps
 
 MODELS = "t2v_metrics.models.vqascore_models"
 NOTE = (
@@ -135,11 +134,6 @@ def llava(folder: Path, checkout: Path, llava_next: Path, pictures: list[str], p
     }
 
 
-def commit(checkout: Path) -> str:
-    found = ["git", "-C", str(checkout), "rev-parse", "--short=8", "HEAD"]
-    return subprocess.run(found, capture_output=True, text=True, check=True).stdout.strip()
-
-
 def record(folder: Path, checkout: Path, before: Path, llava_next: Path, out: Path) -> None:
     os.environ["HF_HUB_OFFLINE"] = "1"  # else LLaVA's templates of conversations ask the hub for a tokenizer
     prompts = json.loads((folder / "case.json").read_text())["prompts"]
@@ -154,21 +148,7 @@ def record(folder: Path, checkout: Path, before: Path, llava_next: Path, out: Pa
     out.write_text(json.dumps(recorded, indent=1, ensure_ascii=False))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    steps = parser.add_subparsers(dest="step", required=True)
-    first, last = steps.add_parser("case"), steps.add_parser("record")
-    for step in (first, last):
-        step.add_argument("folder", type=Path, help="of the case's files")
-    for name in ("checkout", "before", "llava_next", "out"):
-        last.add_argument(name, type=Path)
-    given = parser.parse_args()
-    if given.step == "case":
-        write(given.folder)
-    else:
-        clones = (given.checkout.resolve(), given.before.resolve(), given.llava_next.resolve())
-        record(given.folder.resolve(), *clones, given.out.resolve())
-
-
 if __name__ == "__main__":
-    main()
+    t2v_metrics = "linzhiqiu/t2v_metrics"
+    clones = {"checkout": t2v_metrics, "before": t2v_metrics, "llava_next": "LLaVA-VL/LLaVA-NeXT"}
+    two_steps(__doc__ or "", write, record, **clones)

@@ -24,25 +24,39 @@ def command(evaluation: Evaluation, recipe: Recipe, common: Common) -> dict[str,
     """
     out = evaluation.folder()
     with progress("loading"):
+        import torch
+
         from rwk.policy_opt import benchmarks, judging, measured
         from rwk.policy_opt import generator as generators
         from rwk.policy_opt.optimize import sampling_of
+        from rwk.policy_opt.policy import world
         from rwk.policy_opt.suites import BENCHMARKS, benchmark
+        from rwk.rewards.ranks import own_device
 
+        device = own_device(common.device)
+        place = world(torch.device(device))
         chosen = [benchmark(name, evaluation.prompts) for name in evaluation.benchmarks or BENCHMARKS]
-        generator = generators.load(evaluation.generator, device=common.device)
+        generator = generators.load(evaluation.generator, device=device)
         rewards = judging.judges(
             chosen,
             rewards=evaluation.rewards,
             gold=evaluation.gold,
             judge=evaluation.judge,
-            device=common.device,
+            device=device,
         )
     with progress("measuring") as advance:
         found, document = benchmarks.evaluate(
-            evaluation, generator, chosen, rewards, sampling_of(generator, recipe), seed=common.seed, progress=advance
+            evaluation,
+            generator,
+            chosen,
+            rewards,
+            sampling_of(generator, recipe),
+            seed=common.seed,
+            progress=advance,
+            place=place,
         )
-    benchmarks.write(out, found, document)
+    if place.rank == 0:
+        benchmarks.write(out, found, document)
     heads, lines = measured.tabulated(found)
     show(table(heads, lines, numbers=heads[1:]))
     for name in dict.fromkeys(name for one in found for name in one.scores if name not in measured.SHARES):

@@ -91,18 +91,23 @@ def foreseen(
     chosen: Dpo | Grpo | Rebel | Rft, experiment: Experiment, recipe: LearntRecipe, device: str
 ) -> dict[str, Any]:
     """What a run would hold, draw and train, shown as a table; draws nothing, and loads the generator at the most."""
+    import torch
+
     from rwk.policy_opt import generator as generators
+    from rwk.policy_opt.packed import lays_out
     from rwk.policy_opt.prompts import gold_of
-    from rwk.policy_opt.sizing import GIB, plan, shape_of
+    from rwk.policy_opt.sharded import sharding
+    from rwk.policy_opt.sizing import GIB, plan
     from rwk.policy_opt.sizing_known import KNOWN
+    from rwk.policy_opt.sizing_shape import shape_of
     from rwk.rewards.pair_judge import is_pair_judge
     from rwk.rewards.ranks import own_device
 
     if shape := KNOWN.get(experiment.generator):
-        own = generators.GENERATORS.target(experiment.generator).spec
+        own, dtype = generators.GENERATORS.target(experiment.generator).spec, torch.bfloat16
     else:
         generator = generators.load(experiment.generator, device=own_device(device))
-        shape, own = shape_of(generator), generator.spec
+        shape, own, dtype = shape_of(generator), generator.spec, next(generator.module.parameters()).dtype
     mode = recipe.mode or own.sampling.mode
     guided = mode != "off" and (own.sampling.guidance if recipe.guidance is None else recipe.guidance) != 1
     judges = {*experiment.rewards, *filter(None, [gold_of(experiment.prompts)])}
@@ -115,10 +120,14 @@ def foreseen(
         guided=guided,
         mode=mode,
         processes=int(os.environ.get("WORLD_SIZE", "1")),
+        sharding=sharding(),
+        lays_out=device == "cpu" and lays_out(dtype),
     )
     found = run.document()
-    memory = "weights gradients optimizer masters reference average decoder cache activations logits".split()
-    lines = [[name, f"{found[name] / GIB:.3f} GiB"] for name in (*memory, "peak")]
+    memory = (
+        "weights gradients optimizer masters twin reference average decoder cache laid_out activations logits".split()
+    )
+    lines = [[name.replace("_", " "), f"{found[name] / GIB:.3f} GiB"] for name in (*memory, "peak")]
     counts = ("trained_parameters", "images_drawn", "tokens_drawn", "tokens_trained", "images_scored")
     lines += [[name.replace("_", " "), f"{found[name]:,}"] for name in counts]
     lines.append(["hours of one H100 at least, without rewards", f"{run.hours():.3g}"])
@@ -168,7 +177,8 @@ def command(run: Run, experiment: Experiment, recipe: LearntRecipe, settings: An
     kept = home("generators", run.name or run.algo)
     if is_main():
         write_page(comparison, out)
-        shutil.copytree(comparison.trained.generator, kept, dirs_exist_ok=True)
+        shutil.rmtree(kept, ignore_errors=True)  # its files need not be those of the new one
+        shutil.copytree(comparison.trained.generator, kept)
     if comparison.trained.ended:
         note("the run was ended there, and its generator is that of the look with the highest watched reward.")
     found = result(comparison)

@@ -23,7 +23,6 @@ from rwk.policy_opt.pairs import mined
 from rwk.policy_opt.policy import Statistics, World
 from rwk.policy_opt.sampling import Sampling
 from rwk.policy_opt.scored_draws import Scored, scored
-from rwk.rewards.errors import RunFailed
 
 KL_IMAGES = 128
 """Images of a round by which the distance to the beginning is measured."""
@@ -48,8 +47,7 @@ class Artist:
     def draw(self, folder: Path, number: int) -> Draws:
         """All draws of a round; those that lie in the folder already are not made again.
 
-        Raises:
-            RunFailed: where the first round has no pair.
+        A process that has one draw to make makes it by halves where scores are to overlap: its images are the same.
         """
         order = torch.Generator().manual_seed(derived_seed(self.config.seed, number))
         chosen = torch.randperm(len(self.table), generator=order)[: self.config.prompts_per_round or None]
@@ -57,21 +55,17 @@ class Artist:
         parts = torch.split(chosen, self.config.prompts_per_draw)
         files = [folder / f"{index:05d}.safetensors" for index in range(len(parts))]
         own = [index for index in range(self.place.rank, len(parts), self.place.size) if not files[index].exists()]
-        drawn = (self._drawn(parts[index], derived_seed(self.config.seed, number, index)) for index in own)
         meanwhile, from_pixels = self.config.score_meanwhile, self.config.from_pixels
+        pieces = {index: parts[index].chunk(2 if meanwhile and len(own) == 1 else 1) for index in own}
+        seeds = {index: derived_seed(self.config.seed, number, index) for index in own}
+        drawn = (self._drawn(piece, seeds[index]) for index in own for piece in pieces[index])
         seed = derived_seed(self.config.seed, number)
-        parts_scored = scored(drawn, self.rewards, meanwhile=meanwhile, seed=seed, from_pixels=from_pixels)
-        for index, part in zip(own, parts_scored, strict=True):
-            draws = self._paired(parts[index], part)
+        coming = scored(drawn, self.rewards, meanwhile=meanwhile, seed=seed, from_pixels=from_pixels)
+        for index in own:
+            draws = self._paired(parts[index], Scored.joined([next(coming) for _ in pieces[index]]))
             save_whole({name: value.contiguous() for name, value in vars(draws).items()}, files[index])
         self.place.wait()
-        draws = joined([Draws(**load_file(file)) for file in files])
-        if not len(draws.won) and not number:
-            raise RunFailed(
-                f"{type(self.config).__name__.lower()} {self.without_pairs(draws)}; take a finer reward, a larger "
-                f"group_size or a smaller bound."
-            )
-        return draws
+        return joined([Draws(**load_file(file)) for file in files])
 
     def without_pairs(self, draws: Draws) -> str:
         """What is to be said of draws among which there is no pair."""

@@ -21,6 +21,7 @@ from rwk.policy_opt.generator import Generator
 from rwk.policy_opt.judging import Judges, own_scores
 from rwk.policy_opt.measured import ANY, Measured, number
 from rwk.policy_opt.optimize import versions, write_json
+from rwk.policy_opt.policy import ALONE, World
 from rwk.policy_opt.sampling import Sampling
 from rwk.policy_opt.similarity import FEATURE, features, similarity
 from rwk.policy_opt.suites import Benchmark
@@ -97,27 +98,35 @@ def evaluate(
     *,
     seed: int,
     progress: Callable[[int, int], None] = lambda *_: None,
+    place: World = ALONE,
 ) -> tuple[list[Measured], dict[str, Any]]:
     """Measures a generator on benchmarks, each by its own rewards (see `judging.judges`).
 
+    Args:
+        place: the processes, which share the prompts of each benchmark.
+
     Returns:
-        What was found, and the document for `result.json`: the recipe, and every benchmark's scores.
+        What was found, in every process, and the document for `result.json`: the recipe, and every benchmark's scores.
     """
-    seeds = [JUDGED_SEED + seed + place for place in range(config.seeds)]
-    total = sum(len(one.prompts) for one in chosen) * len(seeds) * config.images
-    found = [
-        measure(
-            generator,
-            one,
-            by.shown,
-            images=config.images,
-            seeds=seeds,
-            sampling=sampling,
-            within=by.within,
-            progress=lambda more: progress(more, total),
-        )
-        for one, by in zip(chosen, rewards, strict=True)
-    ]
+    seeds = [JUDGED_SEED + seed + number for number in range(config.seeds)]
+    parts = [one.of(place.share(len(one.prompts))) for one in chosen]
+    total = sum(len(part.prompts) for part in parts) * len(seeds) * config.images
+    found = []
+    for one, part, by in zip(chosen, parts, rewards, strict=True):
+        own = None
+        if part.prompts:
+            own = measure(
+                generator,
+                part,
+                by.shown,
+                images=config.images,
+                seeds=seeds,
+                sampling=sampling,
+                within=by.within,
+                progress=lambda more: progress(more, total),
+            )
+        held = place.collect(None if own is None else own.found)
+        found.append(Measured.joined(one, [lot for lot in held if lot is not None]))
     used = {name: reward for by in rewards for part in by for name, reward in part.items()}
     recipe = {
         "generator": config.generator,

@@ -1,7 +1,7 @@
 """DPO: draw images for each prompt, score and pair them, and learn to prefer the better of each pair; then again.
 
-For a pair of images won and lost of one prompt, with log-probabilities l now and r in the reference, which is the
-policy that drew them:
+For a pair of images won and lost of one prompt, with log-probabilities l now and r under the reference, which is the
+policy that drew them, or with `reference` fixed the generator that the run began with:
 
     loss = - log sigmoid(beta [(l_won - r_won) - (l_lost - r_lost)])                            TRL's, by `loss_type`
 

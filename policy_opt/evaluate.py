@@ -58,6 +58,18 @@ class Drawn:
         }
 
 
+def joined(parts: Sequence[Drawn]) -> Drawn:
+    """What was drawn for lots of prompts, all by the same rewards, in one."""
+    first = parts[0]
+    return Drawn(
+        [prompt for part in parts for prompt in part.prompts],
+        [row for part in parts for row in part.images],
+        {name: torch.cat([part.scores[name] for part in parts]) for name in first.scores},
+        {name: [row for part in parts for row in part.notes[name]] for name in first.notes},
+        Rollout.joined([part.rollout for part in parts]),
+    )
+
+
 def draw(
     generator: Generator,
     prompts: Sequence[Prompt],

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from PIL import Image
@@ -69,6 +69,10 @@ class Rollout:
             recipes=tuple(self.recipes[i] for i in index.tolist()) if self.recipes else (),
         )
 
+    def cpu(self) -> Rollout:
+        """The same in main memory."""
+        return replace(self, group=self.group.cpu(), tokens=self.tokens.cpu(), logprobs=self.logprobs.cpu())
+
     @staticmethod
     def joined(parts: Sequence[Rollout]) -> Rollout:
         """Rollouts of one recipe in one, their groups counted on."""
@@ -120,7 +124,7 @@ class Generator(ABC):
     @classmethod
     @abstractmethod
     def from_folder(cls, folder: Path, *, device: str = "cpu") -> Generator:
-        """The generator that `save` wrote."""
+        """The generator that `save` wrote, but for low-rank changes beside its weights, which `load` knows."""
 
     @abstractmethod
     def save(self, folder: Path) -> None:
@@ -228,7 +232,26 @@ class Generator(ABC):
         raise ValueError(f"{self.spec.name} draws whole images only, got rows to continue; use `sample`.")
 
 
-GENERATORS: Registry[Generator] = Registry(
+BASE, ADAPTER = "base", "adapter"
+"""Parts of a folder that `save` wrote of a generator with low-rank changes beside its weights (`low_rank`)."""
+
+
+class Generators(Registry[Generator]):
+    """The table of generators, which also loads those with low-rank changes beside their weights."""
+
+    def load(self, name: str, **options: Any) -> Generator:
+        """See `Registry.load`."""
+        known, own = self.parted(name)
+        folder = Path(own["weights"]).expanduser() if "weights" in own else self.folder(name)
+        if folder is None or not (folder / ADAPTER).is_dir():
+            return super().load(name, **options)
+        from rwk.policy_opt.low_rank import load_on
+
+        base = str(folder / BASE)
+        return load_on(super().load(f"{known}@{base}" if own else base, **options), folder / ADAPTER)
+
+
+GENERATORS = Generators(
     "generator",
     "rwk.policy_opt.generator:Generator",
     {

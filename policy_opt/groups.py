@@ -148,14 +148,13 @@ class Groups:
     def _gathered(self, parts: Sequence[Scored]) -> Drawn:
         """One draw, as all processes see it."""
         config, gather = self.config, self.place.gather
-        rollout = Rollout.joined([part.rollout for part in parts])
-        scores, orders = (torch.cat([getattr(part, name) for part in parts]) for name in ("scores", "orders"))
-        scores = gather(scores)
+        whole = Scored.joined(parts)
+        scores, orders = gather(whole.scores), whole.orders
         alike = torch.full([len(scores)], nan)
         if config.diversity:
-            alike = likeness(gather(torch.cat([fields(part.levels) for part in parts])), config.group_size)
+            alike = likeness(gather(fields(whole.levels)), config.group_size)
         seen = gather(orders) if orders.numel() else torch.empty(len(scores), *orders.shape[1:])
-        return Drawn([rollout], scores, seen, alike)
+        return Drawn([whole.rollout], scores, seen, alike)
 
     def share(self, drawn: Drawn, groups: Tensor) -> Rollout:
         """This process's part of the groups of those numbers, which lie in the processes that drew them."""

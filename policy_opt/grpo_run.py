@@ -49,6 +49,7 @@ def learn_from_groups(
     progress: Progress | None = None,
     watched: Watched | None = None,
     seconds: float | None = None,
+    later: bool = False,
 ) -> Trained:
     """Tunes the generator, in place and as `out/generator`, and writes `out/metrics.jsonl` and `out/ledger.jsonl`.
 
@@ -64,10 +65,11 @@ def learn_from_groups(
         progress: is called after each update.
         watched: a reward to look at every `watch_every` updates.
         seconds: of processor time after which the run ends, at the next update.
+        later: whether the generator learnt in a part before, so that there may be nothing left to learn.
 
     Raises:
         ValueError: for numbers that do not fit together.
-        RunFailed: when nothing is learnt from the start on, or the gradient is not a number.
+        RunFailed: when nothing is learnt from the start on, but in a later part, or the gradient is not a number.
     """
     from rwk.policy_opt import trl_bridge as trl
 
@@ -78,7 +80,7 @@ def learn_from_groups(
     stages = Curriculum(config, rewards)
     recipe = sampling or generator.spec.sampling
     ledger = Ledger(out / "ledger.jsonl", config, table, rewards, main=place.rank == 0)
-    guards = Guards(config.collapse, min(config.epsilon, config.epsilon_high or config.epsilon))
+    guards = Guards(config.collapse, min(config.epsilon, config.epsilon_high or config.epsilon), later=later)
     journal = start(out, place, resume=resume, progress=progress, guards=guards)
     journal.total = config.steps
     folder = out / "checkpoints"
@@ -111,6 +113,7 @@ def learn_from_groups(
         if watch.ended is None:
             limit = ends_after(journal, seconds, place)
             trl.train(trainer, checkpoint, ends=[watch.every(config.watch_every), limit, all_drawn])
+            trl.release(trainer)
         watch.conclude()
         if average and watch.ended is None:
             average.give(policy)

@@ -39,17 +39,22 @@ VARIED = {"entropy": "token entropy, nats", "diversity": "variety within a group
 class Guards:
     """Looks at the lines of a run in their order; what it says depends on them alone."""
 
-    def __init__(self, collapse: float = 0.5, clip: float = 0.2) -> None:
+    def __init__(self, collapse: float = 0.5, clip: float = 0.2, *, later: bool = False) -> None:
         """
         Args:
             collapse: share of its beginning below which a quantity of `VARIED` has collapsed; 0 is never.
             clip: by how much a ratio may differ from 1 until it is clipped.
+            later: whether the generator learnt in a part before: no reason then to end it where nothing is left.
         """
-        self.collapse, self.clip = collapse, clip
+        self.collapse, self.clip, self.later = collapse, clip, later
         self._silent = 0
         self._quiet, self._why = 0, ""
         self._beginning: dict[str, float] = {}
         self._sounding: set[str] = set()
+
+    def anew(self) -> Guards:
+        """Guards of the same settings that have seen nothing."""
+        return Guards(self.collapse, self.clip, later=self.later)
 
     def look(self, row: dict[str, Any]) -> list[str]:
         """Alarms that an update's line begins to give cause for; what a guard looks for may be missing there."""
@@ -61,7 +66,7 @@ class Guards:
         return alarms
 
     def check(self, row: dict[str, Any], total: int) -> None:
-        """Raises RunFailed when the gradient is not a number, or nothing has been learnt from the start on.
+        """Raises RunFailed when the gradient is not a number, or nothing has been learnt from the start of all on.
 
         Args:
             row: the update's line.
@@ -69,7 +74,7 @@ class Guards:
         """
         if not math.isfinite(row.get("grad_norm") or 0.0):
             raise RunFailed(f"update {row['step']} has a gradient of {row['grad_norm']}; lower learning_rate.")
-        if row["step"] <= PATIENCE and (why := why_silent(row)):
+        if not self.later and row["step"] <= PATIENCE and (why := why_silent(row)):
             self._silent += 1
             if self._silent >= min(PATIENCE, total):
                 raise RunFailed(f"the first updates, {self._silent} in number, learnt nothing: {why}")

@@ -28,7 +28,7 @@ class Trained:
     """What an optimisation leaves behind and what it cost, over all processes and resumed parts."""
 
     generator: Path
-    """The folder of the tuned generator, of plain weights."""
+    """The folder of the tuned generator."""
     metrics: Path
     steps: int
     images_sampled: int
@@ -93,7 +93,7 @@ class Journal:
         """Drops the lines of updates after `step`, and a last line that was cut off; they will be made again."""
         rows = [row for row in read(self.path) if row["step"] <= step]
         self._spent = _spent(rows)
-        self._guards = Guards(self._guards.collapse, self._guards.clip)
+        self._guards = self._guards.anew()
         for row in rows:
             self._guards.look(row)
             self._guards.check(row, self.total)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -12,9 +14,10 @@ from PIL import Image
 from torch import Tensor
 
 from rwk.policy_opt.dpg import ask, share
-from rwk.policy_opt.evaluate import GOLD, JUDGED_SEED, Drawn, accuracy, draw, grouped
+from rwk.policy_opt.evaluate import GOLD, JUDGED_SEED, Drawn, accuracy, draw, grouped, joined
 from rwk.policy_opt.experiment import Experiment
 from rwk.policy_opt.generator import Generator
+from rwk.policy_opt.policy import ALONE, World
 from rwk.policy_opt.sampling import Sampling
 from rwk.policy_opt.suites import Benchmark
 from rwk.policy_opt.win_rates import WinRate
@@ -142,6 +145,7 @@ def judge(
     images: int,
     sampling: Sampling,
     before: Mapping[str, Drawn] | None = None,
+    place: World = ALONE,
 ) -> dict[str, Drawn]:
     """What the generator draws for the prompts of each domain, scored by what it learns from, and by its truth, `GOLD`.
 
@@ -152,34 +156,54 @@ def judge(
         images: of each prompt.
         sampling: how they are drawn.
         before: what it drew before; a pair judge compares each image with those of its prompt, else with its group.
+        place: the processes, each of which draws for a share of the prompts, and is told what the others drew.
 
     Raises:
         RunFailed: where a domain's truth says nothing of any image.
     """
     judged = {}
     for domain, (chosen, by) in on.items():
-        truth, rewards = chosen.truth(), dict(learnt)
-        if truth is not None:  # another reward of this name may be learnt from, as one without the benchmark's facts
-            own = by.shown[truth]
-            truth = truth if learnt.get(truth, own) is own else GOLD
-            rewards[truth] = own
-        drawn = draw(
-            generator,
-            chosen.prompts,
-            rewards,
-            per_prompt=images,
-            seed=JUDGED_SEED,
-            sampling=sampling,
-            others=before[domain].images if before else None,
-        )
-        if truth is not None:
-            drawn.scores[GOLD] = accuracy(drawn.scores[truth], rewards[truth].spec.high)
-            drawn.notes[GOLD] = drawn.notes[truth]
-        elif chosen.gold is not None:
-            drawn.scores[GOLD] = own_scores(drawn.images, chosen, by.within)[0]
-            drawn.notes[GOLD] = grouped([""] * drawn.scores[GOLD].numel(), images)
-        if chosen.gold is not None and drawn.scores[GOLD].isnan().all():
-            why = next((note for row in drawn.notes[GOLD] for note in row if note), "no reward of it gives a score")
+        own = place.share(len(chosen.prompts))
+        part = None
+        if own:
+            others = [before[domain].images[row] for row in own] if before else None
+            drawn = _judged(generator, chosen.of(own), by, learnt, images, sampling, others)
+            part = replace(drawn, rollout=drawn.rollout.cpu())
+        judged[domain] = whole = joined([part for part in place.collect(part) if part is not None])
+        if chosen.gold is not None and whole.scores[GOLD].isnan().all():
+            why = next((note for row in whole.notes[GOLD] for note in row if note), "no reward of it gives a score")
             raise RunFailed(f"{chosen.name} measures no image of the domain {domain!r}: {why}; judge on another.")
-        judged[domain] = drawn
     return judged
+
+
+def _judged(
+    generator: Generator,
+    chosen: Benchmark,
+    by: Judges,
+    learnt: Mapping[str, Reward | WinRate],
+    images: int,
+    sampling: Sampling,
+    others: Sequence[Sequence[Image.Image]] | None,
+) -> Drawn:
+    """What `judge` finds of one domain; `others` are as in `evaluate.draw`."""
+    truth, rewards = chosen.truth(), dict(learnt)
+    if truth is not None:  # another reward of this name may be learnt from, as one without the benchmark's facts
+        own = by.shown[truth]
+        truth = truth if learnt.get(truth, own) is own else GOLD
+        rewards[truth] = own
+    seed = JUDGED_SEED
+    drawn = draw(generator, chosen.prompts, rewards, per_prompt=images, seed=seed, sampling=sampling, others=others)
+    if truth is not None:
+        drawn.scores[GOLD] = accuracy(drawn.scores[truth], rewards[truth].spec.high)
+        drawn.notes[GOLD] = drawn.notes[truth]
+    elif chosen.gold is not None:
+        drawn.scores[GOLD] = own_scores(drawn.images, chosen, by.within)[0]
+        drawn.notes[GOLD] = grouped([""] * drawn.scores[GOLD].numel(), images)
+    return drawn
+
+
+def give_back(device: str) -> None:
+    """Frees what rewards held that are used no more; some networks hold themselves, and a GPU's memory is kept."""
+    gc.collect()
+    if torch.device(device).type == "cuda":
+        torch.cuda.empty_cache()

@@ -23,10 +23,11 @@ from typing import Any
 
 from rwk.policy_opt.advantage import Weighted
 from rwk.policy_opt.configs import Grpo, Rft
-from rwk.policy_opt.generator import Generator
+from rwk.policy_opt.generator import ADAPTER, Generator, load
 from rwk.policy_opt.grpo import grpo
 from rwk.policy_opt.journal import Progress, Trained, derived_seed, publish, read, start
 from rwk.policy_opt.ladder_config import Ladder
+from rwk.policy_opt.low_rank import take_over
 from rwk.policy_opt.policy import World, world
 from rwk.policy_opt.rft import rft
 from rwk.policy_opt.sampling import Sampling
@@ -54,10 +55,12 @@ def ladder(
     resume: bool = False,
     progress: Progress | None = None,
     watched: Watched | None = None,
+    later: bool = False,
 ) -> Trained:
     """Tunes the generator, in place and as `out/generator`; `out/metrics.jsonl` holds the updates of all parts.
 
-    Arguments and errors are those of `grpo` and `rft`. The watched reward is looked at in the parts of GRPO.
+    Arguments and errors are those of `grpo` and `rft`. The watched reward is looked at in the parts of GRPO. A part
+    behind the first that finds nothing left to learn says so in an alarm, and the ladder goes on.
     """
     place = world(next(generator.module.parameters()).device)
     table = list(dict.fromkeys(prompts))
@@ -82,6 +85,7 @@ def ladder(
                     resume=(folder / "metrics.jsonl").exists(),
                     progress=_counted_on(progress, parts, config),
                     watched=watched if name == "grpo" else None,
+                    later=later or bool(parts),
                 )
                 _finish_part(folder, part, parts, place)
             parts.append(part)
@@ -175,8 +179,8 @@ def _finished_part(folder: Path, generator: Generator) -> Trained | None:
     held = json.loads(record.read_text())
     part = Trained(**held | {name: Path(held[name]) for name in ("generator", "metrics")})
     if part.generator.exists():
-        tuned = type(generator).from_folder(part.generator)
-        generator.module.load_state_dict(tuned.module.state_dict())
+        kept = (part.generator / ADAPTER).is_dir()
+        take_over(generator, load(str(part.generator)) if kept else type(generator).from_folder(part.generator))
     return part
 
 

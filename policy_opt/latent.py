@@ -60,6 +60,9 @@ def refine(
         raise ValueError(f"refining needs a reward with a gradient, got {reward.spec.name}; take another.")
     if not trust > 0:
         raise ValueError(f"trust must be above 0, got {trust}.")
+    if not len(tokens):
+        book, none = generator.code_embeddings(), torch.empty(0)
+        return Refined(book[tokens.to(book.device)], tokens, none, none, none)
     parts = [
         _refined(generator, reward, tokens[at : at + _AT_ONCE], prompts[at : at + _AT_ONCE], trust, steps)
         for at in range(0, len(tokens), _AT_ONCE)

@@ -10,7 +10,7 @@ Gradients stay in half precision, and become float32 one parameter at a time.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -100,6 +100,8 @@ class MasterAdamW(torch.optim.AdamW):
 def keep_masters(trainer: Any, begun: dict[str, Tensor]) -> None:
     """Has a trainer of transformers' take `MasterAdamW`, where weights of half precision learn.
 
+    DeepSpeed gives it float32 copies of its own in their place, which are begun alike.
+
     Args:
         begun: float32 masters to begin with, whole, by name, which are taken out of it; others begin at their weights.
     """
@@ -112,28 +114,32 @@ def keep_masters(trainer: Any, begun: dict[str, Tensor]) -> None:
 
     class Begin(TrainerCallback):
         def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if state.global_step:  # a checkpoint has given them back
+                begun.clear()
             optimizer = _optimizer_of(trainer)
             for name, p in _halves_of(trainer.model).items():
-                if optimizer and name in begun:
+                if name in begun and optimizer:
                     optimizer.begin(p, _laid_out_as(p, begun.pop(name)))
+                elif name in begun:
+                    _set_deepspeed(p, begun.pop(name))
 
     trainer.add_callback(Begin())
 
 
-def masters_of(trainer: Any) -> dict[str, Tensor]:
+def masters_of(trainer: Any) -> Iterator[tuple[str, Tensor]]:
     """By name, the float32 masters that a trainer's weights of half precision are roundings of, or the part of each
-    that this process has; none where there are none."""
+    that this process has; none where there are none. Under DeepSpeed all processes have to ask, and get each whole."""
     optimizer = _optimizer_of(trainer)
-    if optimizer is None:
-        return {}
-    states = {name: optimizer.state.get(p, {}) for name, p in _halves_of(trainer.model).items()}
-    return {name: state["master"].detach() for name, state in states.items() if "master" in state}
+    for name, p in _halves_of(trainer.model).items():
+        master = optimizer.state.get(p, {}).get("master") if optimizer else _of_deepspeed(p)
+        if master is not None:
+            yield name, master.detach()
 
 
-def whole(masters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def whole(masters: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
     """Masters in one piece on the CPU, in every process; all have to ask."""
-    found: dict[str, Any] = dict(masters)
-    return {name: (v.full_tensor() if hasattr(v, "full_tensor") else v).cpu() for name, v in found.items()}
+    found: Iterable[tuple[str, Any]] = masters
+    return {name: (v.full_tensor() if hasattr(v, "full_tensor") else v).cpu() for name, v in found}
 
 
 def check_has_masters(checkpoint: Path, module: nn.Module) -> None:
@@ -166,6 +172,22 @@ def _optimizer_of(trainer: Any) -> MasterAdamW | None:
     """The trainer's optimizer, out of accelerate's wrapper."""
     optimizer = getattr(trainer.optimizer, "optimizer", trainer.optimizer)
     return optimizer if isinstance(optimizer, MasterAdamW) else None
+
+
+def _of_deepspeed(p: Tensor) -> Tensor | None:
+    """The master that DeepSpeed keeps of a parameter, in one piece, or None."""
+    if not hasattr(p, "_hp_mapping"):
+        return None
+    from deepspeed.utils import safe_get_full_fp32_param
+
+    return safe_get_full_fp32_param(p)  # type: ignore[no-any-return]
+
+
+def _set_deepspeed(p: Tensor, master: Tensor) -> None:
+    """Makes a master that DeepSpeed keeps, in parts, equal to this one, of which the parameter is the rounding."""
+    from deepspeed.utils import safe_set_full_fp32_param
+
+    safe_set_full_fp32_param(p, master.to(p.device, torch.float32))
 
 
 def _laid_out_as(p: Any, value: Tensor) -> Tensor:

@@ -20,6 +20,8 @@ ANY = "prompt accuracy"
 SHARES = (GOLD, ANY)
 """Scores that are made of a reward's."""
 SIMILARITY = "similarity"
+Found = tuple[dict[str, Tensor], Tensor, list[Tensor]]
+"""Scores, similarity and answers of `Measured`."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,17 @@ class Measured:
     """[P] mean over all pairs of a prompt's images, of any seed; NaN for one image."""
     answers: list[Tensor] = field(default_factory=list)
     """[P] of [S, n, Q] answers to the benchmark's questions; empty where it has none."""
+
+    @property
+    def found(self) -> Found:
+        return self.scores, self.similarity, self.answers
+
+    @staticmethod
+    def joined(benchmark: Benchmark, parts: Sequence[Found]) -> Measured:
+        """What was found of all prompts of a benchmark, which were measured in lots, in their order."""
+        scores, similarities, answers = zip(*parts, strict=True)
+        whole = {name: torch.cat([part[name] for part in scores]) for name in scores[0]}
+        return Measured(benchmark, whole, torch.cat(similarities), [told for part in answers for told in part])
 
     def interval(self, name: str, category: str | None = None, *, seed: int | None = None) -> Interval:
         """Mean of a score, or of the similarity, with its 95 % interval clustered by prompt.

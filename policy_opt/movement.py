@@ -41,18 +41,21 @@ def movement(trainer: Any, journal: Journal) -> Any:
 
 def _sample(trainer: Any) -> Tensor:
     """[about SAMPLE] float32 of the weights that learn, as AdamW holds them in this process, spread evenly."""
-    masters = masters_of(trainer)
-    learns: dict[str, Any] = {
-        name: masters.get(name, p.detach()) for name, p in trainer.model.named_parameters() if p.requires_grad
-    }
-    own = [value.to_local() if hasattr(value, "to_local") else value for value in learns.values()]
-    stride = max(1, sum(value.numel() for value in own) // SAMPLE)
-    return torch.cat([value.flatten()[::stride].float() for value in own])
+    learns = {name: _own(p) for name, p in trainer.model.named_parameters() if p.requires_grad}
+    stride = max(1, sum(value.numel() for value in learns.values()) // SAMPLE)
+    masters = {name: _own(master)[::stride].clone() for name, master in masters_of(trainer)}
+    return torch.cat([masters.get(name, value[::stride].float()) for name, value in learns.items()])
+
+
+def _own(value: Any) -> Tensor:
+    """[N] the part of a tensor that this process has."""
+    own: Tensor = value.detach().to_local() if hasattr(value, "to_local") else value.detach()
+    return own.flatten()
 
 
 def _held_in(trainer: Any) -> str:
     """The type of the weights that learn, as AdamW holds them: that of half precision where one is held so."""
-    masters = masters_of(trainer)
+    masters = {name for name, _ in masters_of(trainer)}
     kinds = {p.dtype for name, p in trainer.model.named_parameters() if p.requires_grad and name not in masters}
     held = next((kind for kind in HALF if kind in kinds), torch.float32)
     return str(held).removeprefix("torch.")

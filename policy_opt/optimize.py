@@ -6,7 +6,6 @@ import json
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from rwk.policy_opt.experiment import Experiment, Recipe
 from rwk.policy_opt.generator import Generator
 from rwk.policy_opt.grpo import grpo
 from rwk.policy_opt.journal import Progress, Trained, start
-from rwk.policy_opt.judging import judge, measures
+from rwk.policy_opt.judging import give_back, judge, measures
 from rwk.policy_opt.ladder import ladder
 from rwk.policy_opt.ladder_config import Ladder
 from rwk.policy_opt.policy import world
@@ -34,6 +33,7 @@ from rwk.policy_opt.rebel import rebel
 from rwk.policy_opt.rft import rft
 from rwk.policy_opt.sampling import Sampling
 from rwk.policy_opt.settings import Optimisation
+from rwk.policy_opt.sharded import check_launch
 from rwk.policy_opt.suites import chosen
 from rwk.policy_opt.watch import Watched
 from rwk.policy_opt.win_rates import WinRate, check_judges, scorer
@@ -87,6 +87,7 @@ def optimize(
     preset: str | None = None,
     progress: Progress | None = None,
     seconds: float | None = None,
+    later: bool = False,
 ) -> Comparison:
     """Lets a generator learn from rewards, and says what came of it.
 
@@ -103,6 +104,7 @@ def optimize(
         preset: what the settings were taken from, for config.json.
         progress: is called after every update.
         seconds: of processor time after which learning ends, at the next update; a ladder knows none.
+        later: whether the generator learnt in a run before: where nothing is left to learn it ends well then.
 
     Raises:
         ValueError: for what does not fit together, as the settings and the run to resume, or a reward that is to be
@@ -113,11 +115,12 @@ def optimize(
         raise ValueError(f"a ladder ends after its climbs, got {seconds} seconds to end after; leave them out.")
     device = own_device(device)
     generator = generators.load(experiment.generator, device=device)
+    check_launch(generator.module, adapters=algorithm.lora_rank > 0)
     if algorithm.torch_compile:
         compile_draws(generator)
     sampling = sampling_of(generator, recipe)
-    later = algorithm.then if isinstance(algorithm, Grpo) else ()
-    learnt = list(dict.fromkeys([*experiment.rewards, *later]))
+    then = algorithm.then if isinstance(algorithm, Grpo) else ()
+    learnt = list(dict.fromkeys([*experiment.rewards, *then]))
     check_judges(learnt, experiment, algorithm)
     rewards = {name: scorer(name, experiment.opponents, device) for name in learnt}
     weighted = [Weighted(name, reward, float(name in experiment.rewards)) for name, reward in rewards.items()]
@@ -130,16 +133,14 @@ def optimize(
     if gold is not None and gold not in rewards:
         rewards[gold] = registry.load(gold, device=device)
         weighted.append(Weighted(gold, rewards[gold], 0.0))
-    judging = partial(
-        judge,
-        generator,
-        measures(experiment, benchmarks, rewards, device),
-        {name: rewards[name] for name in learnt},
-        images=experiment.eval_images,
-        sampling=sampling,
-    )
-
     place = world(torch.device(device))
+
+    def judging(before: Mapping[str, Drawn] | None = None) -> dict[str, Drawn]:
+        """Judges by rewards that are loaded for it, so that they do not lie beside what learns."""
+        on = measures(experiment, benchmarks, rewards, device)
+        by = {name: rewards[name] for name in learnt}
+        return judge(generator, on, by, images=experiment.eval_images, sampling=sampling, before=before, place=place)
+
     run = {"algorithm": type(algorithm).__name__.lower(), **asdict(algorithm), "sampling": asdict(sampling)}
     temperatures = {part.name: part.temperature for part in weighted if algorithm.calibrated and part.name in learnt}
     settings = {"experiment": experiment.document(), "algorithm": run, "temperatures": temperatures}
@@ -151,6 +152,7 @@ def optimize(
     if place.rank == 0:
         write_json(out / "config.json", settings | {"preset": preset, "versions": versions()})
     before = judging()
+    give_back(device)
     texts = [prompt.text for prompt in prompts.train]
     learn = ALGORITHMS[type(algorithm)]
     trained = learn(
@@ -163,6 +165,7 @@ def optimize(
         resume=resume,
         progress=progress,
         watched=watched,
+        later=later,
         **({} if seconds is None else {"seconds": seconds}),
     )
     after = judging(before=before)

@@ -53,6 +53,14 @@ def outputs(layer: nn.Linear, hidden: Tensor, which: slice) -> Tensor:
     return nn.functional.linear(hidden, layer.weight[which], None if layer.bias is None else layer.bias[which])
 
 
+def lays_out(dtype: torch.dtype) -> bool:
+    """Whether this machine's CPU has a layout of its own for weights of a type."""
+    if not torch.backends.mkldnn.is_available() or not torch.backends.mkldnn.enabled:
+        return False
+    half = dtype == torch.bfloat16 and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return dtype == torch.float32 or half
+
+
 class _Packed:
     """The forward of a linear layer whose weights, or some rows of them, are laid out on first use."""
 
@@ -73,8 +81,5 @@ class _Packed:
 def _packable(part: nn.Linear) -> bool:
     if type(part) is not nn.Linear or "forward" in vars(part) or type(part.weight) is not nn.Parameter:
         return False
-    if not torch.backends.mkldnn.is_available() or not torch.backends.mkldnn.enabled:
-        return False
-    dtype = part.weight.dtype
-    holds = dtype == torch.float32 or dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    return holds and part.weight.device.type == "cpu" and part.weight.numel() >= LEAST_WEIGHTS
+    holds = part.weight.device.type == "cpu" and lays_out(part.weight.dtype)
+    return holds and part.weight.numel() >= LEAST_WEIGHTS

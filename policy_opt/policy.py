@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import copy
-import logging
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from rwk.policy_opt.generator import Generator, Rollout, TokenStatistics
+from rwk.policy_opt.low_rank import is_half, left_out, put_beside, put_on, taken_off
 from rwk.policy_opt.module_state import recomputing
+from rwk.policy_opt.quiet import quiet
 from rwk.policy_opt.sampling import Sampling
 from rwk.policy_opt.settings import Optimisation
 
+T = TypeVar("T")
 Statistics = Callable[[Rollout], TokenStatistics]
 """`Generator.statistics`, or that of a reference."""
 
@@ -120,11 +121,29 @@ class World(NamedTuple):
 
         return gather(rows.to(self.device)).cpu()  # type: ignore[no-any-return]
 
+    def share(self, count: int) -> range:
+        """Which of so many things fall to this process: neighbours, and as many as to another but for one.
+
+        >>> [list(World(rank, 2, torch.device("cpu")).share(3)) for rank in range(2)]
+        [[0], [1, 2]]
+        """
+        return range(self.rank * count // self.size, (self.rank + 1) * count // self.size)
+
+    def collect(self, value: T) -> list[T]:
+        """What every process passed, in order of rank; tensors in it must be on the CPU."""
+        from accelerate.utils import gather_object
+
+        return gather_object([value])  # type: ignore[no-any-return]
+
     def wait(self) -> None:
         """Returns when every process has come here."""
         from accelerate.utils import wait_for_everyone
 
         wait_for_everyone()
+
+
+ALONE = World(0, 1, torch.device("cpu"))
+"""One process by itself."""
 
 
 def world(device: torch.device) -> World:
@@ -137,9 +156,10 @@ def world(device: torch.device) -> World:
 
 @contextmanager
 def trainable(generator: Generator, config: Optimisation, *, keep: bool) -> Iterator[Statistics | None]:
-    """Prepares `generator.module` for training, and leaves it with plain weights at the end.
+    """Prepares `generator.module` for training.
 
-    With `lora_rank` above 0 adapters take the place of the linear layers, and are merged into them at the end. With
+    With `lora_rank` above 0 adapters take the place of the linear layers. At the end they are merged into these, or
+    where those are of half precision, which would lose small changes, they stay beside them (`low_rank`). With
     `gradient_checkpointing` layers are computed again in the backward pass, until the end.
 
     Args:
@@ -165,6 +185,7 @@ def _adapted(generator: Generator, config: Optimisation, *, keep: bool) -> Itera
     from peft import LoraConfig, get_peft_model
 
     module = generator.module
+    before = taken_off(generator)
     learns = {name for name, value in module.named_parameters() if value.requires_grad}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
@@ -172,18 +193,22 @@ def _adapted(generator: Generator, config: Optimisation, *, keep: bool) -> Itera
         lora = LoraConfig(r=config.lora_rank, lora_alpha=alpha, target_modules=_linear_layers(generator))
         with quiet():
             adapted = get_peft_model(module, lora)
+    put_beside(adapted, before)
 
     def without_adapters(rollout: Rollout) -> TokenStatistics:
-        with adapted.disable_adapter():
+        with left_out(adapted, before):
             return generator.statistics(rollout)
 
     try:
         yield without_adapters if keep else None
     finally:
-        adapted.merge_and_unload()
-        vars(module).pop("peft_config", None)
+        learnt = taken_off(generator) if is_half(module) else {}
+        if not learnt:
+            adapted.merge_and_unload()
+            vars(module).pop("peft_config", None)
         for name, value in module.named_parameters():
             value.requires_grad_(name in learns)
+        put_on(generator, learnt)
 
 
 def kl_per_image(statistics: Statistics, reference: Statistics, rollout: Rollout) -> Tensor:
@@ -210,20 +235,3 @@ def _linear_layers(generator: Generator) -> list[str]:
     if not found:
         raise ValueError(f"{generator.spec.name} has no linear layer for LoRA to adapt; set lora_rank to 0.")
     return found
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Holds back what the frameworks say of themselves; errors pass."""
-    loggers = [logging.getLogger(name) for name in ("trl", "transformers", "accelerate", "datasets")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="You are using 'rollout_func'")
-            warnings.filterwarnings("ignore", message="`(is_)?gradient_checkpointing` is deprecated")  # they use it
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)

@@ -1,13 +1,14 @@
 """REBEL: draw images for each prompt, score and pair them, and learn by how much the better is better; then again.
 
-For two images i and j of one prompt, with rewards R, and log-probabilities l now and r under the policy that drew them:
+For two images i and j of one prompt, with rewards R, and log-probabilities l now and r under the reference, which is
+the policy that drew them, or with `reference` fixed the generator that the run began with:
 
     loss = ([(l_i - r_i) - (l_j - r_j)] / eta - [R_i - R_j])^2                                         `rebel_loss`
 
 An update takes its mean over prompts of the mean over the pairs of each, which over all pairs of n images is twice the
-variance of d_i = (l_i - r_i) / eta - R_i, with n - 1 below. Where it is 0 for every pair, the policy is the one that
-drew, reweighted by exp(eta R): a step of mirror descent. DPO learns from which image is better, this from by how much
-as well, so `eta` depends on the unit of the reward.
+variance of d_i = (l_i - r_i) / eta - R_i, with n - 1 below. Where it is 0 for every pair, the policy is the reference
+reweighted by exp(eta R), which of the policy that drew is a step of mirror descent. DPO learns from which image is
+better, this from by how much as well, so `eta` depends on the unit of the reward.
 
 Gao et al. (2024), arXiv:2404.16767; their code minimises eta^2 times this.
 """
@@ -44,7 +45,7 @@ def rebel_loss(won: Tensor, lost: Tensor, margin: Tensor, weight: Tensor, *, eta
     """[] mean squared error of the rewards' differences of weighted pairs, as the policy implies them.
 
     Args:
-        won: [P] nats: log-probability of the better image of a pair less that under the policy that drew it.
+        won: [P] nats: log-probability of the better image of a pair less that under the reference.
         lost: [P] nats: the same of the worse image.
         margin: [P] by how much the reward of the better image is larger.
         weight: [P].

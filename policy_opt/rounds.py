@@ -41,6 +41,7 @@ from rwk.policy_opt.masters import masters_of, whole
 from rwk.policy_opt.policy import Policy, Statistics, World, trainable, world
 from rwk.policy_opt.sampling import Sampling
 from rwk.policy_opt.watch import Watch, Watched
+from rwk.rewards.errors import RunFailed
 
 MIN_STD = 1e-4
 """A deviation within a group below this counts as this where rewards are standardised, and std_floor says nothing."""
@@ -61,6 +62,7 @@ def learn_in_rounds(
     progress: Progress | None = None,
     watched: Watched | None = None,
     seconds: float | None = None,
+    later: bool = False,
 ) -> Trained:
     """Tunes the generator, in place and as `out/generator`, and writes `out/metrics.jsonl`.
 
@@ -69,7 +71,7 @@ def learn_in_rounds(
 
     The learning rate rises and falls once, by the updates of all rounds. How many those are is known from the draws:
     the updates so far, and as many in each round to come as the present one makes. So it is reckoned anew in each
-    round, and in the last it is exact. A later round without a pair ends the run, with an alarm.
+    round, and in the last it is exact. A round without a pair ends the run, with an alarm, but for the first of all.
 
     Args:
         trainer_of: makes the trainer of each round.
@@ -80,18 +82,20 @@ def learn_in_rounds(
         progress: is called after each update.
         watched: a reward to look at every `watch_every` rounds.
         seconds: of processor time after which the run ends, at the next update.
+        later: whether the generator learnt in a part before, so that there may be nothing left to learn.
 
     Raises:
         ValueError: for numbers that do not fit together.
-        RunFailed: when the first round finds no pair, nothing is learnt from the start on, or the gradient is not a
-            number.
+        RunFailed: when the first round finds no pair, or nothing is learnt from the start on, though it is no later
+            part; or the gradient is not a number.
     """
     place = world(next(generator.module.parameters()).device)
     table = list(dict.fromkeys(prompts))
     if not table:
         raise ValueError(f"{type(config).__name__.lower()} needs at least one prompt, got none.")
+    check_overlap(config, len(table), place.size)
     unit = preference_unit(rewards, config.aggregation) if config.margins_count else nan
-    journal = start(out, place, resume=resume, progress=progress, guards=Guards(config.collapse))
+    journal = start(out, place, resume=resume, progress=progress, guards=Guards(config.collapse, later=later))
     recipe = sampling or generator.spec.sampling
     floors = floors_of(rewards, config.std_floor, min_std=MIN_STD)
     fixed = isinstance(config, Pairwise) and config.reference == "fixed"
@@ -101,7 +105,7 @@ def learn_in_rounds(
         policy = Policy(generator.module, generator.statistics, table, recipe)
         watch = Watch(watched, config, generator, rewards, recipe, out, policy, journal, place, began)
         watch.begin(sys.maxsize)
-        run = _Run(config, trainer_of, artist, policy, journal, watch, place, began, ends)
+        run = _Run(config, trainer_of, artist, policy, journal, watch, place, began, ends, later)
         for number in range(config.rounds):
             if seconds is not None and out_of_time(journal, seconds, place, run.updates):
                 break
@@ -123,6 +127,17 @@ def learn_in_rounds(
     )
 
 
+def check_overlap(config: Rounds, prompts: int, processes: int) -> None:
+    """Raises ValueError where no score of a round can be computed while something else is drawn."""
+    prompts = min(config.prompts_per_round or prompts, prompts)
+    at_once = min(config.prompts_per_draw, prompts)
+    if config.score_meanwhile and at_once == 1 and prompts <= processes:
+        raise ValueError(
+            f"score_meanwhile needs two prompts of a round in a process, got {prompts} for {processes}; draw for more "
+            f"prompts, or leave it out."
+        )
+
+
 @dataclass
 class _Run:
     """A run between two rounds."""
@@ -138,6 +153,8 @@ class _Run:
     """Of the generator as the run began, where it is kept."""
     ends: Callable[[int], bool] | None
     """Whether the run is to end after an update, where its seconds are counted."""
+    later: bool
+    """Whether there may be nothing to learn from the first round on."""
     updates: int = 0
     images: int = 0
     """That were drawn."""
@@ -147,9 +164,18 @@ class _Run:
     """Images of which a reference was asked."""
 
     def round(self, number: int, folder: Path) -> bool:
-        """Draws and learns, or takes from the folder what was made there before; gives whether there was a pair."""
+        """Draws and learns, or takes from the folder what was made there before; gives whether there was a pair.
+
+        Raises:
+            RunFailed: where there was none in the first round, and the generator has learnt nothing before.
+        """
         config, drawn = self.config, self.artist.draw(folder / "draws", number)
         planned = drawn.updates(config)
+        if not planned and not number and not self.later:
+            raise RunFailed(
+                f"{type(config).__name__.lower()} {self.artist.without_pairs(drawn)}; take a finer reward, a larger "
+                f"group_size or a smaller bound."
+            )
         self.journal.total = self.updates + (config.rounds - number) * planned
         reference = self.began if config.kl_every and number % config.kl_every == 0 else None
         self.images += len(drawn.tokens)
@@ -194,6 +220,7 @@ class _Run:
         trainer.span = self.updates, journal.total
         trl.train(trainer, checkpoint, ends=ends)
         state = dict(self.policy.state_dict()) | whole(masters_of(trainer))
+        trl.release(trainer)
         if place.rank == 0:
             save_whole(state, folder / "policy.safetensors")
             shutil.rmtree(checkpoints, ignore_errors=True)

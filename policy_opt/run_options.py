@@ -19,3 +19,4 @@ class RunOptions(TypedDict, total=False):
     progress: Progress | None
     watched: Watched | None
     seconds: float | None
+    later: bool

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from rwk.policy_opt.advantage import Columns, Weighted, score_all
@@ -33,6 +34,17 @@ class Scored(NamedTuple):
     """[B, J, 2] likewise."""
     waited: float
     """Seconds that were spent on nothing else than its scores."""
+
+    @staticmethod
+    def joined(parts: Sequence[Scored]) -> Scored:
+        """Parts of a draw in one."""
+        return Scored(
+            Rollout.joined([part.rollout for part in parts]),
+            torch.cat([part.levels for part in parts]),
+            torch.cat([part.scores for part in parts]),
+            torch.cat([part.orders for part in parts]),
+            sum(part.waited for part in parts),
+        )
 
 
 def scored(

@@ -71,7 +71,8 @@ class Optimisation:
     score_meanwhile: bool = setting(
         False,
         "Score the images of one draw on a thread while the next are drawn, of which prompts_per_draw makes several "
-        "in a step or a round; where it is 0, a step of GRPO is drawn by halves. What is learnt stays the same.",
+        "in a step or a round. A step of GRPO without prompts_per_draw, and a round that is one draw in its process, "
+        "is drawn by halves. What is learnt stays the same.",
         switch=True,
     )
     from_pixels: bool = setting(

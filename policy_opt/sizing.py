@@ -4,10 +4,16 @@ Every number is computed, none is measured. In bytes, for one process, with b by
 learn, and rows that count double under guidance; masters are `policy_opt.masters`, and adapters are float32:
 
     weights P b, gradients T b, AdamW 8 T, masters 4 T where b is 2, a reference P b, an average of the weights 4 T
-    cache        rows drawn * (prompt + image) * 2 (keys and values) * layers * width of keys * b
+    cache        rows drawn * (prompt + image) * 2 (keys and values) * layers * width of keys * b; of compiled steps
+                 rows and length are those of their graphs (`compiled`), and the cache stays while it is learnt
+    laid out     as many bytes as the layers that a CPU lays out for a draw have (`packed`)
     activations  rows trained at once * (prompt + image) * layers * 34 hidden * b / 2; with gradient checkpointing
                  2 hidden a layer, and 34 of the one that is computed again
     logits       4 * rows trained at once * image * codes, 2^22 of them at most
+
+In n processes FSDP2 and stage 2 of ZeRO hold gradients T b / n, AdamW 8 T / n and masters 4 T / n; FSDP2 also a twin of
+the generator, its weights P b / n and its decoder whole (`sharded`), and ZeRO masters of float32 weights too. Layers
+that are gathered for a moment, and what DeepSpeed keeps for its messages, are left out.
 
 A generator that keeps no cache reads prompt and image anew in every draw, and so makes as many times the operations;
 it holds the activations of one draw, since each is computed again backwards, at another 2 N.
@@ -21,47 +27,20 @@ keep. A token costs 2 N operations forward and 6 N forth and back, N being the p
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Any, Literal
+from typing import Any
 
-from torch import nn
-
+from rwk.policy_opt.compiled import WIDTH, rows_taken
 from rwk.policy_opt.configs import Grpo, Pairwise, Rft, Rounds
-from rwk.policy_opt.generator import Generator
+from rwk.policy_opt.packed import LEAST_ROWS, MOST_BYTES
 from rwk.policy_opt.rollout import CausalGenerator
 from rwk.policy_opt.sampling import GuidanceMode
 from rwk.policy_opt.settings import Optimisation
+from rwk.policy_opt.sharded import Sharding
+from rwk.policy_opt.sizing_shape import Shape
 
 GIB = 2**30
 FLOAT = 4
 """Bytes of a number in float32, in which AdamW keeps its state."""
-
-
-@dataclass(frozen=True)
-class Shape:
-    """What of a generator its costs depend on."""
-
-    parameters: int
-    """Of the network that learns."""
-    active: int
-    """Those that an image token is multiplied by."""
-    linear: int
-    """Inputs and outputs of all linear layers together, so that adapters of rank r have r times as many parameters."""
-    layers: int
-    hidden: int
-    keys: int
-    """Width of the keys of one layer, over all heads."""
-    tokens: int
-    prompt: int
-    """Tokens of a prompt."""
-    codes: int
-    decoder: int
-    """Parameters of what turns codes into pixels."""
-    width: int
-    """Bytes of a number."""
-    draws: int = 0
-    """That make an image, each a pass of the network; 0 is one for each token."""
-    cached: bool = True
-    """Whether a draw reads no more than the tokens of the draw before."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +69,9 @@ class Plan:
     reference: int
     average: int
     decoder: int
+    twin: int
     cache: int
+    laid_out: int
     activations: int
     logits: int
     trained_parameters: int
@@ -108,10 +89,12 @@ class Plan:
     @property
     def peak(self) -> int:
         """Bytes at most: the cache is gone when activations are held, unless compiled steps keep it."""
-        state = self.weights + self.gradients + self.optimizer + self.masters
+        state = self.weights + self.gradients + self.optimizer + self.masters + self.twin
         held = state + self.reference + self.average + self.decoder
         learning = self.activations + self.logits
-        return held + (self.cache + learning if self.keeps_cache else max(self.cache, learning))
+        if self.keeps_cache:
+            return held + self.cache + max(self.laid_out, learning)
+        return held + max(self.cache + self.laid_out, learning)
 
     def hours(self, card: Card = H100) -> float:
         """Hours of drawing and training on one card, without rewards and decoding: a bound from below."""
@@ -123,79 +106,6 @@ class Plan:
         return {item.name: getattr(self, item.name) for item in fields(self)} | {"peak": self.peak}
 
 
-def shape_of(generator: Generator) -> Shape:
-    """The shape of a generator; without the config of a transformers model its cache and activations count as 0."""
-    module, spec = generator.module, generator.spec
-    ids_of = getattr(generator, "prompt_ids", lambda prompt: ())
-    counted = sum(value.numel() for value in module.parameters())
-    once = sum(value.numel() for part in getattr(module, "once", ()) for value in part.parameters())
-    config = getattr(module, "config", None)
-    hidden, heads = getattr(config, "hidden_size", 0), getattr(config, "num_attention_heads", 1)
-    linear = [part for part in module.modules() if isinstance(part, nn.Linear)]
-    embedded = sum(part.weight.numel() for part in module.modules() if isinstance(part, nn.Embedding))
-    decoder: Any = getattr(generator, "vq", None)
-    return Shape(
-        parameters=counted,
-        active=counted - embedded - once,
-        linear=sum(part.in_features + part.out_features for part in linear),
-        layers=getattr(config, "num_hidden_layers", 0),
-        hidden=hidden,
-        keys=hidden // heads * getattr(config, "num_key_value_heads", heads),
-        tokens=spec.tokens,
-        prompt=max(len(ids_of(prompt)) for prompt in generator.example_prompts),
-        codes=spec.codes,
-        decoder=sum(value.numel() for value in decoder.parameters()) if isinstance(decoder, nn.Module) else 0,
-        width=next(module.parameters()).element_size(),
-        draws=len(spec.steps),
-        cached=getattr(generator, "cached", True),
-    )
-
-
-def llama_shape(
-    *,
-    hidden: int,
-    layers: int,
-    inner: int,
-    vocabulary: int,
-    codes: int,
-    tokens: int,
-    keys: int = 0,
-    head: Literal["own", "shared", "tied"] = "own",
-    decoder: int = 72_000_000,
-) -> Shape:
-    """A generator of Llama's layers, with a text vocabulary in and out.
-
-    Args:
-        keys: width of the keys of a layer; by default `hidden`.
-        head: codes have an image head of two layers; or are rows of the vocabulary, whose table in is another than the
-            one out, or the same.
-        decoder: parameters of what turns codes into pixels.
-    """
-    keys = keys or hidden
-    block = 2 * hidden**2 + 2 * hidden * keys + 3 * hidden * inner
-    own = hidden**2 + hidden * codes if head == "own" else 0
-    return Shape(
-        parameters=layers * block + (1 if head == "tied" else 2) * vocabulary * hidden + own,
-        active=layers * block + (own or hidden * codes),
-        linear=layers * (4 * hidden + 2 * (hidden + keys) + 3 * (hidden + inner)),
-        layers=layers,
-        hidden=hidden,
-        keys=keys,
-        tokens=tokens,
-        prompt=64,
-        codes=codes,
-        decoder=decoder,
-        width=2,
-    )
-
-
-JANUS_PRO = {
-    "1B": llama_shape(hidden=2048, layers=24, inner=5632, vocabulary=102_400, codes=16_384, tokens=576),
-    "7B": llama_shape(hidden=4096, layers=30, inner=11_008, vocabulary=102_400, codes=16_384, tokens=576),
-}
-"""Of the configs of deepseek-ai/Janus-Pro-1B and -7B, without their image encoder, which drawing does not need."""
-
-
 def plan(
     config: Optimisation,
     shape: Shape,
@@ -205,6 +115,8 @@ def plan(
     guided: bool,
     mode: GuidanceMode = "matched",
     processes: int = 1,
+    sharding: Sharding = "none",
+    lays_out: bool = False,
 ) -> Plan:
     """What a run holds in each process, and does over all of them.
 
@@ -214,6 +126,8 @@ def plan(
         guided: whether guidance is other than 1.
         mode: of `Sampling`.
         processes: over which a draw and an update are spread.
+        sharding: what else is.
+        lays_out: whether it is drawn on a CPU that has a layout of its own for weights of that width.
     """
     images, at_once, trained, passes = _counts(config, prompts, processes)
     double = 2 if guided else 1
@@ -223,22 +137,30 @@ def plan(
     length, b = shape.prompt + shape.tokens, shape.width
     copies = 0 if config.lora_rank else _kept(config)
     micro = _micro(config, processes)
-    per_row = length * 2 * shape.layers * shape.keys * b if shape.cached else 0
+    rows, room = at_once * double, length
+    if config.torch_compile:
+        rows, room = rows_taken(rows), -(-length // WIDTH) * WIDTH
+    cache = rows * room * 2 * shape.layers * shape.keys * b if shape.cached else 0
     draws, filled = shape.draws or shape.tokens, 1.0 if config.torch_compile else 0.5
     again = 1 if shape.cached else draws
     recomputed = 0.0 if shape.cached and not config.gradient_checkpointing else 2.0
     trained_passes = (2.0 * seen + (4.0 + recomputed) * learnt) * trained + 2.0 * seen * passes
     wide = FLOAT if config.lora_rank else b  # of a weight that learns
     steps = images / max(at_once * processes, 1) * draws
+    parts = 1 if sharding == "none" else processes
+    masters = wide < FLOAT or sharding in ("zero1", "zero2")
+    pays = lays_out and at_once * shape.tokens >= LEAST_ROWS and shape.large * b <= MOST_BYTES
     return Plan(
         weights=shape.parameters * b + (learns * wide if config.lora_rank else 0),
-        gradients=learns * wide,
-        optimizer=2 * learns * FLOAT,
-        masters=learns * FLOAT if wide < FLOAT else 0,
+        gradients=learns * wide // (1 if sharding == "zero1" else parts),
+        optimizer=2 * learns * FLOAT // parts,
+        masters=learns * FLOAT // parts if masters else 0,
         reference=copies * (shape.parameters + shape.decoder) * b,
         average=learns * (FLOAT * _averages(config, wide)),
         decoder=shape.decoder * b,
-        cache=at_once * double * per_row,
+        twin=shape.parameters * b // parts + shape.decoder * b if sharding == "fsdp" else 0,
+        cache=cache,
+        laid_out=shape.large * b if pays else 0,
         activations=micro * learnt * length * _kept_of_layers(config, shape) * shape.hidden * b // 2,
         logits=4 * seen * min(micro * shape.tokens * shape.codes, CausalGenerator.max_logits),
         trained_parameters=learns,
@@ -248,7 +170,7 @@ def plan(
         images_scored=images * rewards,
         sampling_operations=2.0 * shape.active * images * shape.tokens * double * again,
         training_operations=shape.active * shape.tokens * again * trained_passes,
-        sampling_bytes=steps * processes * (shape.active * b + at_once * double * per_row * filled),
+        sampling_bytes=steps * processes * (shape.active * b + cache * filled),
         keeps_cache=config.torch_compile,
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from rwk.policy_opt.sizing import JANUS_PRO, Shape, llama_shape
+from rwk.policy_opt.sizing_shape import JANUS_PRO, Shape, llama_shape
 
 
 def var_shape(depth: int, sides: Sequence[int], *, shared: bool = False) -> Shape:

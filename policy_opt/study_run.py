@@ -83,6 +83,7 @@ def run_cell(cell: Cell, folder: Path, *, device: str = "cpu", progress: Progres
                 device=device,
                 progress=progress,
                 seconds=cell.seconds,
+                later=iteration > 0,
             )
             write_json(record, judged(found))
         parts.append(json.loads(record.read_text()))

@@ -5,14 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from rwk.policy_opt.policy import World
+from rwk.policy_opt.policy import Policy, World
 from rwk.policy_opt.settings import Optimisation
+from rwk.policy_opt.sharded import held_in_bfloat16
 
 SCHEDULES = {"constant": "constant_with_warmup", "cosine_to_tenth": "cosine_with_min_lr"}
 """What transformers calls otherwise."""
 
 
-def trainer_arguments(config: Optimisation, folder: Path, place: World, *, rows: int) -> dict[str, Any]:
+def trainer_arguments(config: Optimisation, policy: Policy, folder: Path, place: World, *, rows: int) -> dict[str, Any]:
     """TRL's arguments that all algorithms share.
 
     Args:
@@ -44,7 +45,7 @@ def trainer_arguments(config: Optimisation, folder: Path, place: World, *, rows:
         "report_to": "none",
         "disable_tqdm": True,
         "use_cpu": place.device.type == "cpu",
-        "bf16": False,  # the generator chooses its own precision, one for sampling and training; see `masters`
+        "bf16": held_in_bfloat16(policy),  # the generator chooses its own precision, for sampling and training
         "gradient_checkpointing": False,  # `policy.trainable` sees to it
         "dataloader_pin_memory": False,
         "ddp_find_unused_parameters": True,

@@ -23,7 +23,8 @@ from rwk.policy_opt.journal import Journal
 from rwk.policy_opt.masters import check_has_masters, keep_masters
 from rwk.policy_opt.movement import movement
 from rwk.policy_opt.pairs import PreferencePairs
-from rwk.policy_opt.policy import Policy, World, quiet
+from rwk.policy_opt.policy import Policy, World
+from rwk.policy_opt.quiet import quiet
 from rwk.policy_opt.rebel import rebel_loss
 from rwk.policy_opt.recorder import recorder, stopper
 from rwk.policy_opt.sharded import learner_of, taking_over
@@ -58,7 +59,7 @@ def grpo_trainer(
         trainer = grpo_class()(
             model=learner_of(policy),
             args=trl().GRPOConfig(
-                **trainer_arguments(config, folder, place, rows=config.rows),
+                **trainer_arguments(config, policy, folder, place, rows=config.rows),
                 max_steps=config.steps,
                 num_generations=config.group_size,
                 max_completion_length=tokens,
@@ -168,7 +169,8 @@ def rft_trainer(
         trainer = likelihood_class()(
             model=learner_of(policy),
             args=TrainingArguments(
-                **trainer_arguments(config, folder, place, rows=config.batch_size), num_train_epochs=config.epochs
+                **trainer_arguments(config, policy, folder, place, rows=config.batch_size),
+                num_train_epochs=config.epochs,
             ),
             train_dataset=[{"input_ids": row, "weight": weight} for row, weight in zip(ids, pairs.weight, strict=True)],
         )
@@ -188,14 +190,14 @@ def _pair_trainer(
     from datasets import Dataset
 
     learner = learner_of(policy)
-    # Where it shards, TRL loads a reference from the hub although none is asked; so it is given an empty one.
-    empty = None if learner is policy else Policy(nn.Identity(), policy.statistics, [], policy.sampling)
+    # Under FSDP TRL loads a reference from the hub although none is asked; so it is given an empty one.
+    empty = None if learner.trained is policy.trained else Policy(nn.Identity(), policy.statistics, [], policy.sampling)
     with quiet():
         trainer = dpo_class()(
             model=learner,
             ref_model=empty,
             args=trl().DPOConfig(
-                **trainer_arguments(config, folder, place, rows=config.batch_size),
+                **trainer_arguments(config, policy, folder, place, rows=config.batch_size),
                 **loss,
                 num_train_epochs=config.epochs,
                 precompute_ref_log_probs=True,
@@ -256,12 +258,17 @@ def train(trainer: Any, checkpoint: Path | None, *, ends: Sequence[Callable[[int
         module.train(training)
 
 
+def release(trainer: Any) -> None:
+    """Takes what a trainer has hung on the weights off them, so that another can learn with them (DeepSpeed)."""
+    trainer.accelerator.free_memory()
+
+
 def _finished(trainer: Any, policy: Policy, journal: Journal, *, before: int = 0) -> Any:
     """The trainer with TRL's changes to the policy undone, and with the journal as its only log."""
     from transformers import PrinterCallback
 
     trainer.model.__dict__.pop("forward", None)  # TRL's fused head, which would ask for hidden states
-    if trainer.model is not policy:
+    if trainer.model.trained is not policy.trained:
         trainer.add_callback(taking_over(policy, trainer.model))  # before what looks at the policy
     begun, policy.finer = policy.finer, {}
     keep_masters(trainer, begun)

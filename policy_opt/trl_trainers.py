@@ -35,7 +35,17 @@ def make_ready() -> None:
         made()
 
 
-class _Silent:
+class _Exact:
+    """What keeps the numbers of a trainer's inputs as they are: under DeepSpeed they would be of the weights' type."""
+
+    args: Any
+
+    def _prepare_input(self, data: Any) -> Any:
+        parent: Any = super()
+        return data.to(self.args.device) if isinstance(data, Tensor) else parent._prepare_input(data)
+
+
+class _Silent(_Exact):
     """What keeps a trainer of TRL's to itself."""
 
     def _send_telemetry(self) -> None:
@@ -197,7 +207,7 @@ def likelihood_class() -> Any:
     """The mean log-probability of images; TRL's trainer for this asks a model for its logits."""
     from transformers import Trainer
 
-    class LikelihoodTrainer(_Part, Trainer):  # type: ignore[misc]
+    class LikelihoodTrainer(_Part, _Exact, Trainer):  # type: ignore[misc]
         def compute_loss(self, model: Any, inputs: dict[str, Any], *_: Any, **__: Any) -> Any:
             ids = inputs["input_ids"].flatten(0, 1)  # [B, C, 1 + L]
             return rft_loss(read_once(model, ids).log_probs, inputs["weight"].flatten())

@@ -7,6 +7,7 @@ import functools
 import hashlib
 import importlib.metadata
 import inspect
+import json
 import sqlite3
 import threading
 from collections.abc import Iterable
@@ -70,6 +71,8 @@ class Prints:
     def __init__(self, precision: str) -> None:
         self._precision = precision
         self._weights: dict[nn.Module, str] = {}
+        self._readers: dict[int, tuple[Any, str]] = {}
+        """By the identity of a tokenizer itself, which so lives as long, and its hash."""
 
     def of_images(self, reward: Reward) -> str | None:
         """Of the embeddings of an embedded reward, else of the scores; None for scores that are not to be kept.
@@ -88,7 +91,16 @@ class Prints:
     def of_texts(self, reward: EmbeddedReward) -> str:
         """Of the embeddings of texts."""
         tower = reward.text_tower
-        return self._named("text", type(reward).text_features.__qualname__, self._module(tower) if tower else "")
+        made = type(reward).text_features.__qualname__
+        return self._named("text", made, self._module(tower) if tower else "", self.of_reader(reward.reader))
+
+    def of_reader(self, reader: Any) -> str:
+        """A hash of what a tokenizer makes ids by; "" for none."""
+        if reader is None:
+            return ""
+        if id(reader) not in self._readers:
+            self._readers[id(reader)] = reader, hashlib.sha256(_rules(reader).encode()).hexdigest()
+        return self._readers[id(reader)][1]
 
     def _named(self, *parts: str) -> str:
         return "\0".join([_versions(), self._precision, *parts])
@@ -140,6 +152,19 @@ def digest_of(path: Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError:
         return ""
+
+
+def _rules(reader: Any) -> str:
+    """Vocabulary, merges and all else by which a tokenizer of tokenizers, transformers or open_clip makes ids."""
+    inner = getattr(reader, "tokenizer", reader)  # open_clip's around one of transformers'
+    plain = {name: value for name, value in vars(reader).items() if isinstance(value, int | str | bool)}
+    backend = getattr(inner, "backend_tokenizer", None)
+    if backend is None:
+        parts = {name: value for name, value in vars(inner).items() if isinstance(value, dict) and name != "cache"}
+        return repr([type(inner).__qualname__, sorted(plain.items()), parts])
+    rules = json.loads(backend.to_str())
+    rules |= {"truncation": None, "padding": None}  # of the last call
+    return json.dumps([inner.special_tokens_map, getattr(reader, "context_length", None), rules], default=str)
 
 
 def _digest(value: Tensor) -> str:

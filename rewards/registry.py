@@ -99,7 +99,7 @@ class Registry(Generic[T]):
         """The class that `load` would build for a name, without its weights; raises ValueError as `load` does."""
         if self.kind == "reward" and name.startswith(("http://", "https://")):
             return self.target("rwk.rewards.remote:RemoteReward")
-        folder = None if name in self._targets() else self._saved(name)
+        folder = self.folder(name)
         return self.target(self._saved_by(folder) if folder else self.parted(name)[0])
 
     def load(self, name: str, **options: Any) -> T:
@@ -114,7 +114,7 @@ class Registry(Generic[T]):
         """
         if self.kind == "reward" and name.startswith(("http://", "https://")):
             name, options = "rwk.rewards.remote:RemoteReward", {"url": name, **options}
-        folder = None if name in self._targets() else self._saved(name)
+        folder = self.folder(name)
         if folder is not None:
             options.pop("networks", None)
             saved: Any = self.target(self._saved_by(folder))
@@ -130,8 +130,11 @@ class Registry(Generic[T]):
             options.pop("networks", None)
         return kind(**own, **options)
 
+    def folder(self, name: str) -> Path | None:
+        """The folder that a name stands for, given or in `$RWK_HOME`; None for a registered name, and any other."""
+        return None if name in self._targets() else self._saved(name)
+
     def _saved(self, name: str) -> Path | None:
-        """The folder that a name stands for, or None."""
         for folder in (Path(name), home(self.kind + "s", name)):
             try:
                 if (folder / "config.json").is_file():

@@ -157,7 +157,8 @@ class Scorer:
 
     def _of_texts(self, reward: EmbeddedReward, prompts: list[str]) -> Tensor:
         """[B, E] embeddings of what the reward reads for the prompts."""
-        keys = [(reward.text_tower, text) for text in reward.texts(prompts)]
+        by = reward.text_tower, self._prints.of_reader(reward.reader)
+        keys = [(by, text) for text in reward.texts(prompts)]
         found = {key: row for key in keys if (row := self._known_text(reward, key)) is not None}
         new = [key for key in dict.fromkeys(keys) if key not in found]
         if new:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Hashable, Iterator, Sequence
+from typing import Any
 
 import torch
 from PIL import Image
@@ -79,6 +80,11 @@ class EmbeddedReward(PreparedReward):
     @abstractmethod
     def embed_ready(self, ready: Tensor) -> Tensor:
         """[B, E] embeddings, of any length, of prepared images [B, 3, H, W]."""
+
+    @property
+    def reader(self) -> Any:
+        """The tokenizer that texts are read by, on which their embeddings depend too; None where there is no choice."""
+        return None
 
     def texts(self, prompts: Sequence[str]) -> list[str]:
         """What is embedded for these prompts, one text each."""

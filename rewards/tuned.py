@@ -251,10 +251,14 @@ class TunedPixels(Tuned, PixelReward):
 
 
 def absolute(name: str) -> str:
-    """The name of a base that means the same in any folder: the path in `NAME@PATH` or `SCHEME:PATH` from the root."""
+    """The name of a base that means the same in any folder: the path in `NAME@PATH` or `SCHEME:PATH` from the root.
+
+    What is no path here is a repository of the hub, which means the same everywhere.
+    """
     known, at, path = name.partition("@")
     if at:
-        return f"{known}@{Path(path).expanduser().resolve()}"
+        place = Path(path).expanduser()
+        return f"{known}@{place.resolve()}" if place.exists() else name
     scheme, colon, path = name.partition(":")
     here = colon and scheme in REWARDS.schemes and Path(path).expanduser().is_dir()
     return f"{scheme}:{Path(path).expanduser().resolve()}" if here else name

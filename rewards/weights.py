@@ -84,13 +84,14 @@ def weights_of(kind: type[Any]) -> tuple[Weights, ...]:
 def named(kind: type[Any], name: str) -> Weights:
     """The checkpoint of `NAME@PATH` for a class: a file or folder, or else a repository, where the class takes those.
 
-    A class that tells of its weights by `hub` alone loads them by an id or a folder alike.
+    A class that tells of its weights by `hub` alone loads them by an id or a folder alike, and so does one of several
+    checkpoints that says so by `takes_ids`.
     """
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
-    takes_ids = hasattr(kind, "hub") and not hasattr(kind, "origins") and not hasattr(kind, "origin")
-    if takes_ids and not Path(name).expanduser().exists():
+    alone = hasattr(kind, "hub") and not hasattr(kind, "origins") and not hasattr(kind, "origin")
+    if getattr(kind, "takes_ids", alone) and not Path(name).expanduser().exists():
         try:
             validate_repo_id(name)
         except HFValidationError:
@@ -103,5 +104,6 @@ def local(path: Path) -> Weights:
     """The checkpoint of a file or folder, which may not exist."""
     path = path.expanduser()
     files = [path] if path.is_file() else [*path.glob("*.safetensors"), *path.glob("*.bin"), *path.glob("*.pt*")]
+    files = files or [*path.glob("*/*.safetensors")]  # of a generator with low-rank changes in a folder of their own
     size = sum(file.stat().st_size for file in files) / 1e6
     return Weights(str(path), megabytes=round(size, 2) if path.exists() else None, local=True)

@@ -23,10 +23,12 @@ from rwk.adapters.aesthetic import AestheticV1Base32
 from rwk.adapters.clip_towers import OpenClipReward
 from rwk.adapters.clipscore import ClipCosine, ClipScore
 from rwk.adapters.imagereward import ImageReward
+from rwk.adapters.pickscore import PickScore
 from rwk.adapters.pixels import Contrast
+from rwk.adapters.siglip import Siglip, small_tokenizer
 from rwk.rewards import opening
 from rwk.rewards.base import Reward, RewardSpec
-from rwk.rewards.cache import FILE, Cache, key_of
+from rwk.rewards.cache import FILE, Cache, Prints, key_of
 from rwk.rewards.manifest import Item
 from rwk.rewards.scoring import Means, score_items
 
@@ -147,6 +149,32 @@ def test_what_a_score_depends_on_is_part_of_its_key(tmp_path: Path, decoded: lis
     if change != "head":
         assert [row["clip"] for row in after] != [row["clip"] for row in before]
         assert [row["whole"] for row in after] != [row["whole"] for row in before] or change == "activation"
+
+
+def test_the_tokenizer_is_part_of_the_key_of_texts(tmp_path: Path) -> None:
+    """Of two rewards on equal weights that read prompts by other ids each has its own scores, together and apart."""
+    items = CASE["draw"](tmp_path / "images", 4, PROMPTS)
+    usual, other = Siglip.tiny(), Siglip.tiny()
+    other.tokenizer = small_tokenizer([" ".join(Siglip.example_prompts[::-1])], Siglip.pad)
+    other.network = usual.network
+    alone = [row["other"] for row in scored(items, {"other": other}, tmp_path / "none")]
+    read = {"usual": usual, "other": other}
+    assert [row["usual"] for row in scored(items, {"usual": usual}, tmp_path / "cache")] != alone
+    assert [row["other"] for row in scored(items, {"other": other}, tmp_path / "cache")] == alone
+    assert [row["other"] for row in scored(items, dict(read), tmp_path / "both")] == alone
+
+
+def test_what_a_tokenizer_does_is_its_hash() -> None:
+    """The same rules have the same hash, whatever was read before, and others another, of each kind of tokenizer."""
+    prints, again = Prints("published"), Prints("published")
+    found = set()
+    for reward in (Siglip.tiny(), ClipScore.tiny(), PickScore.tiny()):
+        before = prints.of_reader(reward.reader)
+        reward.text_features(["a dog", "a red cube " * 90][:1])
+        assert again.of_reader(type(reward).tiny().reader) == before
+        found.add(before)
+    assert len(found) == 3
+    assert prints.of_reader(None) == ""
 
 
 def test_what_cannot_be_named_is_not_kept(tmp_path: Path, decoded: list[Path]) -> None:

@@ -17,6 +17,7 @@ from rwk.adapters.emu3 import Emu3Gen
 from rwk.adapters.janus import JanusPro
 from rwk.adapters.janus_plan import JanusPlan
 from rwk.adapters.llamagen_t2i import Xl256
+from rwk.adapters.shapes_generator import ShapesLlama
 from rwk.adapters.simplear import SimpleArSft
 from rwk.adapters.var import Var16
 from rwk.policy_opt import compiled
@@ -154,17 +155,46 @@ def test_others_are_refused() -> None:
         compile_draws(Var16.tiny())
 
 
-def test_the_commands_take_it(rwk: Any, tmp_path: Path, traced: list[int]) -> None:
-    """`rwk sample --torch-compile` draws by it, and `rwk optimize --dry-run` counts the cache that stays."""
+def test_sample_takes_it(rwk: Any, tmp_path: Path, traced: list[int]) -> None:
+    """`rwk sample` draws by plain steps, and with `--torch-compile` the same pictures by compiled ones."""
     words = ("--prompts", "shapes.short", "--count", "2", "--per-prompt", "1", "--json")
-    for out, more in (("plain", ()), ("quick", ("--torch-compile",))):
+    for out, more, graphs in (("plain", (), 0), ("quick", ("--torch-compile",), 1)):
         ended = rwk("sample", *words, "--out", str(tmp_path / out), *more)
         assert ended.code == 0, ended.err
-    assert len(traced) == 1
-    for picture in (tmp_path / "plain").glob("*.png"):
+        assert len(traced) == graphs
+    pictures = sorted((tmp_path / "plain").glob("*.png"))
+    assert len(pictures) == 2
+    for picture in pictures:
         assert picture.read_bytes() == (tmp_path / "quick" / picture.name).read_bytes()
+
+
+def test_optimize_takes_it(rwk: Any, tmp_path: Path, traced: list[int]) -> None:
+    """`rwk optimize` draws, learns and judges by plain steps, and with `--torch-compile` alike by compiled ones."""
+    ShapesLlama.tiny().save(tmp_path / "small")
+    words = ["--algo", "grpo", "--generator", str(tmp_path / "small"), "--reward", "contrast", "--prompt-count", "4"]
+    words += ["--steps", "1", "--prompts-per-step", "2", "--group-size", "2", "--eval-prompts", "1", "--json"]
+    found = []
+    for out, more in (("plain", ()), ("quick", ("--torch-compile",))):
+        ended = rwk("optimize", *words, "--out", str(tmp_path / out), *more)
+        assert ended.code == 0, ended.err
+        assert bool(traced) is (out == "quick")
+        found.append(json.loads(ended.out)["results"])
+        assert json.loads((tmp_path / out / "config.json").read_text())["algorithm"]["torch_compile"] is bool(more)
+    for row in ("base", "tuned"):
+        for domain, scores in found[0][row].items():
+            mean = found[1][row][domain]["contrast"]["mean"]
+            assert scores["contrast"]["mean"] == pytest.approx(mean, rel=1e-3), (row, domain)
+
+
+def test_the_dry_run_counts_the_room(rwk: Any) -> None:
+    """With `--torch-compile` a plan holds the room of a draw, of whole graphs' rows and lengths, while it learns."""
     plain, quick = (
         json.loads(rwk("optimize", "--algo", "grpo", "--reward", "shapes.verifier", "--dry-run", "--json", *more).out)
         for more in ((), ("--torch-compile",))
     )
-    assert quick["plan"]["peak"] > plain["plan"]["peak"]
+    held = {name: quick["plan"][name] for name in ("cache", "activations", "logits")}
+    assert quick["plan"]["cache"] > plain["plan"]["cache"]
+    state = quick["plan"]["peak"] - sum(held.values())
+    assert state == plain["plan"]["peak"] - max(
+        plain["plan"]["cache"] + plain["plan"]["laid_out"], plain["plan"]["activations"] + plain["plan"]["logits"]
+    )

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from rwk.adapters import dual_encoder
 from rwk.adapters.dual_encoder import MAX_SCALE, DualEncoder, WordTokenizer, architecture
 from rwk.rewards.bases import load_base
 from rwk.rewards.errors import RunFailed
@@ -153,6 +154,27 @@ def test_open_clip_models_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     save_file({"visual.proj": torch.zeros(3)}, tmp_path / "other.safetensors")
     with pytest.raises(ValueError, match="the weights do not fit open_clip model rwk-small"):
         load_base(f"open_clip:rwk-small@{tmp_path / 'other.safetensors'}")
+
+
+def test_a_tag_prepares_pictures_as_open_clip_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`open_clip:NAME/TAG` squashes or crops, and filters, as the tag's settings ask."""
+    import open_clip
+
+    (tmp_path / "rwk-small.json").write_text(json.dumps(SMALL))
+    open_clip.add_model_config(tmp_path)
+    tag = {"resize_mode": "squash", "interpolation": "bilinear", "mean": (0.5, 0.5, 0.5), "std": (0.5, 0.4, 0.5)}
+    monkeypatch.setitem(open_clip.pretrained._PRETRAINED, "rwk-small", {"mine": {"url": "", "hf_hub": "", **tag}})
+    with torch.random.fork_rng():
+        model = open_clip.create_model("rwk-small").eval()
+    monkeypatch.setattr(dual_encoder, "_fetch", lambda *_: model.state_dict())
+    reward = load_base("open_clip:rwk-small/mine")
+    transform = open_clip.image_transform(SMALL["vision_cfg"]["image_size"], is_train=False, **tag)
+    images = noise(2, (90, 40))
+    with torch.no_grad():
+        image = model.encode_image(torch.stack([transform(image) for image in images]), normalize=True)
+        text = model.encode_text(open_clip.get_tokenizer("rwk-small")(["a dog"] * 2), normalize=True)
+        expected = (image * text).sum(1) * model.logit_scale.exp()
+    torch.testing.assert_close(reward.score(images, ["a dog"] * 2).values, expected, rtol=0, atol=1e-4)
 
 
 def test_open_clip_names_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -218,7 +218,9 @@ def test_ones_own_weights(rwk: Rwk, tmp_path: Path) -> None:
     assert (found["weights"][0]["path"], found["weights"][0]["advice"]) == (None, "there is no such file")
 
 
-@pytest.mark.parametrize("name", ["judge.yes_no", "unifiedreward.pointwise", "unifiedreward.pair", "janus.pro_1b"])
+@pytest.mark.parametrize(
+    "name", ["judge.yes_no", "unifiedreward.pointwise", "unifiedreward.pair", "janus.pro_1b", "simplear.sft_0_5b"]
+)
 def test_a_repository_of_ones_own(rwk: Rwk, bare: Path, tmp_path: Path, name: str) -> None:
     """NAME@ID, where ID is a repository that loading would download, tells so, and whether the cache has it."""
     asked = f"{name}@Qwen/Qwen2-VL-2B-Instruct"

@@ -11,13 +11,17 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from rwk.adapters.shapes_generator import ShapesLlama
 from rwk.policy_opt.advantage import Weighted
 from rwk.policy_opt.configs import Grpo
+from rwk.policy_opt.grpo import grpo
 from rwk.policy_opt.journal import read
 from rwk.policy_opt.ladder import clauses, grpo_of, harvest_of, ladder, success
 from rwk.policy_opt.ladder_config import Ladder
+from rwk.rewards.base import Scores
+from rwk.rewards.errors import RunFailed
 
 toy = runpy.run_path(str(Path(__file__).with_name("toy_generator.py")))
 Toy, Brightness, PROMPTS, GRPO, WATCHED = (toy[name] for name in ("Toy", "Brightness", "PROMPTS", "GRPO", "WATCHED"))
@@ -117,6 +121,44 @@ def test_resumes_in_any_part(tmp_path: Path) -> None:
     again, other = tuned(config, tmp_path / "parts", progress=interrupt, resume=True)
     assert torch.equal(whole, again)
     assert other.images_sampled == cost.images_sampled
+
+
+class Sated(Brightness):  # type: ignore[misc, valid-type]
+    """Brightness of the first images that it is shown, and then 1 for each."""
+
+    def __init__(self, images: int) -> None:
+        super().__init__()
+        self.left = images
+
+    def _score(self, images: list[Any], prompts: list[str]) -> Any:
+        found = super()._score(images, prompts)
+        self.left -= len(images)
+        return found if self.left >= 0 else Scores(torch.ones(len(images)), found.notes)
+
+
+def test_a_later_part_may_find_nothing(tmp_path: Path) -> None:
+    """A harvest without a pair, and a climb whose groups are all equal, say so, and the ladder comes to its end."""
+    generator, part = Toy(), Toy()
+    trained = ladder(LADDER, generator, [Weighted("bright", Sated(48))], PROMPTS, out=tmp_path)
+    rows = read(tmp_path / "metrics.jsonl")
+    assert [(row["part"], row["step"]) for row in rows] == [
+        ("grpo", 1),
+        ("grpo", 2),
+        ("rft", 2),
+        ("grpo", 3),
+        ("grpo", 4),
+        ("rft", 4),
+    ]
+    alarms = [" ".join(row.get("alarms", [])) for row in rows]
+    assert "round 1 found no pair among 48 images" in alarms[2]
+    assert "the run ends with what it had learnt" in alarms[2]
+    assert "the first update learnt nothing: every image reached the top" in alarms[3]
+    assert trained.steps == 4
+    grpo(grpo_of(LADDER, 0), part, BRIGHT, PROMPTS, out=tmp_path / "alone")
+    one, two = (load_file(path / "generator" / "model.safetensors") for path in (tmp_path, tmp_path / "alone"))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    with pytest.raises(RunFailed, match="the first updates, 2 in number, learnt nothing"):
+        ladder(LADDER, Toy(), [Weighted("bright", Sated(0))], PROMPTS, out=tmp_path / "first")
 
 
 def test_refuses_nonsense(tmp_path: Path) -> None:

@@ -53,6 +53,13 @@ def test_without_trust_no_code_changes() -> None:
     assert torch.equal(found.after, found.before)
 
 
+def test_no_images_are_refined_to_none() -> None:
+    """Zero rows have zero results, of the shapes that rows have."""
+    found = refine(ShapesLlama.tiny(), ShapesClip.tiny(), torch.zeros(0, 64, dtype=torch.long), [], trust=1.0)
+    assert [tuple(column.shape) for column in found] == [(0, 64, 3), (0, 64), (0,), (0,), (0,)]
+    assert found.tokens.dtype == torch.long
+
+
 def test_refuses_what_has_no_gradient() -> None:
     """The verifier counts facts."""
     with pytest.raises(ValueError, match=r"gradient, got shapes\.verifier"):

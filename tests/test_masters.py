@@ -24,7 +24,8 @@ from rwk.policy_opt.grpo import grpo
 from rwk.policy_opt.journal import read
 from rwk.policy_opt.masters import MasterAdamW, masters_of
 from rwk.policy_opt.policy import Policy
-from rwk.policy_opt.sizing import plan, shape_of
+from rwk.policy_opt.sizing import plan
+from rwk.policy_opt.sizing_shape import shape_of
 from rwk.rewards.registry import load
 
 PROMPTS = ["a red cat", "two birds", "a small dog", "a tree"]
@@ -85,7 +86,7 @@ class Run:
     def learnt(self) -> dict[str, Tensor]:
         """What AdamW left, in float32, by name."""
         model = self.trainers[-1].model
-        return {n: p.detach().float() for n, p in model.named_parameters()} | masters_of(self.trainers[-1])
+        return {n: p.detach().float() for n, p in model.named_parameters()} | dict(masters_of(self.trainers[-1]))
 
     def moved(self) -> int:
         """Weights that are others than at the beginning."""
@@ -326,4 +327,4 @@ def test_masters_are_gathered_and_given_back() -> None:
     assert torch.equal(policy.state_dict()["trained.weight"], finer["trained.weight"])
     policy.load_state_dict({"trained.weight": finer["trained.weight"].to(HALF)}, strict=False)
     assert policy.finer == {}
-    assert masters.whole(finer)["trained.weight"].equal(finer["trained.weight"])
+    assert masters.whole(finer.items())["trained.weight"].equal(finer["trained.weight"])

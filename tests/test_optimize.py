@@ -15,7 +15,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from rwk.adapters.pixels import Contrast
 from rwk.calibration.calibrate import place_of
 from rwk.calibration.pairs import PairTable
 from rwk.calibration.storage import Binding, save
@@ -24,13 +26,25 @@ from rwk.cli.optimize import Settings, algorithm
 from rwk.policy_opt import generator as generators
 from rwk.policy_opt.configs import Dpo, Grpo, Rebel
 from rwk.rewards import registry
+from rwk.rewards.base import Scores
 from rwk.rewards.errors import RunFailed
 from rwk.rewards.registry import load
+from rwk.rewards.server import Server
 
 SMALL = ["--prompt-count", "16", "--eval-prompts", "3", "--eval-images", "2", "--group-size", "4"]
 GRPO = ["optimize", "--algo", "grpo", *SMALL, "--prompts-per-step", "4", "--save-every", "1", "--kl-every", "0"]
 DPO = ["optimize", "--algo", "dpo", *SMALL, "--batch-size", "4", "--rounds", "2"]
 REBEL = ["optimize", "--algo", "rebel", *SMALL, "--batch-size", "4", "--rounds", "2"]
+
+
+class Counted(Contrast):
+    """Contrast that counts the images that it scored."""
+
+    scored = 0
+
+    def _score(self, images: list[Image.Image], prompts: list[str]) -> torch.Tensor | Scores:
+        self.scored += len(images)
+        return super()._score(images, prompts)
 
 
 @pytest.fixture
@@ -117,16 +131,20 @@ def test_killed_run_goes_on_where_it_was(tmp_path: Path, call: Any, rwk: Any) ->
 def test_two_processes_learn_as_one(tmp_path: Path, call: Any) -> None:
     """Two processes (gloo) share the images of an update, and come to the results of one process up to rounding.
 
+    One reward is behind `rwk serve`, which scores every image once, in learning and in judging, however many ask.
     All algorithms do so in test_trl_bridge.py, on a smaller generator.
     """
-    words = [*GRPO, "--steps", "2"]
+    reward = Counted()
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "rwk.cli"]
-    two = [sys.executable, *launch, *words, "--out", str(tmp_path / "two"), "--json"]
-    said = subprocess.run(two, env=os.environ | ENVIRONMENT, capture_output=True, text=True)
-    # Judged by what was written: gloo now and then aborts at interpreter exit, when all is done.
-    document = json.loads(said.stdout)
-    assert document["processes"] == 2, said.stderr
-    one = json.loads(call(*words, "--out", str(tmp_path / "one"), "--json").out)
+    with Server({"contrast": reward}).running() as server:
+        words = [*GRPO, "--steps", "2", "--reward", "shapes.verifier", "--reward", f"{server.url}/contrast"]
+        two = [sys.executable, *launch, *words, "--out", str(tmp_path / "two"), "--json"]
+        said = subprocess.run(two, env=os.environ | ENVIRONMENT, capture_output=True, text=True)
+        # Judged by what was written: gloo now and then aborts at interpreter exit, when all is done.
+        document = json.loads(said.stdout)
+        assert document["processes"] == 2, said.stderr
+        assert reward.scored == 2 * 16 + 2 * 3 * 3 * 2  # of two updates, and of three domains before and after
+        one = json.loads(call(*words, "--out", str(tmp_path / "one"), "--json").out)
     assert one["processes"] == 1
     for key in ("images_sampled", "reward_forwards", "tokens_trained", "steps"):
         assert document["cost"][key] == one["cost"][key]

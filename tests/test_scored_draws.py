@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from rwk.policy_opt.advantage import Weighted, score_all
 from rwk.policy_opt.configs import Rft
@@ -19,6 +20,7 @@ from rwk.policy_opt.dpo import dpo
 from rwk.policy_opt.generator import Rollout
 from rwk.policy_opt.grpo import grpo
 from rwk.policy_opt.journal import read
+from rwk.policy_opt.rebel import rebel
 from rwk.policy_opt.rft import rft
 from rwk.policy_opt.sampling import Sampling
 from rwk.policy_opt.scored_draws import scored
@@ -26,7 +28,8 @@ from rwk.rewards.registry import load
 from rwk.rewards.server import Server
 
 toy = runpy.run_path(str(Path(__file__).with_name("toy_generator.py")))
-Toy, Brightness, PROMPTS, GRPO, DPO = (toy[name] for name in ("Toy", "Brightness", "PROMPTS", "GRPO", "DPO"))
+Toy, Brightness, PROMPTS, GRPO = (toy[name] for name in ("Toy", "Brightness", "PROMPTS", "GRPO"))
+DPO, REBEL = toy["DPO"], toy["REBEL"]
 RFT = Rft(group_size=4, batch_size=8, prompts_per_draw=5, epochs=2, rounds=2, learning_rate=1e-2, seed=3)
 SERIAL = replace(GRPO, prompts_per_draw=2, kl_every=0)
 PATIENCE = 30.0
@@ -118,6 +121,30 @@ def test_rounds_are_the_same(tmp_path: Path, run: Any, config: Any) -> None:
         run(changed, generator, [Weighted("bright", Brightness())], PROMPTS, out=tmp_path / str(meanwhile))
         found.append(weights(generator))
     assert torch.equal(*found)
+
+
+@pytest.mark.parametrize(("run", "config"), [(dpo, DPO), (rebel, REBEL), (rft, RFT)], ids=["dpo", "rebel", "rft"])
+def test_one_draw_of_a_round_is_made_by_halves(tmp_path: Path, run: Any, config: Any) -> None:
+    """Its first half is scored while the second is drawn, and the run is the same."""
+    config = replace(config, prompts_per_round=8, prompts_per_draw=64, kl_every=0)  # halves of 16, scored at once
+    serial, found = Toy(), Watching()
+    run(config, serial, [Weighted("bright", Brightness())], PROMPTS, out=tmp_path / "serial")
+    reward = Weighted("bright", Patient(found, of=2))
+    run(replace(config, score_meanwhile=True), found, [reward], PROMPTS, out=tmp_path / "meanwhile")
+    assert found.draws == 2 * config.rounds
+    torch.testing.assert_close(weights(found), weights(serial), rtol=0, atol=1e-5)
+    files = [sorted((tmp_path / name).glob("round-*/draws/*")) for name in ("serial", "meanwhile")]
+    assert [path.name for path in files[0]] == [path.name for path in files[1]]
+    assert torch.equal(load_file(files[0][0])["tokens"], load_file(files[1][0])["tokens"])
+
+
+def test_a_round_of_one_prompt_is_refused(tmp_path: Path) -> None:
+    """Nothing can be drawn while its images are scored, and that is said before they are drawn."""
+    config = replace(DPO, score_meanwhile=True, prompts_per_round=1)
+    with pytest.raises(ValueError, match="score_meanwhile needs two prompts of a round in a process, got 1 for 1;"):
+        dpo(config, Toy(), [Weighted("bright", Brightness())], PROMPTS, out=tmp_path / "one")
+    config = replace(config, prompts_per_round=2, prompts_per_draw=1, rounds=1, batch_size=1)
+    dpo(config, Toy(), [Weighted("bright", Brightness())], PROMPTS, out=tmp_path / "two")
 
 
 def test_served_rewards_score_meanwhile(tmp_path: Path) -> None:

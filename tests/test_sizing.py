@@ -9,21 +9,27 @@ from typing import Any
 import pytest
 import torch
 
+from rwk.adapters.janus import JanusPro
 from rwk.adapters.llamagen_gpt import Gpt, GptConfig
 from rwk.adapters.llamagen_t2i import TextToImage
 from rwk.adapters.llamagen_vq import Vq
 from rwk.adapters.magvit_vq import Magvit
-from rwk.adapters.shapes_generator import ShapesLlama
+from rwk.adapters.shapes_generator import LLAMA, ShapesLlama
 from rwk.adapters.showo import Showo
 from rwk.adapters.var import Var16
 from rwk.adapters.var_transformer import VarTransformer
 from rwk.adapters.var_vq import VarVq
+from rwk.policy_opt import compiled
+from rwk.policy_opt.compiled import compile_draws
 from rwk.policy_opt.configs import Dpo, Grpo, Rebel, Rft
 from rwk.policy_opt.generator import GENERATORS, Generator
+from rwk.policy_opt.packed import MOST_BYTES, _Packed
 from rwk.policy_opt.policy import trainable
-from rwk.policy_opt.sizing import JANUS_PRO, Card, llama_shape, plan, shape_of
+from rwk.policy_opt.sampling import Sampling
+from rwk.policy_opt.sizing import Card, plan
 from rwk.policy_opt.sizing_guide import lines
 from rwk.policy_opt.sizing_known import KNOWN
+from rwk.policy_opt.sizing_shape import JANUS_PRO, llama_shape, shape_of
 
 SHAPE = llama_shape(hidden=8, layers=2, inner=16, vocabulary=100, codes=32, tokens=10)
 
@@ -143,6 +149,73 @@ def test_known_shapes_of_llamagen(name: str) -> None:
     assert (known.linear, known.codes, known.width) == (real.linear, real.codes, real.width)
     sizes: GptConfig = GENERATORS.target(name).sizes
     assert (known.tokens, known.layers, known.hidden) == (sizes.grid**2, sizes.layers, sizes.width)
+
+
+def test_shards_by_hand() -> None:
+    """What is spread over eight processes is an eighth; FSDP2 holds a twin beside, ZeRO masters of adapters too."""
+    given: dict[str, Any] = {"prompts": 100, "rewards": 1, "guided": False, "processes": 8}
+    config = Grpo(prompts_per_step=8)
+    whole, fsdp, zero = (
+        plan(config, SHAPE, **given, sharding=how)  # type: ignore[arg-type]
+        for how in ("none", "fsdp", "zero2")
+    )
+    for name in ("gradients", "optimizer", "masters"):
+        assert getattr(whole, name) == 8 * getattr(fsdp, name) == 8 * getattr(zero, name)
+    assert (whole.twin, zero.twin, fsdp.twin) == (0, 0, SHAPE.parameters * 2 // 8 + 144_000_000)
+    assert whole.peak - zero.peak == (2 + 8 + 4) * SHAPE.parameters * 7 // 8
+    adapted = replace(config, lora_rank=4)
+    assert plan(adapted, SHAPE, **given).masters == 0
+    found = plan(adapted, SHAPE, **given, sharding="zero2")
+    assert found.masters == found.gradients == found.trained_parameters * 4 // 8
+
+
+def test_the_room_of_compiled_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The cache of a plan is what compiled steps take room for, to the byte, rows and lengths of their graphs."""
+    monkeypatch.setattr(compiled, "OPTIONS", {"backend": "eager", "dynamic": False})
+    torch._dynamo.reset()
+    generator = JanusPro.tiny()
+    compile_draws(generator)
+    prompts = list(generator.example_prompts)[:3]
+    generator.sample(prompts, per_prompt=3, seed=0, sampling=Sampling(guidance=2.0))
+    *layers, _, _, _ = generator._compiled.room
+    shape = replace(shape_of(generator), prompt=max(len(generator.prompt_ids(prompt)) for prompt in prompts))
+    config = Grpo(prompts_per_step=3, group_size=3, torch_compile=True)
+    found = plan(config, shape, prompts=3, rewards=1, guided=True)
+    assert found.cache == sum(layer.nbytes for layer in layers)
+    assert len(layers[0]) == 20 > 2 * 9  # rows of one graph
+    assert found.peak - plan(replace(config, torch_compile=False), shape, prompts=3, rewards=1, guided=True).peak > 0
+
+
+def test_what_a_cpu_lays_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A plan holds as many bytes as are laid out for a draw, but where that does not pay or would be too much."""
+    laid_out: list[int] = []
+    call = _Packed.__call__
+
+    def counted(layer: _Packed, hidden: torch.Tensor, which: slice = slice(None)) -> torch.Tensor:
+        known = len(layer.kept)
+        found = call(layer, hidden, which)
+        if len(layer.kept) > known:
+            laid_out.append(layer.layer.weight[which].nbytes)
+        return found
+
+    monkeypatch.setattr(_Packed, "__call__", counted)
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    network = LlamaForCausalLM(LlamaConfig(**LLAMA | {"hidden_size": 384, "num_hidden_layers": 2}))
+    generator = ShapesLlama.tiny()
+    generator.module = network
+    shape = shape_of(generator)
+    config = Grpo(prompts_per_step=2, group_size=4)
+    given: dict[str, Any] = {"prompts": 9, "rewards": 1, "guided": False}
+    found = plan(config, shape, **given, lays_out=True)
+    generator.sample(["a red circle", "a black cross"], per_prompt=4, seed=0)
+    extra = network.lm_head.weight[512:].nbytes  # of which a draw reads the codes alone
+    assert found.laid_out == sum(laid_out) + extra > extra
+    few, far = replace(config, prompts_per_step=1, group_size=2), replace(shape, large=MOST_BYTES // 4 + 1)
+    assert plan(few, shape, **given, lays_out=True).laid_out == plan(config, far, **given, lays_out=True).laid_out == 0
+    assert plan(config, shape, **given).laid_out == 0
+    busy = replace(found, cache=found.activations + found.logits)
+    assert busy.peak - replace(busy, laid_out=0).peak == found.laid_out
 
 
 def test_draws_by_hand() -> None:

@@ -8,12 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from PIL import Image
 
+from rwk.adapters.shapes_verifier import Verifier
 from rwk.policy_opt.configs import Dpo, Grpo
 from rwk.policy_opt.journal import Journal, read
 from rwk.policy_opt.study import WORLD, Axis, Study, cells, read_study
 from rwk.policy_opt.study_budget import matched
 from rwk.policy_opt.study_run import finished_cell, locked, run_cells
+from rwk.rewards.base import Scores
 
 SMALL = Study(
     seeds=1,
@@ -210,6 +214,28 @@ def test_seconds_are_the_same_and_images_differ(tmp_path: Path, rwk: Any) -> Non
     page = (tmp_path / "page.html").read_text()
     assert "matched on seconds of processor time, 3 for each" in page
     assert all(f">{head}</th>" in page for head in ("images sampled", "processor seconds"))
+
+
+def test_an_iteration_that_finds_no_pair(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A later iteration in which all images are good ends well, and the cell has its result."""
+    score = Verifier._score
+
+    def sated(reward: Verifier, images: list[Image.Image], prompts: list[str]) -> Any:
+        found = score(reward, images, prompts)
+        if not list(tmp_path.glob("cells/*/iteration-2/config.json")):
+            return found
+        return Scores(torch.ones(len(images)), [""] * len(images))
+
+    monkeypatch.setattr(Verifier, "_score", sated)
+    found = cells(replace(SMALL, images=64, axes=(Axis("n", {"2": {"iterations": 2}}),)))
+    cell = next(cell for cell in found if cell.algorithm == "dpo" and cell.iterations == 2)
+    assert run_cells([cell], tmp_path) == 1
+    record = finished_cell(tmp_path, cell)
+    assert record is not None
+    (last,) = read(next(tmp_path.glob("cells/*/iteration-2/metrics.jsonl")))
+    assert last["step"] == 0
+    assert "found no pair among" in last["alarms"][0]
+    assert all(value == 1 for value in record["gold"]["in domain"]["tuned"])
 
 
 def test_drawing_before_a_kill_counts(tmp_path: Path) -> None:

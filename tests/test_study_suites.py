@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import runpy
+import weakref
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -15,10 +16,13 @@ import torch
 
 from rwk.adapters.geneval_prompts import records
 from rwk.adapters.janus import JanusPro
+from rwk.adapters.pixels import Sharpness
 from rwk.adapters.shapes_generator import ShapesLlama
+from rwk.policy_opt.configs import Grpo
 from rwk.policy_opt.evaluate import GOLD, JUDGED_SEED
 from rwk.policy_opt.experiment import Experiment
 from rwk.policy_opt.judging import Judges, judge
+from rwk.policy_opt.optimize import optimize
 from rwk.policy_opt.prompts import Prompt, domains
 from rwk.policy_opt.study import Study, cells, read_study
 from rwk.policy_opt.study_results import analyse
@@ -232,6 +236,38 @@ def test_a_run_is_judged_on_what_is_named(tmp_path: Path, rwk: Any) -> None:
     why = load("shapes.verifier").score(seen, [held_out()] * 2).notes[0]
     assert why
     assert why in page
+
+
+def test_judges_do_not_lie_beside_what_learns(tmp_path: Path) -> None:
+    """Rewards of a benchmark are there while it judges, before and after, and not while the generator learns."""
+    ShapesLlama.tiny().save(tmp_path / "small")
+    experiment = Experiment(
+        generator=str(tmp_path / "small"),
+        rewards=("contrast",),
+        prompt_count=8,
+        eval_prompts=2,
+        eval_images=1,
+        judge_on=("sharp=sharpness:shapes.short.test",),
+    )
+    judges: weakref.WeakSet[Sharpness] = weakref.WeakSet()
+    scored, learning = [], []
+    score = Sharpness._score
+
+    def seen(reward: Sharpness, images: list[Any], prompts: list[str]) -> Any:
+        judges.add(reward)
+        scored.append(len(images))
+        return score(reward, images, prompts)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Sharpness, "_score", seen)
+        optimize(
+            experiment,
+            Grpo(steps=2, prompts_per_step=2, group_size=4, save_every=0, kl_every=0),
+            out=tmp_path / "run",
+            progress=lambda *_: learning.append(len(judges)),
+        )
+    assert scored == [2, 2]
+    assert learning == [0, 0]
 
 
 def held_out() -> str:

@@ -37,7 +37,7 @@ from rwk.rewards.registry import load
 from rwk.rewards.saving import RewardReport
 from rwk.rewards.train import train_reward
 from rwk.rewards.tunable import HeadKind
-from rwk.rewards.tuned import Tuned
+from rwk.rewards.tuned import Tuned, absolute
 
 
 class Small:
@@ -314,6 +314,19 @@ def test_what_cannot_be_trained_is_one_sentence(base: str, changes: dict[str, An
     """A program, a judge that writes, a flat score, and heads that are not there."""
     with pytest.raises(ValueError, match=told.replace("(", r"\(")):
         run(base, tmp_path, **changes)
+
+
+def test_a_base_means_the_same_in_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A path is kept from the root, and a repository of the hub, which is no path here, as it is."""
+    monkeypatch.chdir(tmp_path)
+    Path("models").mkdir()
+    assert absolute("judge.yes_no@models") == f"judge.yes_no@{tmp_path / 'models'}"
+    for name in (
+        "judge.yes_no@Qwen/Qwen2-VL-2B-Instruct",
+        "judge.yes_no@Qwen/Qwen2-VL-2B-Instruct#main",
+        "judge.yes_no",
+    ):
+        assert absolute(name) == name
 
 
 def test_a_prompt_that_the_base_refuses_is_named(judge: str, tmp_path: Path) -> None:
