@@ -16,7 +16,7 @@ from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 from rwk.adapters.questions import QUESTIONS, Question
 from rwk.adapters.timm_head import Head
 from rwk.adapters.vlm import Refused, Vlm, tiny_vlm
-from rwk.rewards.base import Reward, RewardSpec, Scores
+from rwk.rewards.base import PixelReward, RewardSpec, Scores
 from rwk.rewards.precision import UNMEASURED
 from rwk.rewards.tunable import HeadKind, ScaledHead, Tunable
 
@@ -26,12 +26,15 @@ MEASURED_ON = "measured in the shape of Qwen2-VL-2B"
 """`precision_note` of judges whose `drift` is known."""
 
 
-class Judge(Tunable, Reward):
+class Judge(Tunable, PixelReward):
     """A function of the probabilities with which a vision-language model would give each of a question's answers.
 
     They are read off the logits of a forward pass, never sampled and never taken from `generate`, whose scores have
     been through temperature, top-k and repetition penalty. An answer of more than one token has the product of its
     tokens' probabilities, each given the ones before (teacher forcing). Answers of one token share a single pass.
+
+    `score_pixels` prepares images by torch, where transformers can for that model, and stands from `score` as far as
+    its resize in float32 from Pillow's on 8 bits.
 
     An image that the processor refuses gets NaN, and so does a prompt that spells out a control token of the model.
     """
@@ -43,6 +46,7 @@ class Judge(Tunable, Reward):
     precision_note = UNMEASURED
     temperature: float = 1.0
     """What logits are divided by before the softmax."""
+    tolerance = 0.01
 
     def __init__(
         self,
@@ -119,14 +123,23 @@ class Judge(Tunable, Reward):
         asked = self.question
         return self.vlm.conversation(asked.asked(prompt), before=asked.said_before(prompt)) + asked.opening
 
-    def log_probs(self, images: list[Image.Image], prompts: list[str]) -> Tensor:
+    def log_probs(self, images: Sequence[Image.Image] | Tensor, prompts: Sequence[str]) -> Tensor:
         """[B, A] float32 log-probability of each answer of the question, in their order.
+
+        Args:
+            images: or pixels [B, 3, H, W] in 0..1, to which the gradient leads back.
 
         Raises:
             Refused: where the processor cannot take an image.
         """
         texts = [self.text(prompt) for prompt in prompts]
         return self.vlm.chances(images, texts, self.question.answers, self.ids, temperature=self.temperature)
+
+    def score_pixels(self, pixels: Tensor, prompts: Sequence[str] = ()) -> Tensor:
+        return self.value(self.log_probs(pixels, prompts or [""] * len(pixels)))
+
+    def prepared_pixels(self, pixels: Tensor) -> Tensor:
+        return pixels
 
     def _score(self, images: list[Image.Image], prompts: list[str]) -> Scores:
         prompts = prompts or [""] * len(images)
@@ -167,9 +180,9 @@ class Judge(Tunable, Reward):
     def prepared(self, ready: Sequence[Tensor]) -> list[Image.Image]:
         return [to_pil_image(each) for each in ready]
 
-    def features(self, prepared: list[Image.Image], prompts: Sequence[str]) -> Tensor:
+    def features(self, prepared: list[Image.Image] | Tensor, prompts: Sequence[str]) -> Tensor:
         if not self.scalar:
-            return self.log_odds(self.log_probs(prepared, list(prompts)))[:, None]
+            return self.log_odds(self.log_probs(prepared, prompts))[:, None]
         return self.vlm.states(self.vlm.batch(prepared, [self.text(prompt) for prompt in prompts])).float()
 
     def refusal(self, prompt: str) -> str:
@@ -178,7 +191,7 @@ class Judge(Tunable, Reward):
 
 
 def _spec(name: str, unit: str, source: str, high: float = 1, low: float = 0, **more: Any) -> RewardSpec:
-    return RewardSpec(name, unit, low, high, "Apache-2.0", source, **more)
+    return RewardSpec(name, unit, low, high, "Apache-2.0", source, differentiable=True, **more)
 
 
 class YesNo(Judge):
@@ -245,6 +258,7 @@ class Levels(Judge):
 
     spec = _spec("judge.quality", "level, 1 to 5", "arXiv:2312.17090", 5, 1, needs_prompt=False)
     drift = {"bfloat16": 1.7e-2}
+    tolerance = 0.04
     precision_note = MEASURED_ON
     asks = "qalign.quality"
 

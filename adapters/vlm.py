@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from rwk.adapters.pretrained import load_whole, not_loaded
 from rwk.adapters.published import hub_is_near
+from rwk.adapters.vlm_pixels import of_pixels
 
 CHAT = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n"
@@ -56,6 +58,7 @@ class Vlm:
             raise ValueError(f"{name} needs a decoder-only model of transformers, got {kind}; name another.")
         if not processor.chat_template:
             raise ValueError(f"{name} needs a model with a chat template, got none for {kind}; name an instruct model.")
+        self.name = name
         self.network = network.eval().requires_grad_(False).to(device)
         self.processor, self.tokenizer, self.device = processor, processor.tokenizer, torch.device(device)
         self.tokenizer.padding_side = "right"
@@ -123,18 +126,23 @@ class Vlm:
             )
         return list(both[len(alone) :])
 
-    def batch(self, images: Sequence[Image.Image], texts: Sequence[str]) -> Any:
+    @cached_property
+    def _of_pixels(self) -> Any:
+        return of_pixels(self.processor, self.name)
+
+    def batch(self, images: Sequence[Image.Image] | Tensor, texts: Sequence[str]) -> Any:
         """What the network takes, a row for each text.
 
         Args:
-            images: as many for each text, those of a text after each other.
+            images: as many for each text, those of a text after each other; or pixels [N, 3, H, W] in 0..1, to which
+                the gradient leads back.
 
         Raises:
             Refused: where an image cannot be taken.
         """
         each = len(images) // len(texts)
         try:
-            made = self.processor(
+            made = (self._of_pixels if isinstance(images, Tensor) else self.processor)(
                 text=list(texts),
                 images=[list(images[start : start + each]) for start in range(0, len(images), each)],
                 padding=True,
@@ -168,7 +176,7 @@ class Vlm:
 
     def chances(
         self,
-        images: Sequence[Image.Image],
+        images: Sequence[Image.Image] | Tensor,
         texts: Sequence[str],
         answers: Sequence[str],
         ids: Sequence[Sequence[int]],

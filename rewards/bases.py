@@ -15,7 +15,7 @@ SCHEMES = {
     "timm": "rwk.adapters.timm_head:TimmHead",
 }
 """What `SCHEME:MODEL` names as a base: a class with `from_model`."""
-KINDS = ("dual_encoder", "timm_head", "tuned", "tuned.pixels")
+KINDS = ("dual_encoder", "timm_head", "tuned")
 """Registered names of kinds of network, which have no weights of their own."""
 
 

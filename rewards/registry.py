@@ -241,7 +241,6 @@ REWARDS: Registry[Reward] = Registry(
         "siglip2.so400m_16_naflex": "rwk.adapters.siglip_naflex:NaflexLarge",
         "timm_head": "rwk.adapters.timm_head:TimmHead",
         "tuned": "rwk.rewards.tuned:Tuned",
-        "tuned.pixels": "rwk.rewards.tuned:TunedPixels",
         "unifiedreward.alignment": "rwk.adapters.unified_reward:Alignment",
         "unifiedreward.coherence": "rwk.adapters.unified_reward:Coherence",
         "unifiedreward.pointwise": "rwk.adapters.unified_reward:UnifiedReward",

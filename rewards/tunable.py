@@ -32,7 +32,7 @@ class ScaledHead(nn.Module):
 
 
 class Tunable(ABC):
-    """A reward that can be the base of training. A subclass writes all of this but `refusal` and `prepared_pixels`.
+    """A reward that can be the base of training. A subclass writes all of this but `refusal`.
 
     What is trained are log-odds, `head(features)`: of two images of one prompt the difference is how sure the reward is
     that people prefer the first. `rewards.tuned.Tuned` holds the pair, trains it and saves what training moved.
@@ -66,9 +66,9 @@ class Tunable(ABC):
     def features(self, prepared: Any, prompts: Sequence[str]) -> Tensor:
         """[B, D] float32, with gradient, what the head sees of images and their prompts."""
 
+    @abstractmethod
     def prepared_pixels(self, pixels: Tensor) -> Any:
-        """What `features` takes, with gradient, of pixels [B, 3, H, W] in 0..1; of a `PixelReward`."""
-        raise NotImplementedError
+        """What `features` takes, with gradient, of pixels [B, 3, H, W] in 0..1."""
 
     def refusal(self, prompt: str) -> str:
         """Why a prompt gets no score, or ""."""

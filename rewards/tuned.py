@@ -33,7 +33,7 @@ class Network(nn.Module):
         self.head = head
 
 
-class Tuned(Trainable):
+class Tuned(Trainable, PixelReward):
     """A `Tunable` reward and a head, trained together; scores are log-odds in a difference, whatever the base's unit.
 
     A saved folder holds the name of the base and, in model.safetensors, every number that training moved, low-rank
@@ -42,10 +42,12 @@ class Tuned(Trainable):
     to the same weights. What training left alone is known by a hash, and other weights are refused.
     """
 
-    spec = RewardSpec("tuned", UNIT, -math.inf, math.inf, "that of the base", "rwk.rewards.tuned")
+    spec = RewardSpec("tuned", UNIT, -math.inf, math.inf, "that of the base", "rwk.rewards.tuned", differentiable=True)
     registered = "tuned"
     keeps_lora = True
-    tiny_base: ClassVar[str] = "judge.yes_no"
+    tiny_base: ClassVar[str] = "pickscore.v1"
+    tolerance = 0.5
+    """In log-odds; of the base's own way from Pillow's resize to torch's."""
 
     def __init__(
         self,
@@ -78,10 +80,9 @@ class Tuned(Trainable):
         self.spec = dataclasses.replace(base.spec, unit=UNIT, low=-math.inf, high=math.inf)
 
     @classmethod
-    def over(cls, base: Reward, name: str, **options: Any) -> Tuned:
-        """The reward over that base, with `score_pixels` where the base has it."""
-        kind = TunedPixels if isinstance(base, PixelReward) else Tuned
-        return kind(base, absolute(name), **options)
+    def over(cls, base: Reward, name: str, **options: Any) -> Self:
+        """The reward over that base, which a path names the same in any folder."""
+        return cls(base, absolute(name), **options)
 
     @classmethod
     def tiny(cls) -> Self:
@@ -106,6 +107,10 @@ class Tuned(Trainable):
 
     def features(self, prepared: Any, prompts: Sequence[str]) -> Tensor:
         return self.base.features(prepared, prompts)  # type: ignore[no-any-return]
+
+    def score_pixels(self, pixels: Tensor, prompts: Sequence[str] = ()) -> Tensor:
+        prompts = prompts or [""] * len(pixels)
+        return self.head(self.features(self.base.prepared_pixels(pixels), prompts))
 
     def _score(self, images: list[Image.Image], prompts: list[str]) -> Scores:
         prompts = prompts or [""] * len(images)
@@ -234,20 +239,6 @@ class Tuned(Trainable):
             state[key].copy_(value)
         self.moved = frozenset(tensors)
         self.module.requires_grad_(False)
-
-
-class TunedPixels(Tuned, PixelReward):
-    """`Tuned` over a base that is a differentiable function of pixels."""
-
-    spec = dataclasses.replace(Tuned.spec, name="tuned.pixels", differentiable=True)
-    registered = "tuned.pixels"
-    tiny_base = "pickscore.v1"
-    tolerance = 0.5
-    """In log-odds; of the base's own way from Pillow's resize to torch's."""
-
-    def score_pixels(self, pixels: Tensor, prompts: Sequence[str] = ()) -> Tensor:
-        prompts = prompts or [""] * len(pixels)
-        return self.head(self.features(self.base.prepared_pixels(pixels), prompts))
 
 
 def absolute(name: str) -> str:

@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor
+from torchvision.transforms.functional import to_tensor
 
 from rwk.adapters.judge import Aesthetics, Answer, Judge, Levels, VqaScore, Yes, YesNo
 from rwk.adapters.judge_published import ReasonGen
@@ -124,6 +125,35 @@ def test_probabilities_are_those_after_the_last_token(model: str) -> None:
         ratio.score(pictures(), PROMPTS).values, expected[:, 0] / expected.sum(1), rtol=2e-5, atol=0
     )
     assert expected[:, 0].std() > 1e-3 * expected[:, 0].mean()  # far above the tolerance
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_pixels_score_as_images_do(model: str) -> None:
+    """Patches and tiles made by torch, with gradient, are those of the processor, up to the rounding of its resize."""
+    judge = YesNo.of(vlm(model))
+    scores = judge.score(pictures(), PROMPTS).values
+    found = []
+    for image, prompt in zip(pictures(), PROMPTS, strict=True):
+        pixels = to_tensor(image)[None].requires_grad_()
+        value = judge.score_pixels(pixels, [prompt])
+        (gradient,) = torch.autograd.grad(value.sum(), pixels)
+        assert (gradient[0].abs().sum((0, 1)) > 0).all()
+        found.append(value.item())
+    torch.testing.assert_close(torch.tensor(found), scores, atol=0.1 * scores.std().item(), rtol=0)
+
+
+def test_a_processor_without_pixels_says_so() -> None:
+    """A model whose images transformers prepares by Pillow alone has scores, and no `score_pixels`."""
+    from transformers import Qwen2VLImageProcessorPil
+
+    class Own(Qwen2VLImageProcessorPil):
+        pass
+
+    judge = YesNo.of(tiny_vlm("judge.yes_no", ("yes", "no")))
+    judge.vlm.processor.image_processor = Own.from_dict(judge.vlm.processor.image_processor.to_dict())
+    judge.score(pictures(), PROMPTS)
+    with pytest.raises(ValueError, match="judge.yes_no has no score_pixels with Own, as transformers prepares its"):
+        judge.score_pixels(torch.rand(1, 3, 40, 40), ["a cat"])
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.3])
