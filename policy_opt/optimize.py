@@ -6,6 +6,7 @@ import json
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -135,12 +136,16 @@ def optimize(
         weighted.append(Weighted(gold, rewards[gold], 0.0))
     place = world(torch.device(device))
 
-    def judging(before: Mapping[str, Drawn] | None = None) -> dict[str, Drawn]:
-        """Judges by rewards that are loaded for it, so that they do not lie beside what learns."""
-        on = measures(experiment, benchmarks, rewards, device)
-        by = {name: rewards[name] for name in learnt}
-        return judge(generator, on, by, images=experiment.eval_images, sampling=sampling, before=before, place=place)
-
+    load_judges = partial(measures, experiment, benchmarks, rewards, device)  # anew, not to lie beside what learns
+    judging = partial(
+        judge,
+        generator,
+        learnt={name: rewards[name] for name in learnt},
+        images=experiment.eval_images,
+        sampling=sampling,
+        place=place,
+    )
+    judges = load_judges()
     run = {"algorithm": type(algorithm).__name__.lower(), **asdict(algorithm), "sampling": asdict(sampling)}
     temperatures = {part.name: part.temperature for part in weighted if algorithm.calibrated and part.name in learnt}
     settings = {"experiment": experiment.document(), "algorithm": run, "temperatures": temperatures}
@@ -151,7 +156,8 @@ def optimize(
     start(out, place, resume=resume)  # refuses a folder that is taken before anything is drawn
     if place.rank == 0:
         write_json(out / "config.json", settings | {"preset": preset, "versions": versions()})
-    before = judging()
+    before = judging(judges)
+    del judges
     give_back(device)
     texts = [prompt.text for prompt in prompts.train]
     learn = ALGORITHMS[type(algorithm)]
@@ -168,7 +174,7 @@ def optimize(
         later=later,
         **({} if seconds is None else {"seconds": seconds}),
     )
-    after = judging(before=before)
+    after = judging(load_judges(), before=before)
 
     comparison = Comparison(before, after, trained, learnt, gold, experiment.watch)
     if place.rank == 0:

@@ -18,8 +18,8 @@ from rwk.policy_opt.configs import Grpo
 from rwk.policy_opt.generator import GENERATORS, Rollout
 from rwk.policy_opt.policy import trainable
 from rwk.policy_opt.sampling import Sampling
-from rwk.policy_opt.sizing import shape_of
 from rwk.policy_opt.sizing_known import KNOWN
+from rwk.policy_opt.sizing_shape import shape_of
 from rwk.rewards.errors import RunFailed
 
 CASE = runpy.run_path(str(Path(__file__).with_name("anole_case.py")))

@@ -19,8 +19,8 @@ from rwk.policy_opt.configs import Grpo
 from rwk.policy_opt.generator import GENERATORS, Rollout
 from rwk.policy_opt.policy import trainable
 from rwk.policy_opt.sampling import Sampling
-from rwk.policy_opt.sizing import shape_of
 from rwk.policy_opt.sizing_known import KNOWN
+from rwk.policy_opt.sizing_shape import shape_of
 from rwk.rewards.errors import RunFailed
 
 PROMPTS = ["a red cat", "", "two naïve birds above a café", "a red dog"]

@@ -9,11 +9,13 @@ import pytest
 import torch
 from click.testing import CliRunner
 
+from rwk.adapters.shapes_generator import ShapesLlama
 from rwk.cli.optimize import ALGORITHMS, command
 from rwk.policy_opt.experiment import LearntRecipe
 from rwk.policy_opt.journal import read
-from rwk.policy_opt.policy import world
+from rwk.policy_opt.policy import Policy, world
 from rwk.policy_opt.presets import PRESETS, SIZES
+from rwk.policy_opt.sampling import Sampling
 from rwk.policy_opt.trainer_arguments import trainer_arguments
 from rwk.rewards import registry
 
@@ -97,7 +99,9 @@ def test_simple_ar_warms_up_and_ends_above_0() -> None:
 
     config = ALGORITHMS["grpo"](**PRESETS["simple_ar"].values("grpo", scaled=False))
     assert config.warmup == -(-config.steps // 10)  # type: ignore[union-attr]
-    told = trainer_arguments(config, Path("out"), world(torch.device("cpu")), rows=28)
+    generator = ShapesLlama.tiny()
+    policy = Policy(generator.module, generator.statistics, [], Sampling())
+    told = trainer_arguments(config, policy, Path("out"), world(torch.device("cpu")), rows=28)
     told = {name: value for name, value in told.items() if name.startswith(("lr_", "warmup"))}
     made = TrainingArguments("out", use_cpu=True, report_to="none", **told)
     optimiser = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], lr=config.learning_rate)
