@@ -165,7 +165,8 @@ def load_folder(
         unused: as `load_whole` takes it.
 
     Raises:
-        ValueError: where a file is not in the folder, or the checkpoint does not fill the network.
+        ValueError: where a file is not in the folder, or the checkpoint is of another model or does not fill the
+            network.
         RunFailed: where the hub cannot be reached and its cache lacks a file.
     """
     folder = Path(weights).expanduser() if weights is not None else None
@@ -173,5 +174,20 @@ def load_folder(
         origin = replace(origin, file=next((file for file in FILES if (folder / file).is_file()), origin.file))
     by_hand = f"copy the folder of {origin.hub} here and name it as {{name}}@PATH"
     found = find(name, origin, folder, revision, by_hand=by_hand)
-    find(name, replace(origin, file="config.json", megabytes=0), folder, revision, by_hand=by_hand)
+    config = find(name, replace(origin, file="config.json", megabytes=0), folder, revision, by_hand=by_hand)
+    held, wanted = _model_type(config), kind.config_class.model_type
+    if held != wanted:
+        raise ValueError(
+            f"{name} needs a checkpoint of {wanted}, got one of {held} in {found.parent}; name the folder of "
+            f"{origin.hub}."
+        )
     return load_whole(name, kind, str(found.parent), unused=unused, dtype="float32", local_files_only=True)
+
+
+def _model_type(config: Path) -> str:
+    """What a config.json says that its network is; raises ValueError where it is no JSON object."""
+    try:
+        held = json.loads(config.read_text(encoding="utf-8"))
+        return str(held.get("model_type"))
+    except (ValueError, AttributeError) as error:
+        raise ValueError(f"{config} must be a JSON object with a model_type, got {error}; copy it anew.") from error

@@ -249,6 +249,19 @@ def test_a_published_folder_is_loaded_whole(folder: Path) -> None:
         load(f"grounding_dino.t2i_r1@{folder / 'broken'}")
 
 
+def test_a_folder_of_another_model_is_told_by_its_config(folder: Path, tmp_path: Path) -> None:
+    """Before a network is built of settings that are not its own; and a config.json that is none."""
+    for text, match in (
+        ('{"model_type": "clip"}', r"grounding_dino.t2i_r1 needs a checkpoint of grounding-dino, got one of clip in"),
+        ("[1]", r"config.json must be a JSON object with a model_type, got .*; copy it anew"),
+        ("{", r"config.json must be a JSON object with a model_type, got Expecting property name"),
+    ):
+        (tmp_path / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes())
+        (tmp_path / "config.json").write_text(text)
+        with pytest.raises(ValueError, match=match):
+            load(f"grounding_dino.t2i_r1@{tmp_path}")
+
+
 def test_facts_come_from_the_file_or_the_prompt(folder: Path, tmp_path: Path) -> None:
     """A prompt with a record has its nouns and task, another its bare noun phrases, or those of the user's function."""
     records = [case.record for case in CASES[:: CASE["EACH"]]]
