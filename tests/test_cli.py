@@ -290,7 +290,7 @@ def test_list_filters(rwk: Rwk) -> None:
     assert "aesthetic.v2" in free
     steep = set(listed(rwk, "--differentiable"))
     assert "hpsv2.v21" in steep
-    assert not {"compressibility.jpeg", "judge.yes"} & steep
+    assert not {"compressibility.jpeg", "unifiedreward.pointwise"} & steep
     assert set(listed(rwk, "--differentiable", "--no-prompt")) == steep & free
     assert "pickscore.v1" in listed(rwk, "--licence", "mit")
     assert "hpsv2.v21" not in listed(rwk, "--licence", "mit")
