@@ -131,11 +131,19 @@ class Janus(JanusPro):
 
 
 def random_network(
-    *, layers: int = 2, width: int = 32, codes: int = 32, side: int = 4, words: int = 0, tied: bool = True
+    *,
+    layers: int = 2,
+    width: int = 32,
+    inner: int = 0,
+    codes: int = 32,
+    side: int = 4,
+    words: int = 0,
+    tied: bool = True,
 ) -> Any:
     """A random `JanusForConditionalGeneration` for `tiny_tokenizer` that draws side x side codes.
 
     Args:
+        inner: width inside the feed-forward parts; by default 8/3 of the width.
         words: size of the vocabulary; by default that of the tokenizer.
         tied: whether the head of words has the weights of their embedding, as transformers has it by default; the
             published checkpoints have a head of its own.
@@ -147,7 +155,7 @@ def random_network(
         text_config=LlamaConfig(
             vocab_size=words or len(ids),
             hidden_size=width,
-            intermediate_size=width * 8 // 3,
+            intermediate_size=inner or width * 8 // 3,
             num_hidden_layers=layers,
             num_attention_heads=max(2, width // 64),
             bos_token_id=ids[BOS],

@@ -2,7 +2,7 @@
 
     OMP_NUM_THREADS=1 python benchmarks/rollout.py                          # the built-in world's size
     python benchmarks/rollout.py --device cuda --dtype bfloat16 --layers 24 --width 1024 --tokens 576 --codes 16384
-    python benchmarks/rollout.py --model janus --device cuda --dtype bfloat16 --torch-compile
+    python benchmarks/rollout.py --model janus_pro_7b --device cuda --dtype bfloat16 --torch-compile --ceilings
     OMP_NUM_THREADS=2 python benchmarks/rollout.py --model janus            # a random Janus
     OMP_NUM_THREADS=2 python benchmarks/rollout.py --model janus --ceilings  # and what the machine could do at most
 
@@ -14,7 +14,8 @@ above 1 says that rwk is faster. State the machine with the numbers: a shared on
 
 `--ceilings` measures what the machine does in a second, of a large product of matrices and of a copy in memory. At that
 rate the products of all tokens with the weights, and the reading of all keys and values, take so many seconds; the
-ratio is that of rwk's seconds to these.
+ratio is that of rwk's seconds to these. Where weights do not stay in a cache, as on a GPU, each step reads them too:
+the share of the copy's bandwidth, with them, is what bounds drawing there.
 """
 
 from __future__ import annotations
@@ -37,10 +38,14 @@ from rwk.policy_opt.sampling import Sampling
 if TYPE_CHECKING:
     from rwk.adapters.janus import JanusPro
 
+_JANUS = {"layers": 8, "width": 512, "inner": 0, "codes": 16384, "tokens": 576, "prompts": 1, "group": 8, "rounds": 3}
 SIZES = {
-    "llama": {"layers": 6, "width": 192, "codes": 512, "tokens": 64, "prompts": 8, "group": 8, "rounds": 5},
-    "janus": {"layers": 8, "width": 512, "codes": 16384, "tokens": 576, "prompts": 1, "group": 8, "rounds": 3},
+    "llama": {"layers": 6, "width": 192, "inner": 0, "codes": 512, "tokens": 64, "prompts": 8, "group": 8, "rounds": 5},
+    "janus": _JANUS,
+    "janus_pro_1b": _JANUS | {"layers": 24, "width": 2048, "inner": 5632},
+    "janus_pro_7b": _JANUS | {"layers": 30, "width": 4096, "inner": 11008},
 }
+"""`inner` is the width inside the feed-forward parts; 0 is 8/3 of the width."""
 UNEQUAL, LONG, BOTH = ", unequal prompts", ", prompts of 200", ", prompts of 10 and 200"
 PROMPTS = {"equal": ("", [15]), "unequal": (UNEQUAL, [8, 15, 22]), "long": (LONG, [200]), "both": (BOTH, [8, 198])}
 """What the pairs are called, and how many letters the prompts have in turns."""
@@ -60,7 +65,7 @@ class Measured(CausalGenerator):
         config = LlamaConfig(
             vocab_size=options.codes + TEXT,
             hidden_size=options.width,
-            intermediate_size=options.width * 8 // 3,
+            intermediate_size=options.inner or options.width * 8 // 3,
             num_hidden_layers=options.layers,
             num_attention_heads=max(1, options.width // 32),
             max_position_embeddings=options.tokens + 1024,
@@ -214,7 +219,8 @@ def janus(options: argparse.Namespace) -> None:
     from rwk.adapters.janus import JanusPro, random_network, tiny_tokenizer
 
     side = math.isqrt(options.tokens)
-    network = random_network(layers=options.layers, width=options.width, codes=options.codes, side=side)
+    sizes = {name: getattr(options, name) for name in ("layers", "width", "inner", "codes")}
+    network = random_network(**sizes, side=side)
     network.to(getattr(torch, options.dtype))
     generator = JanusPro.of(network, tiny_tokenizer(), device=options.device)
     generator.torch_compile = options.torch_compile
@@ -256,7 +262,8 @@ def ceilings(options: argparse.Namespace) -> tuple[float, float]:
 def against_ceilings(generator: JanusPro, length: int, took: float, options: argparse.Namespace) -> None:
     """Prints what drawing did in a second, what the machine can do, and how near it came to that."""
     flops, traffic = ceilings(options)
-    weights = sum(part.weight.numel() for part in generator.module.modules() if isinstance(part, torch.nn.Linear))
+    linear = [part.weight for part in generator.module.modules() if isinstance(part, torch.nn.Linear)]
+    weights, held = sum(weight.numel() for weight in linear), sum(weight.nbytes for weight in linear)
     rows, prefixes = 2 * options.prompts * options.group, options.prompts + 1
     read = length * prefixes + rows * (options.tokens - 1)
     kept = 2 * options.width * options.layers * getattr(torch, options.dtype).itemsize  # of a token, keys and values
@@ -266,7 +273,10 @@ def against_ceilings(generator: JanusPro, length: int, took: float, options: arg
     print(
         f"{f'the ceilings, prompts of {length}':40} {took / floor:5.2f} {'':14} {'':9} {floor:9.3f}\n"
         f"    products {products / took / 1e9:.0f} of {flops / 1e9:.0f} GFLOP/s, {products / flops:.2f} s so; "
-        f"keys and values {keys / took / 1e9:.1f} of {traffic / 1e9:.1f} GB/s, {keys / traffic:.2f} s so",
+        f"keys and values {keys / took / 1e9:.1f} of {traffic / 1e9:.1f} GB/s, {keys / traffic:.2f} s so; "
+        f"with {held / 1e9:.2f} GB of weights in each of {options.tokens} steps "
+        f"{(keys + held * options.tokens) / traffic / took:.0%} of that bandwidth; "
+        f"{options.prompts * options.group / took:.2f} images per second",
         flush=True,
     )
 
@@ -291,7 +301,7 @@ def main() -> None:
     print(f"torch {torch.__version__}, {options.device}, {torch.get_num_threads()} threads, {vars(options)}")
     heads = ("plain s", "rwk s", "tokens/s", "rwk")
     print(f"{'pair':40} {'ratio':>5} {'range':>12} " + " ".join(f"{head:>9}" for head in heads))
-    {"llama": llama, "janus": janus}[options.model](options)
+    (llama if options.model == "llama" else janus)(options)
 
 
 if __name__ == "__main__":
