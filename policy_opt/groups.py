@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from math import nan
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -31,6 +31,7 @@ from rwk.policy_opt.sub_policies import by_recipe, draw_mixed
 from rwk.policy_opt.variety import fields, likeness
 from rwk.rewards.base import Reward
 
+Rows = TypeVar("Rows", Tensor, list[int])
 Differ = Callable[[Tensor, Stage], Tensor]
 """From the scores [rows, R] of some groups to [groups] bool, those that something can be learnt from."""
 
@@ -92,15 +93,17 @@ class Groups:
         began = time.perf_counter()
         draws: list[Drawn] = []
         waited, found = 0.0, 0
-        for number in range(self._most()):
+        most = self._most()
+        for number in range(most):
             if self.config.resampling != "none":
-                handles = self._chosen(step, len(handles))
+                handles = self.own(self.ledger.next(step))
+                self.journal.note(left_out=len(self.ledger.left_out))
             parts = list(self._scored(handles, step, number, stage))
             draws.append(self._gathered(parts))
             drawn_for = self.place.gather(torch.tensor(handles)).tolist()
             self.ledger.record(step, [self.table[handle] for handle in drawn_for], draws[-1].scores)
             waited += sum(part.waited for part in parts)
-            found += int(differ(draws[-1].scores, stage).sum())
+            found += int(differ(draws[-1].scores, stage).sum()) if number + 1 < most else 0
             if found >= self.config.prompts_per_step:
                 break
         self.journal.note(seconds_sample=time.perf_counter() - began - waited, seconds_score=waited)
@@ -117,13 +120,6 @@ class Groups:
             return 1
         left = (config.max_images - self.ledger.images) // config.rows if config.max_images else config.max_draws
         return max(1, min(config.max_draws, left))
-
-    def _chosen(self, step: int, prompts: int) -> list[int]:
-        """As many handles for this process as the ledger has next."""
-        first = self.place.rank * prompts
-        handles = self.ledger.next(step)[first : first + prompts]
-        self.journal.note(left_out=len(self.ledger.left_out))
-        return handles
 
     def _scored(self, handles: list[int], step: int, number: int, stage: Stage) -> Iterator[Scored]:
         """A group of images for each of these prompts, with their scores."""
@@ -170,9 +166,10 @@ class Groups:
         group = numbered(len(rows), size).to(rollouts[0].group.device)
         return self.policy.rollout(handles, tokens, logprobs, group=group)
 
-    def own(self, rows: Tensor) -> Tensor:
-        """This process's equal part of the rows of an update."""
-        return rows.chunk(self.place.size)[self.place.rank]
+    def own(self, rows: Rows) -> Rows:
+        """This process's equal part of the rows, or the handles, of an update."""
+        share = self.place.share(len(rows))
+        return rows[share.start : share.stop]
 
     def note(self, drawn: Drawn, reward: Tensor, stage: Stage) -> None:
         """Notes what was drawn, and the rewards [rows] that its scores came to."""

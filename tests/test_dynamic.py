@@ -42,6 +42,7 @@ def test_update_by_hand(tmp_path: Path, most: int, micro: int) -> None:
     generator = Toy()
     kept: list[tuple[Any, torch.Tensor]] = []
     for number in range(row["draws"]):
+        assert len(kept) < 6  # else nothing further is drawn
         prompts = [line["prompt"] for line in ledger[6 * number : 6 * number + 6]]
         seed = derived_seed(config.seed, 0, number) if number else derived_seed(config.seed, 0)
         rollout = generator.sample(prompts, per_prompt=4, seed=seed)
