@@ -123,14 +123,7 @@ class ShapesLlama(CausalGenerator):
 
     def prompt_ids(self, prompt: str) -> list[int]:
         """Ids of the prompt's words and of the begin of an image; raises ValueError for a word the world lacks."""
-        words = words_of(prompt)
-        unknown = [word for word in words if word not in WORD_IDS]
-        if unknown or not words:
-            raise ValueError(
-                f"shapes.llama knows only the {len(WORDS)} words of its world, got {(unknown or [prompt])[0]!r}; "
-                f"write prompts such as 'a photo of a red circle', or take them from a family such as shapes.long."
-            )
-        return [*(WORD_IDS[word] for word in words), BEGIN]
+        return [*word_ids(self.spec.name, prompt), BEGIN]
 
     def null_ids(self, prompt: str) -> list[int]:
         return [NULL, BEGIN]
@@ -156,6 +149,18 @@ class ShapesLlama(CausalGenerator):
             blank = self.vq.encode(render([()]).to(self.device))  # [1, 64]
         ahead = blank.expand(len(tokens), -1)[:, tokens.shape[1] :]
         return self.decode(torch.cat([tokens.to(self.device), ahead], 1))
+
+
+def word_ids(name: str, prompt: str) -> list[int]:
+    """Ids of a prompt's words; raises ValueError, in the name of a generator, for a word the world lacks."""
+    words = words_of(prompt)
+    unknown = [word for word in words if word not in WORD_IDS]
+    if unknown or not words:
+        raise ValueError(
+            f"{name} knows only the {len(WORDS)} words of its world, got {(unknown or [prompt])[0]!r}; "
+            f"write prompts such as 'a photo of a red circle', or take them from a family such as shapes.long."
+        )
+    return [WORD_IDS[word] for word in words]
 
 
 def _load(module: torch.nn.Module, state: dict[str, Tensor], prefix: str) -> None:

@@ -10,12 +10,12 @@ from __future__ import annotations
 import argparse
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from rwk.adapters import shapes_prompts, shapes_scenes
@@ -23,7 +23,7 @@ from rwk.adapters import shapes_world as world
 from rwk.adapters.shapes_generator import PAD, ShapesLlama, text_ids
 from rwk.adapters.shapes_render import render
 from rwk.adapters.shapes_verifier import recognise
-from rwk.adapters.shapes_vq import CODES, GRID, ShapesVQ
+from rwk.adapters.shapes_vq import CODES, GRID
 
 VQ_STEPS, VQ_BATCH, VQ_RATE = 1000, 64, 2e-3
 STEPS, BATCH, RATE = 4500, 64, 1.5e-3
@@ -32,6 +32,17 @@ SPOILED = 0.3
 """Share of captions whose scene was changed; about three tenths of the changes leave the caption true."""
 DROPPED = 0.1
 """Share of captions left out in training, which teaches the unconditional distribution that guidance needs."""
+
+
+Logits = Callable[[Sequence[str], Tensor, Sequence[bool]], Tensor]
+"""From captions, tokens [B, L], and whether each caption is left out, to the logits [B, L, K] of the tokens."""
+
+
+class Tokenizer(Protocol):
+    """Between pixels [B, 3, 48, 48] in 0..1 and tokens [B, L]."""
+
+    def encode(self, pixels: Tensor) -> Tensor: ...
+    def decode(self, tokens: Tensor) -> Tensor: ...
 
 
 def random_scene(rng: random.Random) -> world.Scene:
@@ -45,11 +56,10 @@ def random_scene(rng: random.Random) -> world.Scene:
     )
 
 
-def train_vq(*, steps: int, seed: int) -> ShapesVQ:
-    """A tokenizer trained to give back random scenes."""
+def train_vq(vq: nn.Module, *, steps: int, seed: int) -> None:
+    """Trains a tokenizer to give back random scenes."""
     rng = random.Random(f"vq/{seed}")
-    torch.manual_seed(seed)
-    vq = ShapesVQ().to(memory_format=torch.channels_last)
+    vq.to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(vq.parameters(), weight_decay=1e-4, betas=(0.9, 0.99))
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, VQ_RATE, steps, pct_start=0.05)
     begun = time.monotonic()
@@ -60,10 +70,10 @@ def train_vq(*, steps: int, seed: int) -> ShapesVQ:
         update(error.abs().mean() + 4 * error.square().mean(), vq, optimizer, schedule)
         if step % 100 == 0 or step == steps - 1:
             print(f"tokenizer {step}: error {error.abs().mean():.4f}, {time.monotonic() - begun:.0f} s", flush=True)
-    return vq.eval()
+    vq.eval()
 
 
-def agreement(vq: ShapesVQ, *, count: int, seed: int) -> float:
+def agreement(vq: Tokenizer, *, count: int, seed: int) -> float:
     """Share of random scenes that the verifier reads alike before and after the tokenizer."""
     rng = random.Random(f"agreement/{seed}")
     scenes = [random_scene(rng) for _ in range(count)]
@@ -73,8 +83,8 @@ def agreement(vq: ShapesVQ, *, count: int, seed: int) -> float:
     return sum({t._replace(dy=0, dx=0) for t in s} == p for s, p in zip(seen, plain, strict=True)) / count
 
 
-def captions(vq: ShapesVQ, *, count: int, seed: int) -> tuple[list[str], Tensor]:
-    """Captions of both families and categories alike, and the tokens [count, 64] of their pictures."""
+def captions(vq: Tokenizer, *, count: int, seed: int) -> tuple[list[str], Tensor]:
+    """Captions of both families and categories alike, and the tokens [count, L] of their pictures."""
     rng = random.Random(f"captions/{seed}")
     kinds = [(family, category) for family, categories in shapes_prompts.FAMILIES.items() for category in categories]
     texts, tokens, scenes = [], [], []
@@ -91,20 +101,25 @@ def captions(vq: ShapesVQ, *, count: int, seed: int) -> tuple[list[str], Tensor]
     return texts, torch.cat(tokens)
 
 
-def train_llama(llama: Any, texts: list[str], tokens: Tensor, *, steps: int, seed: int) -> Iterator[int]:
-    """Trains a causal language model to write tokens after their caption; yields every 500 steps and at the end."""
+def teach(
+    module: nn.Module, logits_of: Logits, texts: list[str], tokens: Tensor, *, steps: int, rate: float, seed: int
+) -> Iterator[int]:
+    """Trains a module to make tokens likely after their caption; yields every 500 steps and at the end."""
     rng = random.Random(f"llama/{seed}")
     torch.manual_seed(seed)
-    matrices = [p for p in llama.parameters() if p.ndim >= 2]
-    scales = [p for p in llama.parameters() if p.ndim < 2]
+    matrices = [p for p in module.parameters() if p.ndim >= 2]
+    scales = [p for p in module.parameters() if p.ndim < 2]
     groups = [{"params": matrices, "weight_decay": 0.05}, {"params": scales, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98))
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, steps, pct_start=0.05, final_div_factor=100)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, steps, pct_start=0.05, final_div_factor=100)
     begun, mean = time.monotonic(), 0.0
     for step in range(steps):
         rows = [rng.randrange(len(texts)) for _ in range(BATCH)]
-        loss = _likelihood(llama, [texts[i] for i in rows], tokens[rows].long(), rng)
-        update(loss, llama, optimizer, schedule)
+        dropped = [rng.random() < DROPPED for _ in rows]
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = logits_of([texts[i] for i in rows], tokens[rows].long(), dropped)
+        loss = functional.cross_entropy(logits.float().flatten(0, 1), tokens[rows].long().flatten())
+        update(loss, module, optimizer, schedule)
         mean += (loss.item() - mean) / min(step + 1, 100)
         if step % 100 == 0 or step == steps - 1:
             print(f"generator {step}: loss {mean:.4f}, {time.monotonic() - begun:.0f} s", flush=True)
@@ -112,20 +127,22 @@ def train_llama(llama: Any, texts: list[str], tokens: Tensor, *, steps: int, see
             yield step
 
 
-def _likelihood(llama: Any, texts: list[str], tokens: Tensor, rng: random.Random) -> Tensor:
-    """Mean negative log-likelihood in nats of tokens [B, 64] after their captions."""
-    text = text_ids(texts, [rng.random() < DROPPED for _ in texts])
-    ids = torch.cat([text, tokens[:, :-1]], 1)
-    mask = ids != PAD
-    with torch.autocast("cpu", torch.bfloat16):
+def llama_logits(llama: Any) -> Logits:
+    """What the language model of `shapes.llama` says of tokens after their captions."""
+
+    def logits(texts: Sequence[str], tokens: Tensor, dropped: Sequence[bool]) -> Tensor:
+        ids = torch.cat([text_ids(texts, dropped), tokens[:, :-1]], 1)
+        mask = ids != PAD
         hidden = llama.model(
             input_ids=ids,
             attention_mask=mask.long(),
             position_ids=(mask.cumsum(1) - 1).clamp(min=0),
             use_cache=False,
         ).last_hidden_state[:, -GRID * GRID :]
-        logits = hidden @ llama.lm_head.weight[:CODES].T
-    return functional.cross_entropy(logits.float().flatten(0, 1), tokens.flatten())
+        made: Tensor = hidden @ llama.lm_head.weight[:CODES].T
+        return made
+
+    return logits
 
 
 def update(
@@ -154,11 +171,13 @@ def main() -> None:
     args = parser.parse_args()
     generator = ShapesLlama(weights=args.start) if args.start else ShapesLlama.blank()
     if not args.start:
-        generator.vq.load_state_dict(train_vq(steps=args.vq_steps, seed=args.seed).state_dict())
+        train_vq(generator.vq.requires_grad_(True), steps=args.vq_steps, seed=args.seed)
+        generator.vq.requires_grad_(False)
         generator.save(args.out, dtype=torch.float16)
     print(f"verifier agreement after the tokenizer: {agreement(generator.vq, count=1000, seed=args.seed):.4f}")
     texts, tokens = captions(generator.vq, count=args.captions, seed=args.seed)
-    for _ in train_llama(generator.module, texts, tokens, steps=args.steps, seed=args.seed):
+    logits_of = llama_logits(generator.module)
+    for _ in teach(generator.module, logits_of, texts, tokens, steps=args.steps, rate=RATE, seed=args.seed):
         generator.save(args.out, dtype=torch.float16)
 
 

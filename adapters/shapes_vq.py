@@ -33,6 +33,37 @@ class Residual(nn.Module):
         return x + changed
 
 
+def encoder(width: int, channels: int) -> nn.Sequential:
+    """From pixels [B, 3, 48, 48] to [B, channels, 8, 8]; `width` is a multiple of 32."""
+    fine = width // 2
+    return nn.Sequential(
+        nn.Conv2d(3, fine, 4, stride=2, padding=1),  # [B, fine, 24, 24]
+        Residual(fine),
+        nn.Conv2d(fine, width, 3, stride=3),  # [B, width, 8, 8]
+        Residual(width),
+        Residual(width),
+        nn.Conv2d(width, channels, 1),
+    )
+
+
+def decoder(width: int, channels: int) -> nn.Sequential:
+    """From [B, channels, 8, 8] to pixels [B, 3, 48, 48]; `width` is a multiple of 32."""
+    fine = width // 2
+    return nn.Sequential(
+        nn.Conv2d(channels, width, 3, padding=1),
+        Residual(width),
+        Residual(width),
+        Residual(width),
+        nn.Conv2d(width, fine * 9, 1),
+        nn.PixelShuffle(3),  # [B, fine, 24, 24]
+        Residual(fine),
+        nn.Conv2d(fine, fine // 2 * 4, 1),
+        nn.PixelShuffle(2),  # [B, fine / 2, 48, 48]
+        nn.GELU(),
+        nn.Conv2d(fine // 2, 3, 3, padding=1),
+    )
+
+
 class ShapesVQ(nn.Module):
     """Encoder, quantiser and decoder."""
 
@@ -42,28 +73,7 @@ class ShapesVQ(nn.Module):
             width: channels at the code grid; a multiple of 32.
         """
         super().__init__()
-        fine = width // 2
-        self.encoder = nn.Sequential(
-            nn.Conv2d(3, fine, 4, stride=2, padding=1),  # [B, fine, 24, 24]
-            Residual(fine),
-            nn.Conv2d(fine, width, 3, stride=3),  # [B, width, 8, 8]
-            Residual(width),
-            Residual(width),
-            nn.Conv2d(width, CHANNELS, 1),
-        )
-        self.decoder = nn.Sequential(
-            nn.Conv2d(CHANNELS, width, 3, padding=1),
-            Residual(width),
-            Residual(width),
-            Residual(width),
-            nn.Conv2d(width, fine * 9, 1),
-            nn.PixelShuffle(3),  # [B, fine, 24, 24]
-            Residual(fine),
-            nn.Conv2d(fine, fine // 2 * 4, 1),
-            nn.PixelShuffle(2),  # [B, fine / 2, 48, 48]
-            nn.GELU(),
-            nn.Conv2d(fine // 2, 3, 3, padding=1),
-        )
+        self.encoder, self.decoder = encoder(width, CHANNELS), decoder(width, CHANNELS)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """[B, 3, H, W] what is left of pixels [B, 3, H, W] after quantisation, with a straight-through gradient."""

@@ -273,6 +273,7 @@ GENERATORS = Generators(
         "llamagen.t2i_xl_512": "rwk.adapters.llamagen_t2i:Xl512",
         "shapes.llama": "rwk.adapters.shapes_generator:ShapesLlama",
         "shapes.plan": "rwk.adapters.shapes_plan:ShapesPlan",
+        "shapes.scales": "rwk.adapters.shapes_scales:ShapesScales",
         "showo.256": "rwk.adapters.showo:Showo",
         "showo.512": "rwk.adapters.showo:Showo512",
         "showo.512_base": "rwk.adapters.showo:Showo512Base",
