@@ -41,9 +41,17 @@ class ScalesVQ(nn.Module):
         self.encoder, self.decoder = encoder(width, BITS), decoder(width, BITS)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """[B, 3, H, W] what is left of pixels [B, 3, H, W] after quantisation, with a straight-through gradient."""
+        """[B, 3, H, W] what is left of pixels [B, 3, H, W] after quantisation, with a straight-through gradient.
+
+        In training every second picture is without some of its last maps, so that the first ones hold what matters most.
+        """
         latents = self._latents(pixels)
-        total = self.sum_of(code_embeddings(latents.device)[self.codes_of(latents)])
+        vectors = code_embeddings(latents.device)[self.codes_of(latents)]
+        sums = torch.stack([self.sum_of(vectors[:, :end]) for end in ENDS])  # [maps, B, 9, 8, 8]
+        last = torch.full([len(pixels)], len(ENDS) - 1, device=latents.device)
+        if self.training:
+            last[::2] = torch.randint(len(ENDS), last[::2].shape, device=latents.device)
+        total = sums[last, torch.arange(len(pixels), device=latents.device)]
         return self._paint(latents + (total - latents).detach())
 
     def encode(self, pixels: Tensor) -> Tensor:

@@ -59,7 +59,8 @@ def random_scene(rng: random.Random) -> world.Scene:
 def train_vq(vq: nn.Module, *, steps: int, seed: int) -> None:
     """Trains a tokenizer to give back random scenes."""
     rng = random.Random(f"vq/{seed}")
-    vq.to(memory_format=torch.channels_last)
+    torch.manual_seed(seed)
+    vq.train().to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(vq.parameters(), weight_decay=1e-4, betas=(0.9, 0.99))
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, VQ_RATE, steps, pct_start=0.05)
     begun = time.monotonic()
