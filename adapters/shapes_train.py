@@ -8,6 +8,7 @@ generator knows how to draw everything, and draws what was asked only part of th
 from __future__ import annotations
 
 import argparse
+import copy
 import random
 import time
 from collections.abc import Iterator
@@ -142,6 +143,14 @@ def update(
     schedule.step()
 
 
+def save_half(generator: ShapesLlama, folder: Path) -> None:
+    """Saves a generator in half precision, and leaves it as it is."""
+    written = copy.deepcopy(generator)
+    written.module.half()
+    written.vq.half()
+    written.save(folder)
+
+
 def main() -> None:
     """Trains both networks and writes them as half-precision safetensors."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -155,11 +164,11 @@ def main() -> None:
     generator = ShapesLlama(weights=args.start) if args.start else ShapesLlama.blank()
     if not args.start:
         generator.vq.load_state_dict(train_vq(steps=args.vq_steps, seed=args.seed).state_dict())
-        generator.save(args.out, dtype=torch.float16)
+        save_half(generator, args.out)
     print(f"verifier agreement after the tokenizer: {agreement(generator.vq, count=1000, seed=args.seed):.4f}")
     texts, tokens = captions(generator.vq, count=args.captions, seed=args.seed)
     for _ in train_llama(generator.module, texts, tokens, steps=args.steps, seed=args.seed):
-        generator.save(args.out, dtype=torch.float16)
+        save_half(generator, args.out)
 
 
 if __name__ == "__main__":
