@@ -12,6 +12,7 @@ runs are put side by side in one pair of matrices. Weights of float32 take them 
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -129,7 +130,8 @@ def load_on(module: nn.Module, folder: Path, name: str) -> None:
 
 
 def write_beside(folder: Path, changes: Changes) -> None:
-    """Writes changes, if any, to a folder that holds what they were taken off."""
+    """Writes changes to a folder that holds what they were taken off, and leaves no earlier ones there."""
+    shutil.rmtree(folder / ADAPTER, ignore_errors=True)
     if not changes:
         return
     tensors = {
