@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torchvision.transforms.functional import to_pil_image
 
-from rwk.policy_opt.low_rank import load_on, put_on, taken_off, write_beside
+from rwk.policy_opt.low_rank import load_on, written_beside
 from rwk.policy_opt.sampling import Sampling
 from rwk.rewards.registry import Registry
 
@@ -129,37 +129,25 @@ class Generator(ABC):
 
     @abstractmethod
     def _save(self, folder: Path) -> None:
-        """Makes the folder and writes config.json and safetensors, from which `_from_folder` builds the generator.
-
-        For `load` to find it by its folder, config.json holds `rwk_generator`, its registered name.
-        """
+        """Makes the folder; writes safetensors and config.json, which tells the registered name as `rwk_generator`."""
 
     @final
     @classmethod
     def from_folder(cls, folder: Path, *, device: str = "cpu") -> Self:
-        """The generator that `save` wrote; raises ValueError where what lies beside its weights is of another."""
+        """The generator that `save` wrote; raises ValueError where what is kept beside its files is of another."""
         self = cls._from_folder(folder, device=device)
         load_on(self.module, folder, self.spec.name)
         return self
 
     @final
     def save(self, folder: Path) -> None:
-        """Writes what `load` builds the same generator from: `_save`, and what is kept beside weights (`low_rank`)."""
-        changes = taken_off(self.module)
-        try:
+        """Writes what `load` builds the same generator from: its files, and what is kept beside them (`low_rank`)."""
+        with written_beside(self.module, folder):
             self._save(folder)
-        finally:
-            put_on(self.module, changes)
-        write_beside(folder, changes)
 
     @abstractmethod
     def sample(
-        self,
-        prompts: Sequence[str],
-        *,
-        per_prompt: int = 1,
-        seed: int,
-        sampling: Sampling | None = None,
+        self, prompts: Sequence[str], *, per_prompt: int = 1, seed: int, sampling: Sampling | None = None
     ) -> Rollout:
         """Draws `per_prompt` images for every prompt, rows of one prompt adjacent.
 
@@ -259,9 +247,9 @@ class Generators(Registry[Generator]):
 
     def load(self, name: str, **options: Any) -> Generator:
         """See `Registry.load`; weights of one's own, too, may have low-rank changes beside them."""
-        generator, own = super().load(name, **options), self.parted(name)[1]
-        if "weights" in own:
-            load_on(generator.module, Path(own["weights"]).expanduser(), generator.spec.name)
+        generator = super().load(name, **options)
+        if weights := self.parted(name)[1].get("weights"):
+            load_on(generator.module, Path(weights).expanduser(), generator.spec.name)
         return generator
 
 

@@ -104,7 +104,7 @@ def left_out(adapted: Any, before: Changes) -> Iterator[None]:
 
 
 def load_on(module: nn.Module, folder: Path, name: str) -> None:
-    """Puts on the changes that `write_beside` wrote to a folder, if it holds any.
+    """Puts on the changes that `written_beside` wrote to a folder, if it holds any.
 
     Args:
         name: of the generator, for the error.
@@ -129,18 +129,15 @@ def load_on(module: nn.Module, folder: Path, name: str) -> None:
     put_on(module, changes)
 
 
-def write_beside(folder: Path, changes: Changes) -> None:
-    """Writes changes to a folder that holds what they were taken off, and leaves no earlier ones there."""
-    shutil.rmtree(folder / ADAPTER, ignore_errors=True)
-    if not changes:
-        return
-    tensors = {
-        _NAMES.format(name, letter): value.cpu().contiguous()
-        for name, pair in changes.items()
-        for letter, value in zip("AB", pair, strict=True)
-    }
-    _config(changes).save_pretrained(folder / ADAPTER)
-    save_file(tensors, folder / ADAPTER / "adapter_model.safetensors")
+@contextmanager
+def written_beside(module: nn.Module, folder: Path) -> Iterator[None]:
+    """Takes low-rank changes off while others write the module to a folder, and then writes them beside it."""
+    changes = taken_off(module)
+    try:
+        yield
+    finally:
+        put_on(module, changes)
+    _write(changes, folder / ADAPTER)
 
 
 def take_over(module: nn.Module, tuned: nn.Module) -> None:
@@ -149,6 +146,20 @@ def take_over(module: nn.Module, tuned: nn.Module) -> None:
     changes = taken_off(tuned)
     module.load_state_dict(tuned.state_dict())
     put_on(module, changes)
+
+
+def _write(changes: Changes, folder: Path) -> None:
+    """The changes alone, none of earlier ones."""
+    shutil.rmtree(folder, ignore_errors=True)
+    if not changes:
+        return
+    tensors = {
+        _NAMES.format(name, letter): value.cpu().contiguous()
+        for name, pair in changes.items()
+        for letter, value in zip("AB", pair, strict=True)
+    }
+    _config(changes).save_pretrained(folder)
+    save_file(tensors, folder / "adapter_model.safetensors")
 
 
 def _layers(module: nn.Module) -> dict[str, Any]:
