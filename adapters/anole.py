@@ -118,7 +118,7 @@ class Anole(TransformersGenerator):
         return self._take(network, tiny_tokenizer(), "cpu")
 
     @classmethod
-    def from_folder(cls, folder: Path, *, device: str = "cpu") -> Self:
+    def _from_folder(cls, folder: Path, *, device: str = "cpu") -> Self:
         self = cls.__new__(cls)
         config = json.loads((folder / "vq.json").read_text())
         self.vq = Vq(VqConfig(**config | {"multiples": tuple(config["multiples"])}))
@@ -126,9 +126,9 @@ class Anole(TransformersGenerator):
         TransformersGenerator.__init__(self, weights=folder, device=device)
         return self
 
-    def save(self, folder: Path) -> None:
-        """See `Generator.save`; the VQ has files of its own beside those of transformers."""
-        super().save(folder)
+    def _save(self, folder: Path) -> None:
+        """See `Generator._save`; the VQ has files of its own beside those of transformers."""
+        super()._save(folder)
         (folder / "vq.json").write_text(json.dumps(asdict(self.vq.config)) + "\n")
         state = {key: value.cpu().contiguous() for key, value in self.vq.state_dict().items()}
         save_file(state, folder / "vq.safetensors")

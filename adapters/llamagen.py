@@ -83,13 +83,13 @@ class LlamaGen(CausalGenerator):
         return cls.__new__(cls)._take(gpt, vq, [network.state_dict() for network in networks], "cpu", "float32")
 
     @classmethod
-    def from_folder(cls, folder: Path, *, device: str = "cpu") -> Self:
+    def _from_folder(cls, folder: Path, *, device: str = "cpu") -> Self:
         config, tensors = read_networks(folder, "gpt", "vq")
         self = cls.__new__(cls)
         self.spec = replace(cls.spec, sampling=Sampling(**config["spec"]["sampling"]))
         return self._take(GptConfig(**config["gpt"]), VqConfig(**config["vq"]), tensors, device, config["dtype"])
 
-    def save(self, folder: Path) -> None:
+    def _save(self, folder: Path) -> None:
         gpt, vq = asdict(self.causal_lm.config), asdict(self.vq.config)
         write_networks(folder, self.spec, gpt=(self.module, gpt), vq=(self.vq, vq))
 

@@ -56,13 +56,13 @@ class TextToImage(LlamaGen):
         return self
 
     @classmethod
-    def from_folder(cls, folder: Path, *, device: str = "cpu") -> Self:
-        self = super().from_folder(folder, device=device)
+    def _from_folder(cls, folder: Path, *, device: str = "cpu") -> Self:
+        self = super()._from_folder(folder, device=device)
         self.text = T5Features.from_folder(folder / "t5", device)
         return self
 
-    def save(self, folder: Path) -> None:
-        super().save(folder)
+    def _save(self, folder: Path) -> None:
+        super()._save(folder)
         self.text.save(folder / "t5")
 
     def prompt_ids(self, prompt: str) -> list[int]:

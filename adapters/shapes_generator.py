@@ -60,7 +60,7 @@ class ShapesLlama(CausalGenerator):
         """
         Args:
             device: where the networks lie.
-            weights: a folder that `save` wrote; the shipped one by default.
+            weights: a folder with the files that `save` writes; the shipped one by default.
 
         Raises:
             ValueError: where the folder does not hold this generator.
@@ -110,14 +110,14 @@ class ShapesLlama(CausalGenerator):
         self.vq.to(device).requires_grad_(False).eval()
 
     @classmethod
-    def from_folder(cls, folder: Path, *, device: str = "cpu") -> ShapesLlama:
+    def _from_folder(cls, folder: Path, *, device: str = "cpu") -> Self:
         return cls(device=device, weights=folder)
 
-    def save(self, folder: Path, *, dtype: torch.dtype = torch.float32) -> None:
+    def _save(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         lm = {"lm." + name: tensor for name, tensor in self.module.state_dict().items()}
         vq = {"vq." + name: tensor for name, tensor in self.vq.state_dict().items()}
-        state = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in (lm | vq).items()}
+        state = {name: tensor.detach().cpu().contiguous() for name, tensor in (lm | vq).items()}
         save_file(state, folder / "model.safetensors")
         (folder / "config.json").write_text(json.dumps(self._config, indent=2) + "\n")
 

@@ -25,7 +25,7 @@ from rwk.adapters import shapes_prompts, shapes_scenes
 from rwk.adapters.shapes_generator import PAD, ShapesLlama
 from rwk.adapters.shapes_plan import PLAN, TEXT, ShapesPlan, plan_ids, planned_scene
 from rwk.adapters.shapes_render import render
-from rwk.adapters.shapes_train import DROPPED, SPOILED, update
+from rwk.adapters.shapes_train import DROPPED, SPOILED, save_half, update
 from rwk.adapters.shapes_verifier import recognise
 from rwk.adapters.shapes_vq import ShapesVQ
 from rwk.adapters.shapes_world import facts
@@ -144,7 +144,7 @@ def main() -> None:
     generator = ShapesPlan(weights=args.start) if args.start else ShapesPlan.begun_from(ShapesLlama())
     texts, tokens = planned_captions(generator.vq, count=args.captions, seed=args.seed)
     for _ in teach(generator, texts, tokens, steps=args.steps, seed=args.seed, done=args.done):
-        generator.save(args.out, dtype=torch.float16)
+        save_half(generator, args.out)
     for family in ("shapes.long.test", "shapes.short.test"):
         planned, drawn, followed = judged(generator, family=family, count=60, seed=args.seed)
         print(f"{family}: right plans {planned:.3f}, right pictures {drawn:.3f}, as planned {followed:.3f}")

@@ -63,7 +63,7 @@ class ShapesScales(StepwiseGenerator):
         """
         Args:
             device: where the networks lie.
-            weights: a folder that `save` wrote; the shipped one by default.
+            weights: a folder with the files that `save` writes; the shipped one by default.
 
         Raises:
             ValueError: where the folder does not hold this generator.
@@ -103,10 +103,10 @@ class ShapesScales(StepwiseGenerator):
         return self
 
     @classmethod
-    def from_folder(cls, folder: Path, *, device: str = "cpu") -> Self:
+    def _from_folder(cls, folder: Path, *, device: str = "cpu") -> Self:
         return cls(device=device, weights=folder)
 
-    def save(self, folder: Path) -> None:
+    def _save(self, folder: Path) -> None:
         write_networks(folder, self.spec, lm=(self.module, self._sizes["lm"]), vq=(self.vq, self._sizes["vq"]))
 
     def prompt_ids(self, prompt: str | None) -> list[int]:

@@ -7,7 +7,6 @@ the shipped `shapes.llama`, which reads prompts already.
 from __future__ import annotations
 
 import argparse
-import copy
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from torch import Tensor
 
 from rwk.adapters.shapes_generator import BEGIN, ShapesLlama
 from rwk.adapters.shapes_scales import ShapesScales
-from rwk.adapters.shapes_train import agreement, captions, teach, train_vq
+from rwk.adapters.shapes_train import agreement, captions, save_half, teach, train_vq
 from rwk.adapters.shapes_vq import CODES as BEFORE
 
 VQ_STEPS, STEPS, RATE = 1000, 3000, 1e-3
@@ -58,7 +57,7 @@ def main() -> None:
         begin_from(generator, ShapesLlama())
         train_vq(generator.vq.requires_grad_(True), steps=args.vq_steps, seed=args.seed)
         generator.vq.requires_grad_(False)
-        write(generator, args.out)
+        save_half(generator, args.out)
     print(f"verifier agreement after the tokenizer: {agreement(generator.vq, count=1000, seed=args.seed):.4f}")
     texts, tokens = captions(generator.vq, count=args.captions, seed=args.seed)
 
@@ -66,16 +65,7 @@ def main() -> None:
         return scales_logits(generator, texts, tokens, dropped)
 
     for _ in teach(generator.module, logits_of, texts, tokens, steps=args.steps, rate=args.rate, seed=args.seed):
-        write(generator, args.out)
-
-
-@torch.no_grad()
-def write(generator: ShapesScales, folder: Path) -> None:
-    """Saves a copy of half precision."""
-    half = copy.deepcopy(generator)
-    half.module.half()
-    half.vq.half()
-    half.save(folder)
+        save_half(generator, args.out)
 
 
 if __name__ == "__main__":

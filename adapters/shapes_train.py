@@ -8,6 +8,7 @@ generator knows how to draw everything, and draws what was asked only part of th
 from __future__ import annotations
 
 import argparse
+import copy
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -22,6 +23,7 @@ from rwk.adapters import shapes_prompts, shapes_scenes
 from rwk.adapters import shapes_world as world
 from rwk.adapters.shapes_generator import PAD, ShapesLlama, text_ids
 from rwk.adapters.shapes_render import render
+from rwk.adapters.shapes_scales import ShapesScales
 from rwk.adapters.shapes_verifier import recognise
 from rwk.adapters.shapes_vq import CODES, GRID
 
@@ -160,6 +162,14 @@ def update(
     schedule.step()
 
 
+def save_half(generator: ShapesLlama | ShapesScales, folder: Path) -> None:
+    """Saves a generator in half precision, and leaves it as it is."""
+    written = copy.deepcopy(generator)
+    written.module.half()
+    written.vq.half()
+    written.save(folder)
+
+
 def main() -> None:
     """Trains both networks and writes them as half-precision safetensors."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -174,12 +184,12 @@ def main() -> None:
     if not args.start:
         train_vq(generator.vq.requires_grad_(True), steps=args.vq_steps, seed=args.seed)
         generator.vq.requires_grad_(False)
-        generator.save(args.out, dtype=torch.float16)
+        save_half(generator, args.out)
     print(f"verifier agreement after the tokenizer: {agreement(generator.vq, count=1000, seed=args.seed):.4f}")
     texts, tokens = captions(generator.vq, count=args.captions, seed=args.seed)
     logits_of = llama_logits(generator.module)
     for _ in teach(generator.module, logits_of, texts, tokens, steps=args.steps, rate=RATE, seed=args.seed):
-        generator.save(args.out, dtype=torch.float16)
+        save_half(generator, args.out)
 
 
 if __name__ == "__main__":

@@ -159,7 +159,7 @@ class Showo(StepwiseGenerator):
         return self._take(phi, network, vq, tokenizer)
 
     @classmethod
-    def from_folder(cls, folder: Path, *, device: str = "cpu") -> Self:
+    def _from_folder(cls, folder: Path, *, device: str = "cpu") -> Self:
         from transformers import AutoTokenizer
 
         config, tensors = read_networks(folder, "phi", "vq")
@@ -169,7 +169,7 @@ class Showo(StepwiseGenerator):
         phi, vq = PhiSizes(**config["phi"]), MagvitConfig(**config["vq"])
         return self._load(phi, vq, tensors, tokenizer, device, config["dtype"])
 
-    def save(self, folder: Path) -> None:
+    def _save(self, folder: Path) -> None:
         phi, vq = asdict(self.sizes), asdict(self.vq.config)
         write_networks(folder, self.spec, phi=(self.module, phi), vq=(self.vq, vq))
         self.tokenizer.save_pretrained(folder)

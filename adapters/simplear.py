@@ -90,15 +90,15 @@ class SimpleArSft(TransformersGenerator):
         return self._take(network, tiny_tokenizer(), "cpu")
 
     @classmethod
-    def from_folder(cls, folder: Path, *, device: str = "cpu") -> Self:
+    def _from_folder(cls, folder: Path, *, device: str = "cpu") -> Self:
         self = cls.__new__(cls)
         self.vq = Cosmos.from_folder(folder)
         TransformersGenerator.__init__(self, weights=folder, device=device)
         return self
 
-    def save(self, folder: Path) -> None:
-        """See `Generator.save`; the decoder has files of its own beside those of transformers."""
-        super().save(folder)
+    def _save(self, folder: Path) -> None:
+        """See `Generator._save`; the decoder has files of its own beside those of transformers."""
+        super()._save(folder)
         self.vq.save(folder)
 
     def prompt_ids(self, prompt: str) -> list[int]:

@@ -97,11 +97,11 @@ class TransformersGenerator(CausalGenerator):
         return self._take(network, tokenizer, device)
 
     @classmethod
-    def from_folder(cls, folder: Path, *, device: str = "cpu") -> Self:
+    def _from_folder(cls, folder: Path, *, device: str = "cpu") -> Self:
         return cls(weights=folder, device=device)
 
-    def save(self, folder: Path) -> None:
-        """See `Generator.save`; `from_pretrained` of transformers' class takes the folder too."""
+    def _save(self, folder: Path) -> None:
+        """See `Generator._save`; `from_pretrained` of transformers' class takes the folder too."""
         self.network.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder, save_jinja_format=False)
         path = folder / "config.json"

@@ -58,7 +58,7 @@ def said(generator: Generator, rollout: Rollout) -> Tensor:
 def merged(generator: Generator, changes: Changes, dtype: torch.dtype) -> tuple[Generator, float]:
     """A copy without changes whose weights, of that type, have taken them up; and the share of these that differ."""
     copied = copy.deepcopy(generator)
-    taken_off(copied)
+    taken_off(copied.module)
     moved = total = 0
     with torch.no_grad():
         copied.module.to(dtype)
@@ -107,10 +107,10 @@ def main() -> None:
         rollout = make().sample(prompts[:16], per_prompt=IMAGES, seed=1)
         began, learnt = said(make(), rollout), said(generator, rollout)
         if case == "shapes.llama":  # which is always loaded in float32
-            changes = taken_off(loaded)
+            changes = taken_off(loaded.module)
             loaded.module.bfloat16()
-            put_on(loaded, changes)
-        changes = taken_off(copy.deepcopy(generator))
+            put_on(loaded.module, changes)
+        changes = taken_off(copy.deepcopy(generator).module)
         half, share = merged(generator, changes, torch.bfloat16)
         whole, most = merged(generator, changes, torch.float32)
         print(f"{case}: {given.steps} steps of GRPO at {given.rate:g}, rank {given.rank}, {len(rollout)} images")

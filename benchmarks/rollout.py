@@ -84,11 +84,11 @@ class Measured(CausalGenerator):
     def _levels(self, tokens: Tensor) -> Tensor:
         raise NotImplementedError
 
-    def save(self, folder: Path) -> None:
+    def _save(self, folder: Path) -> None:
         raise NotImplementedError
 
     @classmethod
-    def from_folder(cls, folder: Path, *, device: str = "cpu") -> Measured:
+    def _from_folder(cls, folder: Path, *, device: str = "cpu") -> Measured:
         raise NotImplementedError
 
     @classmethod

@@ -18,7 +18,7 @@ from PIL import Image, ImageChops
 
 from rwk.policy_opt.batched import BatchedGenerator
 from rwk.policy_opt.expect import HARD, PLAIN, draw, logprobs, require_close, require_unchanged
-from rwk.policy_opt.generator import ADAPTER, GENERATORS, Generator, as_images
+from rwk.policy_opt.generator import GENERATORS, Generator, as_images
 from rwk.policy_opt.module_state import changes, in_mode, module_state
 from rwk.policy_opt.probability_checks import (
     check_any_tokens_have_logprobs,
@@ -198,7 +198,7 @@ def check_saves_and_loads(generator: Generator) -> None:
         files = sorted(path.name for path in folder.rglob("*") if path.is_file())
         strange = [name for name in files if not name.endswith((".json", ".safetensors", ".txt", ".model"))]
         require(not strange, f"save wrote {', '.join(strange)}; only JSON and safetensors hold no code")
-        loaded = [] if (folder / ADAPTER).is_dir() else [type(generator).from_folder(folder)]
+        loaded = [type(generator).from_folder(folder)]
         if json.loads((folder / "config.json").read_text()).get("rwk_generator") in GENERATORS.names():
             loaded.append(GENERATORS.load(str(folder)))
     for other in loaded:

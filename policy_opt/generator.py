@@ -7,13 +7,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Self, final
 
 import torch
 from PIL import Image
 from torch import Tensor, nn
 from torchvision.transforms.functional import to_pil_image
 
+from rwk.policy_opt.low_rank import load_on, written_beside
 from rwk.policy_opt.sampling import Sampling
 from rwk.rewards.registry import Registry
 
@@ -123,21 +124,30 @@ class Generator(ABC):
 
     @classmethod
     @abstractmethod
-    def from_folder(cls, folder: Path, *, device: str = "cpu") -> Generator:
-        """The generator that `save` wrote, but for low-rank changes beside its weights, which `load` knows."""
+    def _from_folder(cls, folder: Path, *, device: str = "cpu") -> Self:
+        """The generator that `_save` wrote."""
 
     @abstractmethod
+    def _save(self, folder: Path) -> None:
+        """Makes the folder; writes safetensors and config.json, which tells the registered name as `rwk_generator`."""
+
+    @final
+    @classmethod
+    def from_folder(cls, folder: Path, *, device: str = "cpu") -> Self:
+        """The generator that `save` wrote; raises ValueError where what is kept beside its files is of another."""
+        self = cls._from_folder(folder, device=device)
+        load_on(self.module, folder, self.spec.name)
+        return self
+
+    @final
     def save(self, folder: Path) -> None:
-        """Writes config.json and safetensors, from which `registry.load(folder)` builds the same generator."""
+        """Writes what `load` builds the same generator from: its files, and what is kept beside them (`low_rank`)."""
+        with written_beside(self.module, folder):
+            self._save(folder)
 
     @abstractmethod
     def sample(
-        self,
-        prompts: Sequence[str],
-        *,
-        per_prompt: int = 1,
-        seed: int,
-        sampling: Sampling | None = None,
+        self, prompts: Sequence[str], *, per_prompt: int = 1, seed: int, sampling: Sampling | None = None
     ) -> Rollout:
         """Draws `per_prompt` images for every prompt, rows of one prompt adjacent.
 
@@ -232,23 +242,15 @@ class Generator(ABC):
         raise ValueError(f"{self.spec.name} draws whole images only, got rows to continue; use `sample`.")
 
 
-BASE, ADAPTER = "base", "adapter"
-"""Parts of a folder that `save` wrote of a generator with low-rank changes beside its weights (`low_rank`)."""
-
-
 class Generators(Registry[Generator]):
-    """The table of generators, which also loads those with low-rank changes beside their weights."""
+    """The table of generators."""
 
     def load(self, name: str, **options: Any) -> Generator:
-        """See `Registry.load`."""
-        known, own = self.parted(name)
-        folder = Path(own["weights"]).expanduser() if "weights" in own else self.folder(name)
-        if folder is None or not (folder / ADAPTER).is_dir():
-            return super().load(name, **options)
-        from rwk.policy_opt.low_rank import load_on
-
-        base = str(folder / BASE)
-        return load_on(super().load(f"{known}@{base}" if own else base, **options), folder / ADAPTER)
+        """See `Registry.load`; weights of one's own, too, may have low-rank changes beside them."""
+        generator = super().load(name, **options)
+        if weights := self.parted(name)[1].get("weights"):
+            load_on(generator.module, Path(weights).expanduser(), generator.spec.name)
+        return generator
 
 
 GENERATORS = Generators(

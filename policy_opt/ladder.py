@@ -23,7 +23,7 @@ from typing import Any
 
 from rwk.policy_opt.advantage import Weighted
 from rwk.policy_opt.configs import Grpo, Rft
-from rwk.policy_opt.generator import ADAPTER, Generator, load
+from rwk.policy_opt.generator import Generator
 from rwk.policy_opt.grpo import grpo
 from rwk.policy_opt.journal import Progress, Trained, derived_seed, publish, read, start
 from rwk.policy_opt.ladder_config import Ladder
@@ -179,8 +179,7 @@ def _finished_part(folder: Path, generator: Generator) -> Trained | None:
     held = json.loads(record.read_text())
     part = Trained(**held | {name: Path(held[name]) for name in ("generator", "metrics")})
     if part.generator.exists():
-        kept = (part.generator / ADAPTER).is_dir()
-        take_over(generator, load(str(part.generator)) if kept else type(generator).from_folder(part.generator))
+        take_over(generator.module, type(generator).from_folder(part.generator).module)
     return part
 
 

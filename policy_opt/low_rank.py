@@ -2,11 +2,8 @@
 
 A number of bfloat16 has 8 bits: w + d is w again where d is less than about |w| / 512, and most of what a run learns is
 smaller. So a merge would give back the generator as it began, but for a few weights. Where the weights are of half
-precision, the changes stay beside them, float32 as they were learnt, and draw, are judged and saved so:
-
-    config.json     the name that the generator is found by
-    base/           what `Generator.save` writes of it without the changes
-    adapter/        the changes, as peft writes them, of the layers of `Generator.module`
+precision, the changes stay beside them, float32 as they were learnt: so the generator draws and is judged, and its
+folder holds beside its own files `adapter`, as peft writes changes of the layers of `Generator.module`.
 
 A run that goes on from there learns changes of its own, or all weights, and leaves these as they are; changes of two
 runs are put side by side in one pair of matrices. Weights of float32 take them up in their sum.
@@ -14,24 +11,25 @@ runs are put side by side in one pair of matrices. Weights of float32 take them 
 
 from __future__ import annotations
 
-import functools
 import json
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from rwk.policy_opt.generator import ADAPTER, BASE, Generator
 from rwk.policy_opt.masters import HALF
 from rwk.policy_opt.quiet import quiet
 
 Changes = dict[str, tuple[Tensor, Tensor]]
 """Linear layer -> A [r, in] and B [out, r], float32: its weight is W + B A."""
+ADAPTER = "adapter"
+"""The folder that they lie in."""
 _KEPT = "kept"
 """What peft calls changes that learn no more."""
 _NAMES = "base_model.model.{}.lora_{}.weight"
@@ -44,36 +42,31 @@ def is_half(module: nn.Module) -> bool:
 
 
 @torch.no_grad()
-def taken_off(generator: Generator) -> Changes:
-    """Takes all low-rank changes off the generator, and gives them in one; none where it has none."""
+def taken_off(module: nn.Module) -> Changes:
+    """Takes all low-rank changes off, and gives them in one; none where there are none."""
     found: Changes = {}
-    for name, layer in _layers(generator.module).items():
+    for name, layer in _layers(module).items():
         keys = layer.active_adapters
         down = torch.cat([layer.lora_A[key].weight for key in keys])
         up = torch.cat([layer.lora_B[key].weight * layer.scaling[key] for key in keys], dim=1)
         found[name] = down, up
-        generator.module.set_submodule(name, layer.base_layer)
-    vars(generator.module).pop("peft_config", None)
-    changed: Any = generator
-    if isinstance(generator, _Keeps):
-        changed.__class__ = changed.plain
+        module.set_submodule(name, layer.base_layer)
+    vars(module).pop("peft_config", None)
     return found
 
 
-def put_on(generator: Generator, changes: Changes) -> None:
-    """Has a generator without low-rank changes compute with these, which do not learn, and save them beside it."""
-    from peft import get_peft_model
-
+def put_on(module: nn.Module, changes: Changes) -> None:
+    """Has a module without low-rank changes compute with these, which do not learn."""
     if not changes:
         return
-    module = generator.module
+    from peft import get_peft_model
+
     learns = {id(value) for value in module.parameters() if value.requires_grad}
     with torch.random.fork_rng(devices=[]), quiet():
         get_peft_model(module, _config(changes), adapter_name=_KEPT)
     _fill(module, changes)
     for value in module.parameters():
         value.requires_grad_(id(value) in learns)
-    generator.__class__ = _kept_class(type(generator))
 
 
 def put_beside(adapted: Any, changes: Changes) -> None:
@@ -110,67 +103,63 @@ def left_out(adapted: Any, before: Changes) -> Iterator[None]:
                 layer.set_scale(name, 1.0)
 
 
-def load_on(generator: Generator, folder: Path) -> Generator:
-    """The generator, with the changes that peft wrote to a folder.
+def load_on(module: nn.Module, folder: Path, name: str) -> None:
+    """Puts on the changes that `written_beside` wrote to a folder, if it holds any.
+
+    Args:
+        name: of the generator, for the error.
 
     Raises:
-        ValueError: where the folder does not hold changes of this generator.
+        ValueError: where they are not changes of this module.
     """
+    folder = folder / ADAPTER
+    if not folder.is_dir():
+        return
     try:
         tensors = load_file(folder / "adapter_model.safetensors")
         config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
         scale = config["lora_alpha"] / config["r"]
         changes: Changes = {
-            name: (tensors[_NAMES.format(name, "A")], tensors[_NAMES.format(name, "B")] * scale)
-            for name in config["target_modules"]
+            layer: (tensors[_NAMES.format(layer, "A")], tensors[_NAMES.format(layer, "B")] * scale)
+            for layer in config["target_modules"]
         }
-        _check_fits(generator.module, changes, len(tensors))
+        _check_fits(module, changes, len(tensors))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
-        raise ValueError(f"{folder} does not hold low-rank changes of {generator.spec.name}: {error}") from error
-    put_on(generator, changes)
-    return generator
+        raise ValueError(f"{folder} does not hold low-rank changes of {name}: {error}") from error
+    put_on(module, changes)
 
 
-def take_over(generator: Generator, tuned: Generator) -> None:
-    """Gives a generator the weights, and the low-rank changes, of another of its kind, which loses its changes."""
-    taken_off(generator)
+@contextmanager
+def written_beside(module: nn.Module, folder: Path) -> Iterator[None]:
+    """Takes low-rank changes off while others write the module to a folder, and then writes them beside it."""
+    changes = taken_off(module)
+    try:
+        yield
+    finally:
+        put_on(module, changes)
+    _write(changes, folder / ADAPTER)
+
+
+def take_over(module: nn.Module, tuned: nn.Module) -> None:
+    """Gives a module the weights, and the low-rank changes, of another of its kind, which loses its changes."""
+    taken_off(module)
     changes = taken_off(tuned)
-    generator.module.load_state_dict(tuned.module.state_dict())
-    put_on(generator, changes)
-
-
-class _Keeps(Generator):
-    """What stands before the class of a generator with low-rank changes, and saves these too."""
-
-    plain: ClassVar[type[Generator]]
-
-    def save(self, folder: Path) -> None:
-        generator: Generator = self
-        changes = taken_off(generator)
-        try:
-            generator.save(folder / BASE)
-        finally:
-            put_on(generator, changes)
-        _write(changes, folder)
-
-
-@functools.cache
-def _kept_class(kind: type[Generator]) -> type[Generator]:
-    return type(kind.__name__, (_Keeps, kind), {"plain": kind})
+    module.load_state_dict(tuned.state_dict())
+    put_on(module, changes)
 
 
 def _write(changes: Changes, folder: Path) -> None:
-    """The changes, and what the whole is found by, beside what is saved without them."""
-    (folder / ADAPTER).mkdir()
+    """The changes alone, none of earlier ones."""
+    shutil.rmtree(folder, ignore_errors=True)
+    if not changes:
+        return
     tensors = {
         _NAMES.format(name, letter): value.cpu().contiguous()
         for name, pair in changes.items()
         for letter, value in zip("AB", pair, strict=True)
     }
-    save_file(tensors, folder / ADAPTER / "adapter_model.safetensors")
-    _config(changes).save_pretrained(folder / ADAPTER)
-    held = json.loads((folder / BASE / "config.json").read_text(encoding="utf-8"))
-    (folder / "config.json").write_text(json.dumps({"rwk_generator": held.get("rwk_generator")}, indent=2) + "\n")
+    _config(changes).save_pretrained(folder)
+    save_file(tensors, folder / "adapter_model.safetensors")
 
 
 def _layers(module: nn.Module) -> dict[str, Any]:

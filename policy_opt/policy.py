@@ -185,7 +185,7 @@ def _adapted(generator: Generator, config: Optimisation, *, keep: bool) -> Itera
     from peft import LoraConfig, get_peft_model
 
     module = generator.module
-    before = taken_off(generator)
+    before = taken_off(module)
     learns = {name for name, value in module.named_parameters() if value.requires_grad}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
@@ -202,13 +202,13 @@ def _adapted(generator: Generator, config: Optimisation, *, keep: bool) -> Itera
     try:
         yield without_adapters if keep else None
     finally:
-        learnt = taken_off(generator) if is_half(module) else {}
+        learnt = taken_off(module) if is_half(module) else {}
         if not learnt:
             adapted.merge_and_unload()
             vars(module).pop("peft_config", None)
         for name, value in module.named_parameters():
             value.requires_grad_(name in learns)
-        put_on(generator, learnt)
+        put_on(module, learnt)
 
 
 def kl_per_image(statistics: Statistics, reference: Statistics, rollout: Rollout) -> Tensor:

@@ -3,7 +3,8 @@
 Every number is computed, none is measured. In bytes, for one process, with b bytes a number, P parameters of which T
 learn, and rows that count double under guidance; masters are `policy_opt.masters`, and adapters are float32:
 
-    weights P b, gradients T b, AdamW 8 T, masters 4 T where b is 2, a reference P b, an average of the weights 4 T
+    weights P b, gradients T b, AdamW 8 T, masters 4 T where b is 2, a reference P b, an average of the weights 4 T;
+                 of low-rank changes that an earlier run left beside the weights 4 each with these and a reference
     cache        rows drawn * (prompt + image) * 2 (keys and values) * layers * width of keys * b; of compiled steps
                  rows and length are those of their graphs (`compiled`), and the cache stays while it is learnt
     laid out     as many bytes as the layers that a CPU lays out for a draw have (`packed`)
@@ -134,7 +135,7 @@ def plan(
     learnt = 2 if guided and mode == "matched" else 1  # branches with a gradient
     seen = 1 if mode == "cond_only" else double
     learns = config.lora_rank * shape.linear if config.lora_rank else shape.parameters
-    length, b = shape.prompt + shape.tokens, shape.width
+    length, b, beside = shape.prompt + shape.tokens, shape.width, FLOAT * shape.beside
     copies = 0 if config.lora_rank else _kept(config)
     micro = _micro(config, processes)
     rows, room = at_once * double, length
@@ -151,11 +152,11 @@ def plan(
     masters = wide < FLOAT or sharding in ("zero1", "zero2")
     pays = lays_out and at_once * shape.tokens >= LEAST_ROWS and shape.large * b <= MOST_BYTES
     return Plan(
-        weights=shape.parameters * b + (learns * wide if config.lora_rank else 0),
+        weights=shape.parameters * b + beside + (learns * wide if config.lora_rank else 0),
         gradients=learns * wide // (1 if sharding == "zero1" else parts),
         optimizer=2 * learns * FLOAT // parts,
         masters=learns * FLOAT // parts if masters else 0,
-        reference=copies * (shape.parameters + shape.decoder) * b,
+        reference=copies * ((shape.parameters + shape.decoder) * b + beside),
         average=learns * (FLOAT * _averages(config, wide)),
         decoder=shape.decoder * b,
         twin=shape.parameters * b // parts + shape.decoder * b if sharding == "fsdp" else 0,
@@ -170,7 +171,7 @@ def plan(
         images_scored=images * rewards,
         sampling_operations=2.0 * shape.active * images * shape.tokens * double * again,
         training_operations=shape.active * shape.tokens * again * trained_passes,
-        sampling_bytes=steps * processes * (shape.active * b + cache * filled),
+        sampling_bytes=steps * processes * (shape.active * b + shape.beside * (FLOAT - b) + cache * filled),
         keeps_cache=config.torch_compile,
     )
 

@@ -17,7 +17,7 @@ class Shape:
     """What of a generator its costs depend on."""
 
     parameters: int
-    """Of the network that learns."""
+    """Of the network that learns, without low-rank changes that were kept beside it."""
     active: int
     """Those that an image token is multiplied by."""
     linear: int
@@ -40,6 +40,8 @@ class Shape:
     """Whether a draw reads no more than the tokens of the draw before."""
     large: int = 0
     """Weights of the linear layers that a CPU may lay out for a draw."""
+    beside: int = 0
+    """Parameters of low-rank changes that were kept beside the weights, of float32; they learn no more."""
 
 
 def shape_of(generator: Generator) -> Shape:
@@ -47,6 +49,7 @@ def shape_of(generator: Generator) -> Shape:
     module, spec = generator.module, generator.spec
     ids_of = getattr(generator, "prompt_ids", lambda prompt: ())
     counted = sum(value.numel() for value in module.parameters())
+    beside = sum(value.numel() for name, value in module.named_parameters() if ".lora_" in name)
     once = sum(value.numel() for part in getattr(module, "once", ()) for value in part.parameters())
     config = getattr(module, "config", None)
     hidden, heads = getattr(config, "hidden_size", 0), getattr(config, "num_attention_heads", 1)
@@ -56,7 +59,7 @@ def shape_of(generator: Generator) -> Shape:
     embedded = sum(part.weight.numel() for part in module.modules() if isinstance(part, nn.Embedding))
     decoder: Any = getattr(generator, "vq", None)
     return Shape(
-        parameters=counted,
+        parameters=counted - beside,
         active=counted - embedded - once,
         linear=sum(part.in_features + part.out_features for part in linear),
         layers=getattr(config, "num_hidden_layers", 0),
@@ -70,6 +73,7 @@ def shape_of(generator: Generator) -> Shape:
         draws=len(spec.steps),
         cached=getattr(generator, "cached", True),
         large=_large(*(part.weight.numel() for part in linear)) if isinstance(generator, CausalGenerator) else 0,
+        beside=beside,
     )
 
 

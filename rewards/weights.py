@@ -103,7 +103,7 @@ def named(kind: type[Any], name: str) -> Weights:
 def local(path: Path) -> Weights:
     """The checkpoint of a file or folder, which may not exist."""
     path = path.expanduser()
-    files = [path] if path.is_file() else [*path.glob("*.safetensors"), *path.glob("*.bin"), *path.glob("*.pt*")]
-    files = files or [*path.glob("*/*.safetensors")]  # of a generator with low-rank changes in a folder of their own
+    ends = ("*.safetensors", "*.bin", "*.pt*", "adapter/*.safetensors")  # the last: low-rank changes of a generator
+    files = [path] if path.is_file() else [file for end in ends for file in path.glob(end)]
     size = sum(file.stat().st_size for file in files) / 1e6
     return Weights(str(path), megabytes=round(size, 2) if path.exists() else None, local=True)

@@ -366,7 +366,7 @@ class LosesItsWeights(ShapesLlama):
     """What is loaded is not what was saved."""
 
     @classmethod
-    def from_folder(cls, folder: Path, *, device: str = "cpu") -> LosesItsWeights:
+    def _from_folder(cls, folder: Path, *, device: str = "cpu") -> LosesItsWeights:
         loaded = cls.tiny()
         with torch.no_grad():
             next(loaded.module.parameters()).mul_(2)
@@ -376,8 +376,8 @@ class LosesItsWeights(ShapesLlama):
 class Pickles(ShapesLlama):
     """Saves a file that can hold code."""
 
-    def save(self, folder: Path, *, dtype: torch.dtype = torch.float32) -> None:
-        super().save(folder, dtype=dtype)
+    def _save(self, folder: Path) -> None:
+        super()._save(folder)
         torch.save({}, folder / "optimizer.pt")
 
 

@@ -56,10 +56,10 @@ class Tiny(CausalGenerator):
         return cls()
 
     @classmethod
-    def from_folder(cls, folder: Path, *, device: str = "cpu") -> Tiny:
+    def _from_folder(cls, folder: Path, *, device: str = "cpu") -> Tiny:
         raise NotImplementedError
 
-    def save(self, folder: Path) -> None:
+    def _save(self, folder: Path) -> None:
         raise NotImplementedError
 
     def prompt_ids(self, prompt: str) -> list[int]:

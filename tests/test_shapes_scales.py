@@ -11,9 +11,9 @@ import torch
 from rwk.adapters.shapes_generator import BEGIN, CODES, ShapesLlama
 from rwk.adapters.shapes_prompts import prompts
 from rwk.adapters.shapes_scales import ShapesScales, middles
-from rwk.adapters.shapes_scales_train import begin_from, scales_logits, write
+from rwk.adapters.shapes_scales_train import begin_from, scales_logits
 from rwk.adapters.shapes_scales_vq import ENDS, SIGN, ScalesVQ, code_embeddings
-from rwk.adapters.shapes_train import agreement, teach
+from rwk.adapters.shapes_train import agreement, save_half, teach
 from rwk.adapters.shapes_verifier import Verifier
 from rwk.policy_opt import generator as generators
 
@@ -86,7 +86,7 @@ def test_it_can_be_taught(tmp_path: Path) -> None:
     ) == [11]
     assert surprise(False) < before[0] - 0.1
     assert surprise(True) < before[1] - 0.1
-    write(generator, tmp_path / "taught")
+    save_half(generator, tmp_path / "taught")
     found = generators.load(str(tmp_path / "taught"))
     assert isinstance(found, ShapesScales)
     assert next(found.module.parameters()).dtype == torch.float32

@@ -25,6 +25,7 @@ from rwk.policy_opt.configs import Dpo, Grpo, Rebel, Rft
 from rwk.policy_opt.generator import GENERATORS, Generator
 from rwk.policy_opt.packed import MOST_BYTES, _Packed
 from rwk.policy_opt.policy import trainable
+from rwk.policy_opt.quiet import quiet
 from rwk.policy_opt.sampling import Sampling
 from rwk.policy_opt.sizing import Card, plan
 from rwk.policy_opt.sizing_guide import lines
@@ -44,6 +45,25 @@ def test_a_real_generator() -> None:
     with trainable(generator, config, keep=False):
         learns = sum(value.numel() for value in generator.module.parameters() if value.requires_grad)
     assert plan(config, shape, prompts=100, rewards=1, guided=False).trained_parameters == learns
+
+
+def test_changes_beside_the_weights() -> None:
+    """What an earlier run left beside weights of half precision is float32, is copied with them and learns no more."""
+    generator = ShapesLlama.tiny()
+    generator.module.bfloat16()
+    plain, given = shape_of(generator), {"prompts": 100, "rewards": 1, "guided": False}
+    with quiet(), trainable(generator, Grpo(lora_rank=3), keep=False):
+        pass
+    shape = shape_of(generator)
+    assert shape == replace(plain, beside=3 * plain.linear, active=plain.active + 3 * plain.linear)
+    config = Grpo(kl_every=5)
+    one, two = (plan(config, each, **given) for each in (plain, shape))  # type: ignore[arg-type]
+    assert two.weights == sum(value.nbytes for value in generator.module.parameters())
+    extra = 4 * shape.beside
+    assert two.sampling_bytes - one.sampling_bytes == config.draws * 64 * extra
+    more = {"sampling_operations", "training_operations", "sampling_bytes"}
+    expected = replace(one, weights=one.weights + extra, reference=one.reference + extra)
+    assert replace(two, **{name: getattr(one, name) for name in more}) == expected
 
 
 def test_memory_by_hand() -> None:

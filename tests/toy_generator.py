@@ -68,12 +68,12 @@ class Toy(Generator):
         return cls()
 
     @classmethod
-    def from_folder(cls, folder: Path, *, device: str = "cpu") -> Toy:
+    def _from_folder(cls, folder: Path, *, device: str = "cpu") -> Toy:
         toy = cls()
         toy.module.load_state_dict(load_file(folder / "model.safetensors"))
         return toy
 
-    def save(self, folder: Path) -> None:
+    def _save(self, folder: Path) -> None:
         folder.mkdir(parents=True)
         save_file(self.module.state_dict(), folder / "model.safetensors")
 
