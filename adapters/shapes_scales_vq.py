@@ -43,7 +43,7 @@ class ScalesVQ(nn.Module):
     def forward(self, pixels: Tensor) -> Tensor:
         """[B, 3, H, W] what is left of pixels [B, 3, H, W] after quantisation, with a straight-through gradient.
 
-        In training every second picture is without some of its last maps, so that the first ones hold what matters most.
+        In training every second picture lacks some of its last maps, so that the first ones hold what matters most.
         """
         latents = self._latents(pixels)
         vectors = code_embeddings(latents.device)[self.codes_of(latents)]
