@@ -122,14 +122,14 @@ class ShapesScales(StepwiseGenerator):
         def read(codes: Tensor) -> Tensor:
             nonlocal done
             last = next(scale for scale, (start, _) in enumerate(self.bounds) if start == codes.shape[1])
-            states = self._read(text, codes, slice(done, last + 1), cache)
+            states = self._read(text, codes, range(done, last + 1), cache)
             done = last + 1
             return states[:, -STEPS[last] :]
 
         return read
 
     def states(self, rows: Sequence[str | None], codes: Tensor) -> Tensor:
-        return self._read(self._text(rows), codes, slice(0, len(STEPS)), None)
+        return self._read(self._text(rows), codes, range(len(STEPS)), None)
 
     def _text(self, rows: Sequence[str | None]) -> Tensor:
         """[B, P] ids, padded on the left by -1."""
@@ -137,7 +137,7 @@ class ShapesScales(StepwiseGenerator):
         width = max(map(len, ids))
         return torch.tensor([[-1] * (width - len(row)) + row for row in ids], device=self.device)
 
-    def _read(self, text: Tensor, codes: Tensor, scales: slice, cache: Any) -> Tensor:
+    def _read(self, text: Tensor, codes: Tensor, scales: range, cache: Any) -> Tensor:
         """[B, n, D] states of the codes of these maps, given those [B, k] of all maps before the last of them.
 
         Args:
@@ -145,18 +145,15 @@ class ShapesScales(StepwiseGenerator):
             cache: of the text and the maps before these; to be added to.
         """
         net, width = self.module, text.shape[1]
-        seen = [
-            self.vq.outlook(codes[:, :start], scale + scales.start)
-            for scale, (start, _) in enumerate(self.bounds[scales])
-        ]
-        start, stop = self.bounds[scales.start][0], self.bounds[scales.stop - 1][1]
+        seen = [self.vq.outlook(codes[:, : self.bounds[scale][0]], scale) for scale in scales]
+        start, stop = self.bounds[scales[0]][0], self.bounds[scales[-1]][1]
         places = net.places.weight[start:stop]
         embeds = net.outlook(torch.cat(seen, 1).to(places.dtype)) + places
-        if scales.start == 0:
+        if start == 0:
             embeds = torch.cat([net.model.embed_tokens(text.clamp(min=0)), embeds], 1)
         mask, positions = self._layout(text, stop)
         new = slice(width + stop - embeds.shape[1], None)
-        hidden = net.model(
+        hidden: Tensor = net.model(
             inputs_embeds=embeds,
             position_ids=positions[:, new],
             attention_mask=mask[:, :, new],
