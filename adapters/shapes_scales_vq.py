@@ -102,8 +102,8 @@ class ScalesVQ(nn.Module):
 def code_embeddings(device: torch.device | str = "cpu") -> Tensor:
     """[CODES, BITS] the signs of each code, over the length of the whole."""
     bits = torch.arange(CODES, device=device)[:, None] >> torch.arange(BITS, device=device) & 1
-    signs: Tensor = bits * 2.0 - 1
-    return signs * SIGN
+    signs: Tensor = (bits * 2.0 - 1) * SIGN
+    return signs
 
 
 def _blown_up(picture: Tensor) -> Tensor:
