@@ -128,7 +128,13 @@ def test_every_command_has_what_is_common(rwk: Rwk, name: str) -> None:
     ("error", "code", "said"),
     [
         (ValueError("the call was wrong.\nVery."), 2, "rwk: the call was wrong. Very.\n"),
-        (FileNotFoundError(2, "No such file", "x.png"), 2, "rwk: x.png: No such file.\n"),
+        (FileNotFoundError(2, "?", "x"), 2, "rwk: x: there is no such file or folder; correct the path.\n"),
+        (IsADirectoryError(21, "?", "x"), 2, "rwk: x: a file is needed, got a folder; name a file.\n"),
+        (
+            PermissionError(13, "?", "x"),
+            2,
+            "rwk: x: permission is denied to this user; change the permissions, or name another path.\n",
+        ),
         (RunFailed("it went out."), 1, "rwk: it went out.\n"),
         (OSError(28, "No space left", "x"), 1, "rwk: OSError: x: No space left. (RWK_TRACEBACK=1 shows where)\n"),
         (KeyError("x"), 1, "rwk: KeyError: 'x' (RWK_TRACEBACK=1 shows where)\n"),
