@@ -131,12 +131,13 @@ def optimize(
     watched = watched_of(experiment, prompts, rewards, device)
     if algorithm.stop_on_divergence and watched is None:
         raise ValueError("--stop-on-divergence needs a reward to watch, got none; name one with --watch.")
+    held = rewards | ({watched.reward.name: watched.reward.reward} if watched else {})  # loaded through the whole run
     if gold is not None and gold not in rewards:
-        rewards[gold] = registry.load(gold, device=device)
-        weighted.append(Weighted(gold, rewards[gold], 0.0))
+        held[gold] = held.get(gold) or registry.load(gold, device=device)
+        weighted.append(Weighted(gold, held[gold], 0.0))
     place = world(torch.device(device))
 
-    load_judges = partial(measures, experiment, benchmarks, rewards, device)  # anew, not to lie beside what learns
+    load_judges = partial(measures, experiment, benchmarks, held, device)  # anew, not to lie beside what learns
     judging = partial(
         judge,
         generator,
