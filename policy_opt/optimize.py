@@ -26,7 +26,7 @@ from rwk.policy_opt.generator import Generator
 from rwk.policy_opt.grpo import grpo
 from rwk.policy_opt.journal import Progress, Trained, start
 from rwk.policy_opt.judging import give_back, judge, measures
-from rwk.policy_opt.ladder import ladder
+from rwk.policy_opt.ladder import ladder, refuse_seconds
 from rwk.policy_opt.ladder_config import Ladder
 from rwk.policy_opt.policy import world
 from rwk.policy_opt.prompts import Domains, gold_of
@@ -112,8 +112,8 @@ def optimize(
             used in log-odds and its calibration.
         RunFailed: where nothing is learnt, or a benchmark measures no image.
     """
-    if seconds is not None and isinstance(algorithm, Ladder):
-        raise ValueError(f"a ladder ends after its climbs, got {seconds} seconds to end after; leave them out.")
+    if isinstance(algorithm, Ladder):
+        refuse_seconds(seconds)
     device = own_device(device)
     generator = generators.load(experiment.generator, device=device)
     check_launch(generator.module, adapters=algorithm.lora_rank > 0)
@@ -131,12 +131,13 @@ def optimize(
     watched = watched_of(experiment, prompts, rewards, device)
     if algorithm.stop_on_divergence and watched is None:
         raise ValueError("--stop-on-divergence needs a reward to watch, got none; name one with --watch.")
+    held = rewards | ({watched.reward.name: watched.reward.reward} if watched else {})  # loaded through the whole run
     if gold is not None and gold not in rewards:
-        rewards[gold] = registry.load(gold, device=device)
-        weighted.append(Weighted(gold, rewards[gold], 0.0))
+        held[gold] = held.get(gold) or registry.load(gold, device=device)
+        weighted.append(Weighted(gold, held[gold], 0.0))
     place = world(torch.device(device))
 
-    load_judges = partial(measures, experiment, benchmarks, rewards, device)  # anew, not to lie beside what learns
+    load_judges = partial(measures, experiment, benchmarks, held, device)  # anew, not to lie beside what learns
     judging = partial(
         judge,
         generator,
@@ -171,8 +172,8 @@ def optimize(
         resume=resume,
         progress=progress,
         watched=watched,
+        seconds=seconds,
         later=later,
-        **({} if seconds is None else {"seconds": seconds}),
     )
     after = judging(load_judges(), before=before)
 
