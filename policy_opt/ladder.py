@@ -67,7 +67,9 @@ def ladder(
     least = config.harvest * config.prompts_per_step
     if len(table) < least:
         raise ValueError(f"a ladder harvests {least} different prompts, got {len(table)}; lower harvest or give more.")
-    start(out, place, resume=resume)
+    journal = start(out, place, resume=resume)
+    if not resume:
+        journal.forget_after(0)  # a folder with half a part, and not a line yet, is taken
     parts: list[Trained] = []
     for climb in range(config.climbs):
         settings = {"grpo": grpo_of(config, climb), "rft": harvest_of(config, climb)}

@@ -96,6 +96,8 @@ def learn_in_rounds(
     check_overlap(config, len(table), place.size)
     unit = preference_unit(rewards, config.aggregation) if config.margins_count else nan
     journal = start(out, place, resume=resume, progress=progress, guards=Guards(config.collapse, later=later))
+    if not resume:
+        journal.forget_after(0)  # a folder with draws, and not a line yet, is taken
     recipe = sampling or generator.spec.sampling
     floors = floors_of(rewards, config.std_floor, min_std=MIN_STD)
     fixed = isinstance(config, Pairwise) and config.reference == "fixed"

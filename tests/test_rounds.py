@@ -124,6 +124,28 @@ def test_solved_run_that_was_interrupted(tmp_path: Path) -> None:
     assert rows[0] == rows[1]
 
 
+class Breaks(Brightness):  # type: ignore[misc, valid-type]
+    """Brightness of the images that it is shown first, and then a kill."""
+
+    def _score(self, images: list[Any], prompts: list[str]) -> Any:
+        if self.scored >= 20:  # a draw
+            raise KeyboardInterrupt
+        return super()._score(images, prompts)
+
+
+def test_draws_of_another_run_are_not_taken(tmp_path: Path) -> None:
+    """A folder whose run broke off in its first draws is taken: only a run that goes on with it learns from them."""
+    with pytest.raises(KeyboardInterrupt):
+        dpo(DPO, Toy(), [Weighted("bright", Breaks())], PROMPTS, out=tmp_path)
+    assert len(list((tmp_path / "round-1" / "draws").iterdir())) == 1
+    with pytest.raises(ValueError, match="must be free for a new run, got one that holds a run"):
+        dpo(replace(DPO, seed=7), Toy(), BRIGHT, PROMPTS, out=tmp_path)
+    whole, again = Toy(), Toy()
+    dpo(DPO, whole, BRIGHT, PROMPTS, out=tmp_path / "whole")
+    dpo(DPO, again, BRIGHT, PROMPTS, out=tmp_path, resume=True)
+    assert torch.equal(weights(again), weights(whole))
+
+
 def test_two_processes(tmp_path: Path) -> None:
     """Both end a solved run alike, and as one process does; and both end a timed one when either has spent its time."""
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(SCRIPT)]
