@@ -13,7 +13,7 @@ from click.core import ParameterSource
 
 from rwk.cli.console import is_main, note, progress, show, table
 from rwk.cli.options import Common, options
-from rwk.policy_opt.configs import Dpo, Grpo, Rebel, Rft
+from rwk.policy_opt.configs import Dpo, Grpo, Rebel, Rft, Rounds
 from rwk.policy_opt.experiment import Algorithm, Experiment, LearntRecipe, Run
 from rwk.policy_opt.ladder_config import Ladder
 from rwk.policy_opt.presets import PRESETS
@@ -90,10 +90,15 @@ def _given(option: str) -> bool:
 def foreseen(
     chosen: Dpo | Grpo | Rebel | Rft, experiment: Experiment, recipe: LearntRecipe, device: str
 ) -> dict[str, Any]:
-    """What a run would hold, draw and train, shown as a table; draws nothing, and loads the generator at the most."""
+    """What a run would hold, draw and train, shown as a table; draws nothing, and loads the generator at the most.
+
+    Raises:
+        ValueError: for what the run would refuse, as far as names, prompts and numbers tell.
+    """
     import torch
 
     from rwk.policy_opt import generator as generators
+    from rwk.policy_opt.optimize import sampling_of
     from rwk.policy_opt.packed import lays_out
     from rwk.policy_opt.prompts import gold_of
     from rwk.policy_opt.sharded import sharding
@@ -108,18 +113,18 @@ def foreseen(
     else:
         generator = generators.load(experiment.generator, device=own_device(device))
         shape, own, dtype = shape_of(generator), generator.spec, next(generator.module.parameters()).dtype
-    mode = recipe.mode or own.sampling.mode
-    guided = mode != "off" and (own.sampling.guidance if recipe.guidance is None else recipe.guidance) != 1
-    judges = {*experiment.rewards, *filter(None, [gold_of(experiment.prompts)])}
+    sampling, processes = sampling_of(own.sampling, recipe), int(os.environ.get("WORLD_SIZE", "1"))
+    learnt = _learnt(chosen, experiment)
+    judges = {*learnt, *filter(None, [gold_of(experiment.prompts)])}
     shown = experiment.opponents or chosen.group_size - 1  # answers that a pair judge gives for each image
     run = plan(
         chosen,
         shape,
-        prompts=experiment.prompt_count,
+        prompts=_prompts(chosen, experiment, processes),
         rewards=sum(shown if is_pair_judge(name) else 1 for name in judges),
-        guided=guided,
-        mode=mode,
-        processes=int(os.environ.get("WORLD_SIZE", "1")),
+        guided=sampling.guidance != 1,
+        mode=sampling.mode,
+        processes=processes,
         sharding=sharding(),
         lays_out=device == "cpu" and lays_out(dtype),
     )
@@ -133,6 +138,38 @@ def foreseen(
     lines.append(["hours of one H100 at least, without rewards", f"{run.hours():.3g}"])
     show(table(["computed; memory is of one process", ""], lines, numbers=[""], foot=len(counts) + 1))
     return {"algorithm": chosen, "plan": found | {"h100_hours": run.hours()}}
+
+
+def _learnt(chosen: Dpo | Grpo | Rebel | Rft, experiment: Experiment) -> list[str]:
+    """The rewards that a run learns from, early or late; raises ValueError for a name that nothing has."""
+    from rwk.policy_opt.win_rates import check_judges
+    from rwk.rewards.expression import is_expression, parse
+    from rwk.rewards.pair_judge import is_pair_judge
+    from rwk.rewards.registry import REWARDS
+
+    learnt = [*experiment.rewards, *(chosen.then if isinstance(chosen, Grpo) else ())]
+    check_judges(learnt, experiment, chosen)
+    for name in filter(None, [*learnt, experiment.watch]):
+        if is_expression(name) and not REWARDS.knows(name):
+            parse(name, lambda part: REWARDS.kind_of(part).tiny())
+        elif not is_pair_judge(name):
+            REWARDS.kind_of(name)
+    return learnt
+
+
+def _prompts(chosen: Dpo | Grpo | Rebel | Rft, experiment: Experiment, processes: int) -> int:
+    """How many different prompts a run learns from; raises ValueError where they are too few for it."""
+    from rwk.policy_opt import suites
+    from rwk.policy_opt.grpo_run import check_groups
+    from rwk.policy_opt.rounds import check_overlap
+
+    found, _ = suites.chosen(experiment, seed=chosen.seed)
+    count = len({prompt.text for prompt in found.train})
+    if isinstance(chosen, Rounds):
+        check_overlap(chosen, count, processes)
+    else:
+        check_groups(chosen, count, processes)
+    return count
 
 
 @click.command("optimize")

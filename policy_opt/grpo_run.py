@@ -75,7 +75,7 @@ def learn_from_groups(
 
     place = world(next(generator.module.parameters()).device)
     table = list(dict.fromkeys(prompts))
-    _check(config, len(table), place.size)
+    check_groups(config, len(table), place.size)
     check_token_weights(config.token_weights, generator)
     stages = Curriculum(config, rewards)
     recipe = sampling or generator.spec.sampling
@@ -160,7 +160,8 @@ def prompt_schedule(config: Grpo, prompts: int) -> list[int]:
     return schedule[: config.draws * config.prompts_per_step]
 
 
-def _check(config: Grpo, prompts: int, processes: int) -> None:
+def check_groups(config: Grpo, prompts: int, processes: int) -> None:
+    """Raises ValueError where so many prompts and processes do not make the groups of a step."""
     if prompts < config.prompts_per_step:
         raise ValueError(
             f"grpo needs at least prompts_per_step different prompts, got {prompts} for {config.prompts_per_step}; "

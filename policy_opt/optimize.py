@@ -119,7 +119,7 @@ def optimize(
     check_launch(generator.module, adapters=algorithm.lora_rank > 0)
     if algorithm.torch_compile:
         compile_draws(generator)
-    sampling = sampling_of(generator, recipe)
+    sampling = sampling_of(generator.spec.sampling, recipe)
     then = algorithm.then if isinstance(algorithm, Grpo) else ()
     learnt = list(dict.fromkeys([*experiment.rewards, *then]))
     check_judges(learnt, experiment, algorithm)
@@ -222,11 +222,11 @@ def check_same(folder: Path, settings: Mapping[str, Any]) -> None:
                 )
 
 
-def sampling_of(generator: Generator, recipe: Recipe) -> Sampling:
-    """The generator's own sampling, but for what the recipe names; mode off needs no guidance to be named."""
+def sampling_of(own: Sampling, recipe: Recipe) -> Sampling:
+    """A generator's own sampling, but for what the recipe names; mode off needs no guidance to be named."""
     named = {key: value for key, value in asdict(recipe).items() if value is not None}
     unguided = {"guidance": 1.0} if named.get("mode") == "off" else {}
-    return replace(generator.spec.sampling, **unguided | named)
+    return replace(own, **unguided | named)
 
 
 def rows(comparison: Comparison) -> list[tuple[str, dict[str, Drawn], str | None]]:

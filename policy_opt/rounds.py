@@ -132,8 +132,7 @@ def learn_in_rounds(
 def check_overlap(config: Rounds, prompts: int, processes: int) -> None:
     """Raises ValueError where no score of a round can be computed while something else is drawn."""
     prompts = min(config.prompts_per_round or prompts, prompts)
-    at_once = min(config.prompts_per_draw, prompts)
-    if config.score_meanwhile and at_once == 1 and prompts <= processes:
+    if config.score_meanwhile and prompts <= processes:
         raise ValueError(
             f"score_meanwhile needs two prompts of a round in a process, got {prompts} for {processes}; draw for more "
             f"prompts, or leave it out."

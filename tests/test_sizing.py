@@ -98,6 +98,17 @@ def test_modes_and_checkpointing_by_hand() -> None:
     assert again.training_operations == SHAPE.active * 10 * 80 * 16
 
 
+def test_draws_by_halves_and_shares() -> None:
+    """A draw that is made by halves to score meanwhile, or cut for idle processes, takes room for its part alone."""
+    given: dict[str, Any] = {"prompts": 100, "rewards": 1, "guided": False}
+    for config in (Grpo(), Dpo(prompts_per_round=16)):
+        whole = plan(config, SHAPE, **given).cache
+        assert plan(replace(config, score_meanwhile=True), SHAPE, **given).cache == whole // 2
+        assert plan(config, SHAPE, **given, processes=4).cache == whole // 4
+    many = Dpo(prompts_per_round=16, prompts_per_draw=4)
+    assert plan(many, SHAPE, **given, processes=2).cache == plan(many, SHAPE, **given).cache
+
+
 def test_adapters_and_processes() -> None:
     """Adapters make no copy for a reference, and two processes hold half of the rows each."""
     config = Grpo(beta=0.1, lora_rank=4)
