@@ -46,10 +46,13 @@ Settings = _settings()
 def algorithm(
     algo: Algorithm, settings: Any, seed: int, beneath: Mapping[str, Any] | None = None
 ) -> Dpo | Grpo | Rebel | Rft:
-    """The algorithm with the settings that were given; raises ValueError for one that belongs to another algorithm.
+    """The algorithm with the settings that were given.
 
     Args:
         beneath: settings of a preset, for what was not given.
+
+    Raises:
+        ValueError: for a setting that belongs to another algorithm, or does nothing without another.
     """
     given = {item.name: getattr(settings, item.name) for item in fields(settings)}
     given = {name: value for name, value in given.items() if value not in (None, ())}
@@ -57,7 +60,15 @@ def algorithm(
     foreign = sorted(set(given) - {item.name for item in fields(config)})
     if foreign:
         raise ValueError(f"--{foreign[0].replace('_', '-')} is no setting of {algo}; leave it out.")
-    return config(seed=seed, **{**(beneath or {}), **given})
+    made = config(seed=seed, **{**(beneath or {}), **given})
+    for item in fields(config):
+        name, equals, value = item.metadata.get("of", "").partition("=")
+        if item.name in given and name and not (getattr(made, name) == value if equals else getattr(made, name)):
+            option, needed = (f"--{text.replace('_', '-')}" for text in (item.name, name))
+            raise ValueError(
+                f"{option} does nothing without {needed} {value}".rstrip() + "; name that, or leave it out."
+            )
+    return made
 
 
 def under_preset(

@@ -22,7 +22,6 @@ from rwk.policy_opt.configs import Dpo, Grpo, Rebel, Rft
 from rwk.policy_opt.dpo import dpo
 from rwk.policy_opt.evaluate import GOLD, Drawn
 from rwk.policy_opt.experiment import Experiment, Recipe
-from rwk.policy_opt.generator import Generator
 from rwk.policy_opt.grpo import grpo
 from rwk.policy_opt.journal import Progress, Trained, start
 from rwk.policy_opt.judging import give_back, judge, measures

@@ -208,6 +208,13 @@ def test_folder_that_is_taken_is_refused_before_anything_is_drawn(tmp_path: Path
         (["--algo", "grpo", "--std-floor", "cart"], "'cart' is neither a number nor card"),
         (["--algo", "grpo", "--stop-on-divergence"], "--stop-on-divergence needs a reward to watch, got none"),
         (["--algo", "dpo", "--top-p", "2"], "top_p must be above 0 and at most 1"),
+        (["--algo", "dpo", "--pair-k", "3"], "--pair-k does nothing without --pairs top_bottom; name that"),
+        (["--algo", "dpo", "--label-smoothing", "0.1"], "--label-smoothing does nothing without --loss-type robust"),
+        (["--algo", "grpo", "--kl-estimator", "k2"], "--kl-estimator does nothing without --beta; name that"),
+        (["--preset", "t2i_r1", "--beta", "0", "--kl-estimator", "k2"], "--kl-estimator does nothing without --beta"),
+        (["--algo", "grpo", "--max-draws", "8"], "--max-draws does nothing without --resampling dynamic"),
+        (["--algo", "grpo", "--then", "contrast", "--then-after", "150"], "then_after must be below steps, 150"),
+        (["--algo", "grpo", "--watch-prompts", "4"], "watch_prompts are of a reward to watch, got 4 and none"),
     ],
 )
 def test_wrong_call_is_one_sentence_and_exit_code_2(words: list[str], error: str, rwk: Any) -> None:
