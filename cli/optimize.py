@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, field, fields, make_dataclass, replace
 from typing import Any, get_type_hints
@@ -197,11 +196,15 @@ def command(run: Run, experiment: Experiment, recipe: LearntRecipe, settings: An
     chosen = algorithm(run.algo, settings, common.seed, beneath)
     if run.dry_run:
         return foreseen(chosen, experiment, recipe, common.device)
-    out = run.folder()
+    out, name = run.folder(), run.name or run.algo
 
+    from rwk.policy_opt.generator import GENERATORS
     from rwk.policy_opt.optimize import optimize, result
     from rwk.policy_opt.page import write_page
-    from rwk.rewards.home import home
+    from rwk.rewards.home import home, keep_in
+
+    if name in GENERATORS.names():  # which a kept one could not be found under
+        raise ValueError(f"a tuned generator needs a name of its own, got {name!r}, which is built in; choose another.")
 
     with progress(run.algo) as advance:
         seen = [0]
@@ -222,11 +225,10 @@ def command(run: Run, experiment: Experiment, recipe: LearntRecipe, settings: An
             preset=run.preset and run.preset + (" scaled" if run.scaled else ""),
             progress=update,
         )
-    kept = home("generators", run.name or run.algo)
+    kept = home("generators", name)
     if is_main():
         write_page(comparison, out)
-        shutil.rmtree(kept, ignore_errors=True)  # its files need not be those of the new one
-        shutil.copytree(comparison.trained.generator, kept)
+        keep_in("generators", comparison.trained.generator, name)
     if comparison.trained.ended:
         note("the run was ended there, and its generator is that of the look with the highest watched reward.")
     found = result(comparison)

@@ -130,6 +130,9 @@ class Generator(ABC):
     def save(self, folder: Path) -> None:
         """Writes config.json and safetensors, from which `registry.load(folder)` builds the same generator."""
 
+    def check_prompt(self, prompt: str) -> None:  # noqa: B027 (a family may read anything)
+        """Raises ValueError for a prompt that `sample` would refuse, so that a run can ask before it draws for any."""
+
     @abstractmethod
     def sample(
         self,

@@ -127,6 +127,8 @@ def optimize(
     weighted = with_card(weighted, temperature=algorithm.calibrated, noise="card" in algorithm.std_floor)
     gold = gold_of(experiment.prompts)
     prompts, benchmarks = chosen(experiment, seed=algorithm.seed)
+    for prompt in (*prompts.train, *prompts.watch):
+        generator.check_prompt(prompt.text)
     watched = watched_of(experiment, prompts, rewards, device)
     if algorithm.stop_on_divergence and watched is None:
         raise ValueError("--stop-on-divergence needs a reward to watch, got none; name one with --watch.")
