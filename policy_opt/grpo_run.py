@@ -145,10 +145,11 @@ def _all_drawn(config: Grpo, ledger: Ledger) -> Callable[[int], bool] | None:
 
 
 def reference_tokens(config: Grpo, steps: int, length: int) -> int:
-    """Tokens that a reference reads in that many updates: of each draw for the loss, and of those measured."""
+    """Tokens that a reference reads in that many updates: of each draw for its pull and for gcpo, and of those measured."""
     draws = range(0, steps, config.num_iterations)
     measured = sum(step % config.kl_every == 0 for step in draws) if config.kl_every else 0
-    return (measured + (len(draws) if config.beta else 0)) * config.rows * length
+    always = (config.beta > 0) + (config.token_weights == "gcpo")
+    return (measured + always * len(draws)) * config.rows * length
 
 
 def prompt_schedule(config: Grpo, prompts: int) -> list[int]:
