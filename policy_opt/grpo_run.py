@@ -145,7 +145,7 @@ def _all_drawn(config: Grpo, ledger: Ledger) -> Callable[[int], bool] | None:
 
 
 def reference_tokens(config: Grpo, steps: int, length: int) -> int:
-    """Tokens that a reference reads in that many updates: of each draw for its pull and for gcpo, and of those measured."""
+    """Tokens that a reference reads in that many updates: of each draw for its pull, for gcpo, and where measured."""
     draws = range(0, steps, config.num_iterations)
     measured = sum(step % config.kl_every == 0 for step in draws) if config.kl_every else 0
     always = (config.beta > 0) + (config.token_weights == "gcpo")

@@ -71,6 +71,8 @@ def test_work_by_hand() -> None:
     assert (grpo.images_drawn, grpo.tokens_drawn, grpo.images_scored) == (5 * 128, 5 * 1280, 5 * 128 * 3)
     assert grpo.tokens_trained == 10 * 1280
     assert grpo.training_operations == SHAPE.active * (6 * 12800 + 2 * 6400)  # old log-probabilities are taken again
+    weighed = plan(Grpo(steps=10, token_weights="gcpo"), SHAPE, prompts=100, rewards=1, guided=False)
+    assert weighed.training_operations == SHAPE.active * 12800 * (6 + 2 * 2)  # the policy and its reference read it too
     rounds = {"rounds": 2, "prompts_per_round": 0, "group_size": 4}
     for config, images in ((Dpo(**rounds), 400), (Rebel(**rounds, pairs="all"), 800), (Rft(**rounds, keep=2), 400)):
         found = plan(config, SHAPE, prompts=100, rewards=1, guided=False)

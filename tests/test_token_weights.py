@@ -78,7 +78,14 @@ def test_gcpo() -> None:
     assert not found.requires_grad
 
 
-@pytest.mark.parametrize("given", [(1.0, -0.5, -0.5, 0.3, 0.4), (1.0, 0.0, -0.5, 0.3, 0.4), (0.0, 0.0, 0.5, 0.3, 0.4)])
+@pytest.mark.parametrize(
+    "given",
+    [
+        (1.0, -0.5, -0.5, 0.3, 0.4),
+        (1.0, 0.0, -0.5, 0.3, 0.4),
+        (0.0, 0.0, 0.5, 1.0, 1.0),
+    ],
+)
 def test_stage(given: tuple[float, ...]) -> None:
     """(1 - c) / 2 over the mean of the row, with the mean cosine c with the images on the other side, or on the mean
     of them all; of beta more is felt where c is larger."""
