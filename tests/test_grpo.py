@@ -256,6 +256,6 @@ def test_schedule() -> None:
     [({}, 0), ({"kl_every": 4}, 2), ({"beta": 0.1}, 3), ({"beta": 0.1, "token_weights": "gcpo", "kl_every": 1}, 9)],
 )
 def test_what_the_reference_reads(change: dict[str, Any], reads: int) -> None:
-    """Five updates, two a draw: for the pull and for gcpo once each a draw, to measure in every fourth update or each."""
+    """Five updates, two a draw: once a draw for the pull, and for gcpo; to measure, at every fourth update or each."""
     config = Grpo(**{"steps": 5, "num_iterations": 2, "prompts_per_step": 2, "group_size": 3, "kl_every": 0} | change)
     assert reference_tokens(config, 5, 7) == reads * 6 * 7
