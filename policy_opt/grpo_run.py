@@ -60,7 +60,7 @@ def learn_from_groups(
 
     place = world(next(generator.module.parameters()).device)
     table = list(dict.fromkeys(prompts))
-    _check(config, len(table), place.size)
+    check_groups(config, len(table), place.size)
     check_token_weights(config.token_weights, generator)
     stages = Curriculum(config, rewards)
     out, recipe = run.out, run.sampling or generator.spec.sampling
@@ -130,10 +130,11 @@ def _all_drawn(config: Grpo, ledger: Ledger) -> Callable[[int], bool] | None:
 
 
 def reference_tokens(config: Grpo, steps: int, length: int) -> int:
-    """Tokens that a reference reads in that many updates: of each draw for the loss, and of those measured."""
+    """Tokens that a reference reads in that many updates: of each draw for its pull, for gcpo, and where measured."""
     draws = range(0, steps, config.num_iterations)
     measured = sum(step % config.kl_every == 0 for step in draws) if config.kl_every else 0
-    return (measured + (len(draws) if config.beta else 0)) * config.rows * length
+    always = (config.beta > 0) + (config.token_weights == "gcpo")
+    return (measured + always * len(draws)) * config.rows * length
 
 
 def prompt_schedule(config: Grpo, prompts: int) -> list[int]:
@@ -145,7 +146,8 @@ def prompt_schedule(config: Grpo, prompts: int) -> list[int]:
     return schedule[: config.draws * config.prompts_per_step]
 
 
-def _check(config: Grpo, prompts: int, processes: int) -> None:
+def check_groups(config: Grpo, prompts: int, processes: int) -> None:
+    """Raises ValueError where so many prompts and processes do not make the groups of a step."""
     if prompts < config.prompts_per_step:
         raise ValueError(
             f"grpo needs at least prompts_per_step different prompts, got {prompts} for {config.prompts_per_step}; "

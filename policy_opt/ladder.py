@@ -64,7 +64,9 @@ def ladder(
     least = config.harvest * config.prompts_per_step
     if len(table) < least:
         raise ValueError(f"a ladder harvests {least} different prompts, got {len(table)}; lower harvest or give more.")
-    start(out, place, resume=told.resume)
+    journal = start(out, place, resume=told.resume)
+    if not told.resume:
+        journal.forget_after(0)  # a folder with half a part, and not a line yet, is taken
     parts: list[Trained] = []
     for climb in range(config.climbs):
         settings = {"grpo": grpo_of(config, climb), "rft": harvest_of(config, climb)}

@@ -22,7 +22,6 @@ from rwk.policy_opt.configs import Dpo, Grpo, Rebel, Rft
 from rwk.policy_opt.dpo import dpo
 from rwk.policy_opt.evaluate import GOLD, Drawn
 from rwk.policy_opt.experiment import Experiment, Recipe
-from rwk.policy_opt.generator import Generator
 from rwk.policy_opt.grpo import grpo
 from rwk.policy_opt.journal import Progress, Trained, start
 from rwk.policy_opt.judging import give_back, judge, measures
@@ -119,7 +118,7 @@ def optimize(
     check_launch(generator.module, adapters=algorithm.lora_rank > 0)
     if algorithm.torch_compile:
         compile_draws(generator)
-    sampling = sampling_of(generator, recipe)
+    sampling = sampling_of(generator.spec.sampling, recipe)
     then = algorithm.then if isinstance(algorithm, Grpo) else ()
     learnt = list(dict.fromkeys([*experiment.rewards, *then]))
     check_judges(learnt, experiment, algorithm)
@@ -128,6 +127,8 @@ def optimize(
     weighted = with_card(weighted, temperature=algorithm.calibrated, noise="card" in algorithm.std_floor)
     gold = gold_of(experiment.prompts)
     prompts, benchmarks = chosen(experiment, seed=algorithm.seed)
+    for prompt in (*prompts.train, *prompts.watch):
+        generator.check_prompt(prompt.text)
     watched = watched_of(experiment, prompts, rewards, device)
     if algorithm.stop_on_divergence and watched is None:
         raise ValueError("--stop-on-divergence needs a reward to watch, got none; name one with --watch.")
@@ -223,11 +224,11 @@ def check_same(folder: Path, settings: Mapping[str, Any]) -> None:
                 )
 
 
-def sampling_of(generator: Generator, recipe: Recipe) -> Sampling:
-    """The generator's own sampling, but for what the recipe names; mode off needs no guidance to be named."""
+def sampling_of(own: Sampling, recipe: Recipe) -> Sampling:
+    """A generator's own sampling, but for what the recipe names; mode off needs no guidance to be named."""
     named = {key: value for key, value in asdict(recipe).items() if value is not None}
     unguided = {"guidance": 1.0} if named.get("mode") == "off" else {}
-    return replace(generator.spec.sampling, **unguided | named)
+    return replace(own, **unguided | named)
 
 
 def rows(comparison: Comparison) -> list[tuple[str, dict[str, Drawn], str | None]]:

@@ -84,6 +84,8 @@ def learn_in_rounds(
     out, seconds, later = told.out, told.seconds, told.later
     guards = Guards(config.collapse, later=later)
     journal = start(out, place, resume=told.resume, progress=told.progress, guards=guards)
+    if not told.resume:
+        journal.forget_after(0)  # a folder with draws, and not a line yet, is taken
     recipe = told.sampling or generator.spec.sampling
     floors = floors_of(rewards, config.std_floor, min_std=MIN_STD)
     fixed = isinstance(config, Pairwise) and config.reference == "fixed"
@@ -118,8 +120,7 @@ def learn_in_rounds(
 def check_overlap(config: Rounds, prompts: int, processes: int) -> None:
     """Raises ValueError where no score of a round can be computed while something else is drawn."""
     prompts = min(config.prompts_per_round or prompts, prompts)
-    at_once = min(config.prompts_per_draw, prompts)
-    if config.score_meanwhile and at_once == 1 and prompts <= processes:
+    if config.score_meanwhile and prompts <= processes:
         raise ValueError(
             f"score_meanwhile needs two prompts of a round in a process, got {prompts} for {processes}; draw for more "
             f"prompts, or leave it out."

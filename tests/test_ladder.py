@@ -139,6 +139,19 @@ def test_resumes_in_any_part(tmp_path: Path) -> None:
     assert other.images_sampled == cost.images_sampled
 
 
+def test_parts_of_another_run_are_not_taken(tmp_path: Path) -> None:
+    """A folder whose run broke off in its first part is taken: only a run that goes on with it begins there."""
+
+    def interrupt(step: int, total: int, row: dict[str, Any]) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        tuned(LADDER, tmp_path, progress=interrupt)
+    with pytest.raises(ValueError, match="must be free for a new run, got one that holds a run"):
+        tuned(replace(LADDER, seed=7), tmp_path)
+    tuned(LADDER, tmp_path, resume=True)
+
+
 class Sated(Brightness):  # type: ignore[misc, valid-type]
     """Brightness of the first images that it is shown, and then 1 for each."""
 
