@@ -99,6 +99,15 @@ class TowersReward(EmbeddedReward, PublishedReward):
     def text_tower(self) -> nn.Module:
         return self.network
 
+    @property
+    @abstractmethod
+    def tokenizer(self) -> Any:
+        """What makes ids of texts."""
+
+    @property
+    def reader(self) -> Any:
+        return self.tokenizer
+
     @abstractmethod
     def image_features(self, pixels: Tensor) -> Tensor:
         """[B, E] of pixels as `preprocess` makes them, of any length."""
@@ -202,18 +211,14 @@ class OpenClipReward(TowersReward):
         features: Tensor = self.tower(pixels)
         return features
 
-    @property
-    def reader(self) -> Any:
-        return self.tokens
-
     @cached_property
-    def tokens(self) -> Any:
+    def tokenizer(self) -> Any:
         """open_clip's tokenizer of the architecture."""
         return tokenizer()
 
     def text_features(self, prompts: list[str]) -> Tensor:
-        self.warn_of_cut(prompts, [len(self.tokens.encode(prompt)) + 2 for prompt in prompts])
-        ids: Tensor = self.tokens(prompts)  # [B, 77], 0 after the end of text
+        self.warn_of_cut(prompts, [len(self.tokenizer.encode(prompt)) + 2 for prompt in prompts])
+        ids: Tensor = self.tokenizer(prompts)  # [B, 77], 0 after the end of text
         return bucketed(self._texts, [row[: int(row.argmax()) + 1].tolist() for row in ids])
 
     def _texts(self, ids: list[list[int]]) -> Tensor:

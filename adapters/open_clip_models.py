@@ -151,7 +151,7 @@ class OpenClipCosine(OpenClipReward):
     @classmethod
     def tiny(cls) -> Self:
         made = super().tiny()
-        made.tokens = clip_towers.tokenizer()
+        made.tokenizer = clip_towers.tokenizer()
         made.context = 77  # type: ignore[misc]
         return made
 
@@ -170,7 +170,7 @@ class OpenClipCosine(OpenClipReward):
         return {key: value for key, value in found.items() if not key.endswith(".position_ids")}
 
     @cached_property
-    def tokens(self) -> Any:
+    def tokenizer(self) -> Any:
         """The model's own tokenizer, loaded when the first prompt comes."""
         import open_clip
         from open_clip.tokenizer import HFTokenizer
@@ -208,15 +208,15 @@ class OpenClipCosine(OpenClipReward):
         from open_clip import CLIP, SimpleTokenizer
 
         network: Any = self.network
-        if isinstance(self.tokens, SimpleTokenizer):
+        if isinstance(self.tokenizer, SimpleTokenizer):
             if type(network) is CLIP and network.text_pool_type == "argmax" and network.attn_mask is not None:
                 return super().text_features(prompts)
-            lengths = [len(self.tokens.encode(prompt)) + 2 for prompt in prompts]
+            lengths = [len(self.tokenizer.encode(prompt)) + 2 for prompt in prompts]
         else:
-            clean, inner = self.tokens.clean_fn, self.tokens.tokenizer
+            clean, inner = self.tokenizer.clean_fn, self.tokenizer.tokenizer
             lengths = [len(ids) for ids in inner([clean(prompt) for prompt in prompts], verbose=False)["input_ids"]]
         self.warn_of_cut(prompts, lengths)
-        features: Tensor = network.encode_text(self.tokens(prompts).to(self.device))
+        features: Tensor = network.encode_text(self.tokenizer(prompts).to(self.device))
         return features
 
 

@@ -62,12 +62,8 @@ def network(config: dict[str, Any]) -> nn.Module:
 class TransformersTowers(TowersReward):
     """Towers of transformers' `CLIPModel`, whose prompts are cut by leaving out what stands before the end of text."""
 
-    @property
-    def reader(self) -> Any:
-        return self.tokens
-
     @cached_property
-    def tokens(self) -> Any:
+    def tokenizer(self) -> Any:
         """The tokenizer of transformers."""
         return tokenizer()
 
@@ -82,7 +78,7 @@ class TransformersTowers(TowersReward):
         return features
 
     def text_features(self, prompts: list[str]) -> Tensor:
-        whole = self.tokens(prompts, verbose=False)["input_ids"]
+        whole = self.tokenizer(prompts, verbose=False)["input_ids"]
         self.warn_of_cut(prompts, [len(ids) for ids in whole])
         read = [[*ids[: self.context - 1], ids[-1]] if len(ids) > self.context else ids for ids in whole]
         return bucketed(self._texts, read)
@@ -90,7 +86,7 @@ class TransformersTowers(TowersReward):
     def _texts(self, ids: list[list[int]]) -> Tensor:
         """[B, E] of ids that end with the end of text; it looks back only, so what fills a row up has no say."""
         rows = [torch.tensor(row, device=self.device) for row in ids]
-        filled = pad_sequence(rows, batch_first=True, padding_value=self.tokens.pad_token_id)
+        filled = pad_sequence(rows, batch_first=True, padding_value=self.tokenizer.pad_token_id)
         towers: Any = self.network
         features: Tensor = towers.text_projection(towers.text_model(input_ids=filled).pooler_output)
         return features

@@ -63,9 +63,10 @@ def find(
     """
     if weights is not None:
         path = Path(weights).expanduser()
-        path = path / Path(origin.file).name if path.is_dir() else path
+        file = Path(origin.file).name
+        path = path / file if path.is_dir() else path
         if not path.is_file():
-            raise ValueError(f"{name} needs the file {Path(origin.file).name} of {origin.hub}, got no file at {path}.")
+            raise ValueError(f"{name} needs the file {file} of {origin.hub}, got no file at {path}; correct the path.")
         if revision is not None:
             raise ValueError(
                 f"{name} takes a revision of {origin.hub} alone, got {revision!r} for {path}; leave it out."
@@ -154,10 +155,21 @@ def fill(name: str, network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """Loads tensors into a network, every key of one for a key of the other.
 
     Raises:
-        ValueError: that counts and names what is missing, not wanted, or of another shape; or where the checkpoint has
-            different weights for layers that are one and the same in the network.
+        ValueError: as `check_layout` does, or where the checkpoint has different weights for layers that are one and
+            the same in the network.
     """
     wanted = network.state_dict()
+    check_layout(name, wanted, tensors)
+    first: dict[tuple[Any, ...], str] = {}
+    for key, value in wanted.items():
+        twin = first.setdefault((value.data_ptr(), value.shape, value.device) if value.numel() else (key,), key)
+        if twin != key and not torch.equal(tensors[key], tensors[twin]):  # the later one would silently win
+            raise ValueError(f"{name} has one layer for {twin} and {key}, got different weights; build them apart.")
+    network.load_state_dict(tensors)
+
+
+def check_layout(name: str, wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:
+    """Raises ValueError that counts and names what is missing, not wanted, or of another shape."""
     faults = {
         "missing": sorted(wanted.keys() - tensors.keys()),
         "not wanted": sorted(tensors.keys() - wanted.keys()),
@@ -166,12 +178,6 @@ def fill(name: str, network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     told = [f"{len(keys)} {what} ({', '.join(keys[:3])})" for what, keys in faults.items() if keys]
     if told:
         raise ValueError(f"{name} cannot take this checkpoint: of its keys, {'; '.join(told)}; give the published one.")
-    first: dict[tuple[Any, ...], str] = {}
-    for key, value in wanted.items():
-        twin = first.setdefault((value.data_ptr(), value.shape, value.device) if value.numel() else (key,), key)
-        if twin != key and not torch.equal(tensors[key], tensors[twin]):  # the later one would silently win
-            raise ValueError(f"{name} has one layer for {twin} and {key}, got different weights; build them apart.")
-    network.load_state_dict(tensors)
 
 
 class PublishedReward(TunableNetwork):
@@ -216,8 +222,9 @@ class PublishedReward(TunableNetwork):
 
         def make() -> nn.Module:
             tensors = cls.converted(read(path))  # first, too: a file that is no checkpoint is told at once
-            network = cls.build()
-            fill(cls.spec.name, network, tensors)
+            with torch.device("meta"):  # and a wrong one without the time and memory of a network
+                check_layout(cls.spec.name, cls.build().state_dict(), tensors)
+            fill(cls.spec.name, network := cls.build(), tensors)
             return network
 
         return networks.get((cls.family(), path.resolve(), device), make)

@@ -100,10 +100,6 @@ class Siglip(TowersReward):
         super().__init__(weights=weights, revision=revision, device=device)
         self.vocabulary = tokenizer or beside(weights, "tokenizer_config.json"), revision
 
-    @property
-    def reader(self) -> Any:
-        return self.tokenizer
-
     @cached_property
     def tokenizer(self) -> Any:
         """The tokenizer of the published repository, loaded when the first prompt comes."""

@@ -145,10 +145,10 @@ class TransformersCosine(TransformersTowers):
         with seeded(5):
             small_one: Any = PickScore.tiny().network
             made = network_of(small_one.config.to_dict())
-        return cls.of(made, preprocess=small(Preprocess(224, rounding="floor")), tokens=pickscore.tokenizer())
+        return cls.of(made, preprocess=small(Preprocess(224, rounding="floor")), tokenizer=pickscore.tokenizer())
 
     @cached_property
-    def tokens(self) -> Any:
+    def tokenizer(self) -> Any:
         """The model's own tokenizer, loaded when the first prompt comes."""
         from transformers import AutoTokenizer
 

@@ -9,7 +9,6 @@ The three functions that their transformer has from xformers, which need a GPU, 
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import json
 import runpy
@@ -20,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from recording import commit
+from recording import commit, one_step
 from torch import Tensor, nn
 
 CASE = runpy.run_path(str(Path(__file__).parents[1] / "tests" / "anole_case.py"))
@@ -112,12 +111,8 @@ def tokens_of(folder: Path) -> Any:
 
 
 @torch.no_grad()
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("checkout", type=Path, help="a clone of GAIR-NLP/anole")
-    parser.add_argument("out", type=Path, help="JSON file to write")
-    given = parser.parse_args()
-    sys.path.insert(0, str(given.checkout))
+def record(checkout: Path, out: Path) -> None:
+    sys.path.insert(0, str(checkout))
     stand_in()
     processors = importlib.import_module("chameleon.inference.logits_processor")
     with tempfile.TemporaryDirectory() as folder:
@@ -144,10 +139,10 @@ def main() -> None:
     levels = [list(manager.image_tokenizer._pil_from_chw_tensor(picture).tobytes()) for picture in pixels]
     grey = vq.encode(torch.zeros(1, 3, 2 * side, 2 * side))[2][2]
     versions = {name: importlib.import_module(name).__version__ for name in ("torch", "transformers")}
-    versions["anole"] = commit(given.checkout)
+    versions["anole"] = commit(checkout)
     recorded = {"package": "anole", "versions": versions, "ids": prefixes, "logprobs": found}
-    given.out.write_text(json.dumps(recorded | {"levels": levels, "grey": grey.flatten().tolist()}) + "\n")
+    out.write_text(json.dumps(recorded | {"levels": levels, "grey": grey.flatten().tolist()}) + "\n")
 
 
 if __name__ == "__main__":
-    main()
+    one_step(__doc__, record, checkout="GAIR-NLP/anole")

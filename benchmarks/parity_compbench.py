@@ -13,7 +13,6 @@ prompts runs on answers that the case makes up.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
 import runpy
@@ -27,7 +26,7 @@ from unittest.mock import patch
 
 import torch
 from PIL import Image
-from recording import commit
+from recording import commit, one_step
 
 CASE = runpy.run_path(str(Path(__file__).parents[1] / "tests" / "compbench_case.py"))
 HOW = (
@@ -133,20 +132,15 @@ def three_in_one(checkout: Path, folder: Path) -> list[float]:
     return [row["answer"] for row in json.loads((folder / "annotation_3_in_1" / "vqa_result.json").read_text())]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("checkout", type=Path, help="a clone of Karine-Huang/T2I-CompBench")
-    parser.add_argument("out", type=Path, help="JSON file to write")
-    given = parser.parse_args()
-    out, checkout = given.out.resolve(), given.checkout.resolve()
+def record(checkout: Path, out: Path) -> None:
     versions = {"torch": torch.__version__}
-    versions["T2I-CompBench"] = commit(given.checkout)
+    versions["T2I-CompBench"] = commit(checkout)
     numbers = {word: i + 1 for i, word in enumerate(CASE["NUMBERS"])}
     module("spacy", load=lambda name: words)
     module("word2number", w2n=SimpleNamespace(word_to_num=numbers.__getitem__))
     module("ruamel_yaml", load=lambda file, Loader: None, Loader=None)  # noqa: N803
     module("accelerate", Accelerator=Accelerator)
-    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(given.checkout / "UniDet_eval"):
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(checkout / "UniDet_eval"):
         sys.path.insert(0, "")
         recorded = {
             "package": "2D_spatial_eval, 3D_spatial_eval and numeracy_eval of T2I-CompBench",
@@ -163,4 +157,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    one_step(__doc__, record, checkout="Karine-Huang/T2I-CompBench")

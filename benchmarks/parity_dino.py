@@ -10,7 +10,6 @@ the authors' evaluations.
 
 from __future__ import annotations
 
-import argparse
 import functools
 import importlib
 import json
@@ -24,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from recording import commit
+from recording import commit, one_step
 
 CASE = runpy.run_path(str(Path(__file__).parents[1] / "tests" / "dino_case.py"))
 NOTE = "cosines of pictures (rows) with references, of hub.backbones' network and make_classification_eval_transform"
@@ -44,16 +43,12 @@ def network(checkout: Path) -> Any:
     return made.eval()
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("checkout", type=Path, help="a clone of facebookresearch/dinov2")
-    parser.add_argument("out", type=Path, help="JSON file to write")
-    given = parser.parse_args()
+def record(checkout: Path, out: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that xFormers is left out
-        embed = network(given.checkout.resolve())
+        embed = network(checkout)
     data = types.ModuleType("dinov2.data")  # its own __init__ imports data sets
-    data.__path__ = [str(given.checkout / "dinov2" / "data")]
+    data.__path__ = [str(checkout / "dinov2" / "data")]
     sys.modules["dinov2.data"] = data
     prepare = importlib.import_module("dinov2.data.transforms").make_classification_eval_transform()
     states = []
@@ -62,10 +57,10 @@ def main() -> None:
             states.append(torch.cat([embed(prepare(image.convert("RGB"))[None]) for image in images]))
     cosines = torch.cosine_similarity(states[0][:, None], states[1][None], dim=2)
     versions = {name: version(name) for name in ("torch", "torchvision", "pillow")}
-    versions["dinov2"] = commit(given.checkout)
+    versions["dinov2"] = commit(checkout)
     recorded = {"package": "dinov2", "versions": versions, "note": NOTE, "cosines": cosines.tolist()}
-    given.out.write_text(json.dumps(recorded, indent=1))
+    out.write_text(json.dumps(recorded, indent=1))
 
 
 if __name__ == "__main__":
-    main()
+    one_step(__doc__, record, checkout="facebookresearch/dinov2")

@@ -10,7 +10,6 @@ passed over by the code, so that one is put before the rows that count.
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import json
 import runpy
@@ -22,7 +21,7 @@ from typing import Any
 from unittest.mock import patch
 
 from PIL import Image
-from recording import commit
+from recording import commit, one_step
 
 FILE = Path(__file__).parents[1] / "tests" / "parity" / "dpg_bench.csv"
 HOW = (
@@ -50,21 +49,17 @@ def scores(program: dict[str, Any], folder: Path, item: str) -> list[float]:
     return found
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("checkout", type=Path, help="a clone of TencentQQGYLab/ELLA")
-    parser.add_argument("out", type=Path, help="JSON file to write")
-    given = parser.parse_args()
-    program = runpy.run_path(str(given.checkout / "dpg_bench" / "compute_dpg_bench.py"))
+def record(checkout: Path, out: Path) -> None:
+    program = runpy.run_path(str(checkout / "dpg_bench" / "compute_dpg_bench.py"))
     recorded: dict[str, Any] = {
         "package": "compute_dpg_bench of ELLA",
-        "versions": {"ELLA": commit(given.checkout)},
+        "versions": {"ELLA": commit(checkout)},
         "how": HOW,
     }
     with tempfile.TemporaryDirectory() as folder:
         recorded |= {item: scores(program, Path(folder), item) for item in ("first", "second")}
-    given.out.write_text(json.dumps(recorded) + "\n")
+    out.write_text(json.dumps(recorded) + "\n")
 
 
 if __name__ == "__main__":
-    main()
+    one_step(__doc__, record, checkout="TencentQQGYLab/ELLA")

@@ -7,7 +7,6 @@ python benchmarks/parity_emu3.py Emu3 tests/parity/emu3.json
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import json
 import runpy
@@ -17,7 +16,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from recording import commit
+from recording import commit, one_step
 
 CASE = runpy.run_path(str(Path(__file__).parents[1] / "tests" / "emu3_case.py"))
 
@@ -78,12 +77,8 @@ def logprobs(model: Any, talk: Any, prompt: str, codes: torch.Tensor) -> tuple[l
 
 
 @torch.no_grad()
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("checkout", type=Path, help="a clone of baaivision/Emu3")
-    parser.add_argument("out", type=Path, help="JSON file to write")
-    given = parser.parse_args()
-    sys.path.insert(0, str(given.checkout))
+def record(checkout: Path, out: Path) -> None:
+    sys.path.insert(0, str(checkout))
     config = importlib.import_module("emu3.mllm.configuration_emu3").Emu3Config
     causal = importlib.import_module("emu3.mllm.modeling_emu3").Emu3ForCausalLM
     special = {"pad_token_id": 257, "bos_token_id": 256, "eos_token_id": 264}
@@ -94,7 +89,7 @@ def main() -> None:
     tokens, side = torch.tensor(CASE["TOKENS"]), CASE["SIDE"]
     rows = [logprobs(model, processor(), prompt, row) for prompt, row in zip(CASE["PROMPTS"], tokens, strict=True)]
     versions = {name: importlib.import_module(name).__version__ for name in ("torch", "transformers")}
-    versions["Emu3"] = commit(given.checkout)
+    versions["Emu3"] = commit(checkout)
     recorded = {
         "package": "Emu3",
         "versions": versions,
@@ -105,8 +100,8 @@ def main() -> None:
         "grey": vq.encode(torch.zeros(1, 3, 2 * side, 2 * side)).flatten().tolist(),
     }
     rounded = json.loads(json.dumps(recorded), parse_float=lambda number: round(float(number), 6))
-    given.out.write_text(json.dumps(rounded) + "\n")
+    out.write_text(json.dumps(rounded) + "\n")
 
 
 if __name__ == "__main__":
-    main()
+    one_step(__doc__, record, checkout="baaivision/Emu3")

@@ -11,7 +11,6 @@ into it, and packages' own __init__, which import all of LAVIS.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import importlib
 import json
@@ -23,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from recording import commit
+from recording import commit, one_step
 
 CASE = runpy.run_path(str(Path(__file__).parents[1] / "tests" / "evalmuse_case.py"))
 BERT = {
@@ -101,12 +100,7 @@ def scores(checkout: Path, folder: Path) -> dict[str, Any]:
     return found
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("checkout", type=Path, help="a clone of DYEvaLab/EvalMuse")
-    parser.add_argument("out", type=Path, help="JSON file to write")
-    given = parser.parse_args()
-    checkout, out = given.checkout.resolve(), given.out.resolve()
+def record(checkout: Path, out: Path) -> None:
     names = ("torch", "torchvision", "transformers", "PIL")
     versions = {name: importlib.import_module(name).__version__ for name in names}
     versions["EvalMuse"] = commit(checkout)
@@ -116,4 +110,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    one_step(__doc__, record, checkout="DYEvaLab/EvalMuse")

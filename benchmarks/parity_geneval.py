@@ -13,7 +13,6 @@ that there is one. Of mmdetection runs what makes things of a network's answer, 
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import importlib
 import json
@@ -29,7 +28,7 @@ from unittest.mock import patch
 import numpy as np
 import torch
 from PIL import Image
-from recording import commit
+from recording import commit, one_step
 from torch.nn.functional import interpolate
 
 CASE = runpy.run_path(str(Path(__file__).parents[1] / "tests" / "geneval_case.py"))
@@ -145,31 +144,31 @@ def detections(checkout: Path) -> list[list[float]]:
     )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("geneval", type=Path, help="a clone of djghosh13/geneval")
-    parser.add_argument("server", type=Path, help="a clone of yifan123/reward-server")
-    parser.add_argument("mmdetection", type=Path, help="a clone of open-mmlab/mmdetection")
-    parser.add_argument("out", type=Path, help="JSON file to write")
-    given = parser.parse_args()
-    checkouts = {"GenEval": given.geneval, "reward-server": given.server, "mmdetection": given.mmdetection}
+def record(checkout: Path, server: Path, mmdetection: Path, out: Path) -> None:
+    checkouts = {"GenEval": checkout, "reward-server": server, "mmdetection": mmdetection}
     versions = {"numpy": np.__version__, **{name: commit(path) for name, path in checkouts.items()}}
     versions["torch"] = torch.__version__
-    stand_ins((given.geneval / "evaluation" / "object_names.txt").read_text().splitlines())
+    stand_ins((checkout / "evaluation" / "object_names.txt").read_text().splitlines())
     with tempfile.TemporaryDirectory() as folder:
-        found = geneval(given.geneval.resolve(), Path(folder))
+        found = geneval(checkout, Path(folder))
     recorded = {
         "package": "evaluate_images of GenEval and gen_eval of flow_grpo's reward-server",
         "versions": versions,
         "how": HOW,
         "strict": found["strict"],
         "reasons": found["reasons"],
-        "flow": flow(given.server.resolve()),
+        "flow": flow(server),
         "relations": found["relations"],
-        "detections": detections(given.mmdetection.resolve()),
+        "detections": detections(mmdetection),
     }
-    given.out.write_text(json.dumps(recorded))
+    out.write_text(json.dumps(recorded))
 
 
 if __name__ == "__main__":
-    main()
+    one_step(
+        __doc__,
+        record,
+        geneval="djghosh13/geneval",
+        server="yifan123/reward-server",
+        mmdetection="open-mmlab/mmdetection",
+    )

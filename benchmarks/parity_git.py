@@ -7,7 +7,6 @@ python benchmarks/parity_git.py T2I-R1 tests/parity/git_vqa.json
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import json
 import runpy
@@ -17,7 +16,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import torch
-from recording import commit
+from recording import commit, one_step
 
 CASE = runpy.run_path(str(Path(__file__).parents[1] / "tests" / "git_case.py"))
 
@@ -35,12 +34,8 @@ def published(folder: Path) -> None:
     transformers.GitProcessor(images, words).save_pretrained(folder)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("checkout", type=Path, help="a clone of CaraJ7/T2I-R1")
-    parser.add_argument("out", type=Path, help="JSON file to write")
-    given = parser.parse_args()
-    sys.path.insert(0, str(given.checkout / "src" / "t2i-r1" / "src" / "utils"))
+def record(checkout: Path, out: Path) -> None:
+    sys.path.insert(0, str(checkout / "src" / "t2i-r1" / "src" / "utils"))
     official = importlib.import_module("reward_git")
     with tempfile.TemporaryDirectory() as folder:
         published(Path(folder))
@@ -57,7 +52,7 @@ def main() -> None:
 
     names = ("torch", "transformers", "PIL", "numpy")
     versions = {name: importlib.import_module(name).__version__ for name in names}
-    versions["T2I-R1"] = commit(given.checkout)
+    versions["T2I-R1"] = commit(checkout)
     phrases = list(CASE["PHRASES"])
     recorded = {
         "package": "reward_git of T2I-R1",
@@ -65,8 +60,8 @@ def main() -> None:
         "scores": [scores([phrase]) for phrase in phrases],
         "together": scores(phrases),
     }
-    given.out.write_text(json.dumps(recorded, indent=1) + "\n")
+    out.write_text(json.dumps(recorded, indent=1) + "\n")
 
 
 if __name__ == "__main__":
-    main()
+    one_step(__doc__, record, checkout="CaraJ7/T2I-R1")

@@ -10,7 +10,6 @@ boxes of the case, and reads a vocabulary in which every word is one token.
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import json
 import runpy
@@ -22,7 +21,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from recording import commit
+from recording import commit, one_step
 
 CASE = runpy.run_path(str(Path(__file__).parents[1] / "tests" / "grounding_case.py"))
 HOW = (
@@ -78,16 +77,12 @@ def score(reward: Any, case: Any) -> float:
     return round(float(found), 6)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("checkout", type=Path, help="a clone of CaraJ7/T2I-R1")
-    parser.add_argument("out", type=Path, help="JSON file to write")
-    given = parser.parse_args()
+def record(checkout: Path, out: Path) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        reward = official(given.checkout.resolve(), Path(folder))
+        reward = official(checkout, Path(folder))
     seen = [reward.transform(image, None)[0] for image in CASE["pictures"]()]
     versions = {name: importlib.import_module(name).__version__ for name in ("torch", "torchvision", "PIL")}
-    versions["T2I-R1"] = commit(given.checkout)
+    versions["T2I-R1"] = commit(checkout)
     recorded = {
         "package": "reward_gdino of T2I-R1",
         "versions": versions,
@@ -98,8 +93,8 @@ def main() -> None:
             [round(value, 6) for value in pixels.flatten()[:: pixels.numel() // 7][:7].tolist()] for pixels in seen
         ],
     }
-    given.out.write_text(json.dumps(recorded))
+    out.write_text(json.dumps(recorded))
 
 
 if __name__ == "__main__":
-    main()
+    one_step(__doc__, record, checkout="CaraJ7/T2I-R1")

@@ -119,4 +119,4 @@ def record(folder: Path, out: Path) -> None:
 
 
 if __name__ == "__main__":
-    two_steps(__doc__ or "", write, record)
+    two_steps(__doc__, write, record)

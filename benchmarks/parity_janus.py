@@ -7,7 +7,6 @@ python benchmarks/parity_janus.py Janus tests/parity/janus.json
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import json
 import runpy
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from recording import commit
+from recording import commit, one_step
 
 CASE = runpy.run_path(str(Path(__file__).parents[1] / "tests" / "janus_case.py"))
 ROLES = {"janus.pro_1b": ("<|User|>", "<|Assistant|>"), "janus.v1_3b": ("User", "Assistant")}
@@ -74,12 +73,8 @@ def logprobs(parts: dict[str, Any], ids: list[int], tokens: torch.Tensor) -> lis
     return found
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("checkout", type=Path, help="a clone of deepseek-ai/Janus")
-    parser.add_argument("out", type=Path, help="JSON file to write")
-    given = parser.parse_args()
-    sys.path.insert(0, str(given.checkout))
+def record(checkout: Path, out: Path) -> None:
+    sys.path.insert(0, str(checkout))
     talk = importlib.import_module("janus.models.processing_vlm").VLChatProcessor
 
     def text(prompt: str, roles: tuple[str, str]) -> str:
@@ -95,7 +90,7 @@ def main() -> None:
         grey = parts["gen_vision_model"].encode(torch.zeros(1, 3, *[2 * CASE["SIDE"]] * 2))[2][2]
     levels = ((pixels.numpy().transpose(0, 2, 3, 1) + 1) / 2 * 255).clip(0, 255).astype("uint8")
     versions = {name: importlib.import_module(name).__version__ for name in ("torch", "transformers")}
-    versions["Janus"] = commit(given.checkout)
+    versions["Janus"] = commit(checkout)
     recorded = {
         "package": "janus of deepseek-ai/Janus",
         "versions": versions,
@@ -107,8 +102,8 @@ def main() -> None:
         "levels": levels.reshape(len(levels), -1).tolist(),
         "grey": grey.flatten().tolist(),
     }
-    given.out.write_text(json.dumps(recorded) + "\n")
+    out.write_text(json.dumps(recorded) + "\n")
 
 
 if __name__ == "__main__":
-    main()
+    one_step(__doc__, record, checkout="deepseek-ai/Janus")

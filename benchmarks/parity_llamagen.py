@@ -7,7 +7,6 @@ python benchmarks/parity_llamagen.py LlamaGen tests/parity/llamagen.json
 
 from __future__ import annotations
 
-import argparse
 import functools
 import hashlib
 import importlib
@@ -19,7 +18,7 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-from recording import commit
+from recording import commit, one_step
 from torch import Tensor
 
 CASE = runpy.run_path(str(Path(__file__).parents[1] / "tests" / "llamagen_case.py"))
@@ -147,12 +146,8 @@ def of_the_vq(vq: Any, tokens: list[list[int]]) -> dict[str, Any]:
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("checkout", type=Path, help="a clone of FoundationVision/LlamaGen")
-    parser.add_argument("out", type=Path, help="JSON file to write")
-    given = parser.parse_args()
-    sys.path.insert(0, str(given.checkout))
+def record(checkout: Path, out: Path) -> None:
+    sys.path.insert(0, str(checkout))
     gpt = importlib.import_module("autoregressive.models.gpt")
     sampler = importlib.import_module("autoregressive.models.generate")
     vq = importlib.import_module("tokenizer.tokenizer_image.vq_model")
@@ -166,7 +161,7 @@ def main() -> None:
     )
     names = ("torch", "transformers", "ftfy", "bs4")
     versions = {name: importlib.import_module(name).__version__ for name in names}
-    versions["LlamaGen"] = commit(given.checkout)
+    versions["LlamaGen"] = commit(checkout)
     recorded = {
         "package": "LlamaGen",
         "versions": versions,
@@ -177,8 +172,8 @@ def main() -> None:
         "vq": of_the_vq(vq, classes["draws"][0]["tokens"]),
     }
     rounded = json.loads(json.dumps(recorded), parse_float=lambda number: round(float(number), 6))
-    given.out.write_text(json.dumps(rounded) + "\n")
+    out.write_text(json.dumps(rounded) + "\n")
 
 
 if __name__ == "__main__":
-    main()
+    one_step(__doc__, record, checkout="FoundationVision/LlamaGen")

@@ -10,7 +10,6 @@ Their code runs as it is. In place of PaddleOCR stands one that has read what th
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import json
 import runpy
@@ -21,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image
-from recording import commit
+from recording import commit, one_step
 
 CASE = runpy.run_path(str(Path(__file__).parents[1] / "tests" / "ocr_case.py"))
 
@@ -46,24 +45,19 @@ def unirl(checkout: Path) -> list[float]:
     return [common.compute_ocr_reward(read, common.extract_target_text(prompt)) for read, prompt in asked]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("flow_grpo", type=Path, help="a clone of yifan123/flow_grpo")
-    parser.add_argument("unirl", type=Path, help="a clone of Tencent-Hunyuan/UniRL")
-    parser.add_argument("out", type=Path, help="JSON file to write")
-    given = parser.parse_args()
+def record(first: Path, second: Path, out: Path) -> None:
     recorded = {
         "package": "ocr of Flow-GRPO and UniRL",
         "versions": {
-            "Flow-GRPO": commit(given.flow_grpo),
-            "UniRL": commit(given.unirl),
+            "Flow-GRPO": commit(first),
+            "UniRL": commit(second),
             "Levenshtein": version("Levenshtein"),
         },
-        "flow_grpo": flow_grpo(given.flow_grpo),
-        "unirl": unirl(given.unirl),
+        "flow_grpo": flow_grpo(first),
+        "unirl": unirl(second),
     }
-    given.out.write_text(json.dumps(recorded, indent=1) + "\n")
+    out.write_text(json.dumps(recorded, indent=1) + "\n")
 
 
 if __name__ == "__main__":
-    main()
+    one_step(__doc__, record, flow_grpo="yifan123/flow_grpo", unirl="Tencent-Hunyuan/UniRL")

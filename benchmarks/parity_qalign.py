@@ -11,7 +11,6 @@ The weights of the levels, exact in half precision, are made float32 for the log
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import json
 import runpy
@@ -24,7 +23,7 @@ from typing import Any
 
 import torch
 from PIL import Image
-from recording import commit
+from recording import commit, one_step
 from torch import Tensor
 
 CASE = runpy.run_path(str(Path(__file__).parents[1] / "tests" / "qalign_case.py"))
@@ -90,12 +89,8 @@ def scorers(checkout: Path) -> tuple[Any, list[str]]:
     return module, asked
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("checkout", type=Path, help="a clone of Q-Future/Q-Align")
-    parser.add_argument("out", type=Path, help="JSON file to write")
-    given = parser.parse_args()
-    module, asked = scorers(given.checkout.resolve())
+def record(checkout: Path, out: Path) -> None:
+    module, asked = scorers(checkout)
     images = [Image.new("RGB", (4, 3))] * len(CASE["logits"]())
     scores = {}
     for name, kind in SCORERS.items():
@@ -104,13 +99,13 @@ def main() -> None:
         scores[name] = scorer(images).tolist()
     recorded = {
         "package": "Q-Align",
-        "versions": {"Q-Align": commit(given.checkout), "torch": version("torch")},
+        "versions": {"Q-Align": commit(checkout), "torch": version("torch")},
         "note": NOTE,
         "asked": dict(zip(SCORERS, asked, strict=True)),
         "scores": scores,
     }
-    given.out.write_text(json.dumps(recorded, indent=1, ensure_ascii=False))
+    out.write_text(json.dumps(recorded, indent=1, ensure_ascii=False))
 
 
 if __name__ == "__main__":
-    main()
+    one_step(__doc__, record, checkout="Q-Future/Q-Align")

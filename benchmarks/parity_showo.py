@@ -7,7 +7,6 @@ python benchmarks/parity_showo.py Show-o tests/parity/showo.json
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import importlib
 import json
@@ -20,7 +19,7 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-from recording import commit
+from recording import commit, one_step
 from torch import Tensor
 
 CASE = runpy.run_path(str(Path(__file__).parents[1] / "tests" / "showo_case.py"))
@@ -138,12 +137,8 @@ def of_the_tokenizer(magvit: Any, tokens: list[list[int]]) -> dict[str, Any]:
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("checkout", type=Path, help="a clone of showlab/Show-o")
-    parser.add_argument("out", type=Path, help="JSON file to write")
-    given = parser.parse_args()
-    sys.path.insert(0, str(given.checkout))
+def record(checkout: Path, out: Path) -> None:
+    sys.path.insert(0, str(checkout))
     showo, magvit, phi = (
         importlib.import_module(f"models.{name}") for name in ("modeling_showo", "modeling_magvitv2", "phi")
     )
@@ -156,7 +151,7 @@ def main() -> None:
     drawn = [draws(showo, network, prompting, words, guidance) for guidance in CASE["GUIDANCE"]]
     names = ("torch", "transformers")
     versions = {name: importlib.import_module(name).__version__ for name in names}
-    versions["Show-o"] = commit(given.checkout)
+    versions["Show-o"] = commit(checkout)
     recorded = {
         "package": "Show-o",
         "versions": versions,
@@ -165,8 +160,8 @@ def main() -> None:
         "vq": of_the_tokenizer(magvit, drawn[0]["tokens"]),
     }
     rounded = json.loads(json.dumps(recorded), parse_float=lambda number: round(float(number), 6))
-    given.out.write_text(json.dumps(rounded) + "\n")
+    out.write_text(json.dumps(rounded) + "\n")
 
 
 if __name__ == "__main__":
-    main()
+    one_step(__doc__, record, checkout="showlab/Show-o")

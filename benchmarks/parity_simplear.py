@@ -7,7 +7,6 @@ python benchmarks/parity_simplear.py SimpleAR tests/parity/simplear.json
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import json
 import runpy
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from recording import commit
+from recording import commit, one_step
 
 CASE = runpy.run_path(str(Path(__file__).parents[1] / "tests" / "simplear_case.py"))
 
@@ -60,12 +59,8 @@ def logprobs(model: Any, prompt: str, codes: list[int]) -> list[float]:
 
 
 @torch.no_grad()
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("checkout", type=Path, help="a clone of wdrink/SimpleAR")
-    parser.add_argument("out", type=Path, help="JSON file to write")
-    given = parser.parse_args()
-    sys.path.insert(0, str(given.checkout))
+def record(checkout: Path, out: Path) -> None:
+    sys.path.insert(0, str(checkout))
     whole = {key: list(value.shape) for key, value in decoder().state_dict().items()}
     small = decoder(**CASE["COSMOS"])
     small[0].quantizer.dtype = torch.float32
@@ -74,7 +69,7 @@ def main() -> None:
     pixels = filled(small, shapes)(tokens.view(-1, 1, CASE["SIDE"], CASE["SIDE"]))  # [B, 3, 1, H, W]
     model = policy()
     versions = {name: importlib.import_module(name).__version__ for name in ("torch", "transformers")}
-    versions["SimpleAR"] = commit(given.checkout)
+    versions["SimpleAR"] = commit(checkout)
     recorded = {
         "package": "SimpleAR",
         "versions": versions,
@@ -87,8 +82,8 @@ def main() -> None:
         ],
     }
     rounded = json.loads(json.dumps(recorded), parse_float=lambda number: round(float(number), 6))
-    given.out.write_text(json.dumps(rounded) + "\n")
+    out.write_text(json.dumps(rounded) + "\n")
 
 
 if __name__ == "__main__":
-    main()
+    one_step(__doc__, record, checkout="wdrink/SimpleAR")

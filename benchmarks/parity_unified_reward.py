@@ -168,4 +168,4 @@ def record(folder: Path, checkout: Path, out: Path) -> None:
 
 
 if __name__ == "__main__":
-    two_steps(__doc__ or "", write, record, checkout="CodeGoat24/UnifiedReward")
+    two_steps(__doc__, write, record, checkout="CodeGoat24/UnifiedReward")

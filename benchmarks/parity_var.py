@@ -7,7 +7,6 @@ python benchmarks/parity_var.py VAR tests/parity/var.json
 
 from __future__ import annotations
 
-import argparse
 import functools
 import hashlib
 import importlib
@@ -19,7 +18,7 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-from recording import commit
+from recording import commit, one_step
 from torch import Tensor
 
 CASE = runpy.run_path(str(Path(__file__).parents[1] / "tests" / "var_case.py"))
@@ -108,16 +107,12 @@ def of_a_network(models: Any, var: Any, shared: bool) -> dict[str, Any]:
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("checkout", type=Path, help="a clone of FoundationVision/VAR")
-    parser.add_argument("out", type=Path, help="JSON file to write")
-    given = parser.parse_args()
-    sys.path.insert(0, str(given.checkout))
+def record(checkout: Path, out: Path) -> None:
+    sys.path.insert(0, str(checkout))
     models, var = importlib.import_module("models"), importlib.import_module("models.var")
     torch.set_grad_enabled(False)
     versions = {"torch": torch.__version__}
-    versions["VAR"] = commit(given.checkout)
+    versions["VAR"] = commit(checkout)
     recorded = {
         "package": "VAR",
         "versions": versions,
@@ -126,8 +121,8 @@ def main() -> None:
         "shared": of_a_network(models, var, shared=True),
     }
     rounded = json.loads(json.dumps(recorded), parse_float=lambda number: round(float(number), 6))
-    given.out.write_text(json.dumps(rounded) + "\n")
+    out.write_text(json.dumps(rounded) + "\n")
 
 
 if __name__ == "__main__":
-    main()
+    one_step(__doc__, record, checkout="FoundationVision/VAR")

@@ -103,4 +103,4 @@ def record(folder: Path, checkout: Path, out: Path) -> None:
 
 
 if __name__ == "__main__":
-    two_steps(__doc__ or "", write, record, checkout="linzhiqiu/t2v_metrics")
+    two_steps(__doc__, write, record, checkout="linzhiqiu/t2v_metrics")

@@ -151,4 +151,4 @@ def record(folder: Path, checkout: Path, before: Path, llava_next: Path, out: Pa
 if __name__ == "__main__":
     t2v_metrics = "linzhiqiu/t2v_metrics"
     clones = {"checkout": t2v_metrics, "before": t2v_metrics, "llava_next": "LLaVA-VL/LLaVA-NeXT"}
-    two_steps(__doc__ or "", write, record, **clones)
+    two_steps(__doc__, write, record, **clones)

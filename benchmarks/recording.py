@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,21 @@ def commit(checkout: Path) -> str:
     return subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
 
 
-def two_steps(text: str, write: Callable[[Path], Any], record: Callable[..., Any], **clones: str) -> None:
+def one_step(text: str | None, record: Callable[..., Any], **clones: str) -> None:
+    """A command that records a case's official scores.
+
+    Args:
+        text: of the command's help.
+        record: is given the clones and the JSON file to write.
+        clones: argument -> the repository that it is a clone of.
+    """
+    parser = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
+    _take(parser, clones)
+    given = parser.parse_args()
+    record(*(getattr(given, name).resolve() for name in (*clones, "out")))
+
+
+def two_steps(text: str | None, write: Callable[[Path], Any], record: Callable[..., Any], **clones: str) -> None:
     """A command that writes a case's files in one environment, and records its official scores in another.
 
     Args:
@@ -29,11 +43,16 @@ def two_steps(text: str, write: Callable[[Path], Any], record: Callable[..., Any
     first, last = steps.add_parser("case"), steps.add_parser("record")
     for step in (first, last):
         step.add_argument("folder", type=Path, help="of the case's files")
-    for name, repository in clones.items():
-        last.add_argument(name, type=Path, help=f"a clone of {repository}")
-    last.add_argument("out", type=Path, help="JSON file to write")
+    _take(last, clones)
     given = parser.parse_args()
     if given.step == "case":
         write(given.folder)
     else:
         record(*(getattr(given, name).resolve() for name in ("folder", *clones, "out")))
+
+
+def _take(parser: argparse.ArgumentParser, clones: Mapping[str, str]) -> None:
+    """Adds the arguments that every recording has."""
+    for name, repository in clones.items():
+        parser.add_argument(name, type=Path, help=f"a clone of {repository}")
+    parser.add_argument("out", type=Path, help="JSON file to write")

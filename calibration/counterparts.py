@@ -82,7 +82,9 @@ def read_counterparts(path: Path) -> Counterparts:
         ValueError: for rows of none of these, the first few of which it names, and for a file without any.
     """
     if not path.is_file():
-        raise ValueError(f"counterparts must be a file, got none at {path}; correct the path.")
+        raise ValueError(
+            f"counterparts must be a file, got {'a folder' if path.is_dir() else 'none'} at {path}; correct the path."
+        )
     found: dict[type, list[Any]] = {Edited: [], Grouped: [], Detailed: []}
     omissions, bad = Omissions(), []
     images: dict[str, Image.Image] = {}
@@ -100,7 +102,9 @@ def read_counterparts(path: Path) -> Counterparts:
         more = f"; and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else ""
         raise ValueError(f"{path} has bad rows: {'; '.join(bad[:_SHOWN])}{more}. Correct or remove them.")
     if not any(found.values()):
-        raise ValueError(f"{path} must hold at least one row of use, got none: {omissions or 'it is empty'}.")
+        raise ValueError(
+            f"{path} must hold at least one row of use, got none: {omissions or 'it is empty'}; name another."
+        )
     return Counterparts(found[Edited], found[Grouped], found[Detailed], omissions)
 
 

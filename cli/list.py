@@ -27,7 +27,7 @@ class Listing:
     licence: str = field(default="", metadata={"help": "Those whose licence has this text in it."})
     max_megabytes: float | None = field(
         default=None,
-        metadata={"help": "Those whose weights are no larger; left out is what has a size that is not known."},
+        metadata={"help": "Those whose weights are no larger; what has no known size is left out, and named."},
     )
 
     def __post_init__(self) -> None:
@@ -48,14 +48,14 @@ class Listing:
         return self.of_rewards or bool(self.licence) or self.max_megabytes is not None
 
     def takes(self, found: dict[str, Any]) -> bool:
-        """Whether what is known of a name is what was asked for."""
+        """Whether what is known of a name is what was asked for; a size that is not known passes."""
         size = found["megabytes"]
         return (
             (found.get("needs_prompt") is True or not self.needs_prompt)
             and (found.get("needs_prompt") is False or not self.no_prompt)
             and (found.get("differentiable") is True or not self.differentiable)
             and self.licence.lower() in found["licence"].lower()
-            and (self.max_megabytes is None or (size is not None and size <= self.max_megabytes))
+            and (self.max_megabytes is None or size is None or size <= self.max_megabytes)
         )
 
 
@@ -95,6 +95,14 @@ def _listed(registry: Any, config: Listing) -> list[dict[str, Any]]:
         for each in broken:
             note(f"{each['name']} is left out, as nothing is known of it: {each['fault']}")
         found = [each for each in found if each not in broken and config.takes(each)]
+    if config.max_megabytes is not None:
+        unsized = [each["name"] for each in found if each["megabytes"] is None]
+        if unsized:
+            note(
+                f"{len(unsized)} {registry.kind}s are left out, as nothing says how large their weights are: "
+                f"{', '.join(unsized)}; list them without --max-megabytes."
+            )
+        found = [each for each in found if each["megabytes"] is not None]
     return [{"name": each["name"]} for each in found] if config.names else found
 
 

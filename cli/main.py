@@ -39,6 +39,14 @@ WRONG_CALL = (
     NotADirectoryError,
     PermissionError,
 )
+PATHS = {
+    FileNotFoundError: "there is no such file or folder; correct the path.",
+    FileExistsError: "it is there already; name another path.",
+    IsADirectoryError: "a file is needed, got a folder; name a file.",
+    NotADirectoryError: "part of this path is a file, not a folder; correct the path.",
+    PermissionError: "permission is denied to this user; change the permissions, or name another path.",
+}
+"""What is said of a path that the system refuses."""
 
 
 class Commands(click.Group):
@@ -104,9 +112,10 @@ def _usage(error: click.ClickException) -> str:
 
 
 def _sentence(error: Exception) -> str:
-    """The error without "[Errno 2]"."""
+    """The error without "[Errno 2]", and of a path with what to do."""
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
-        return f"{error.filename}: {error.strerror}."
+        told = next((told for kind, told in PATHS.items() if isinstance(error, kind)), f"{error.strerror}.")
+        return f"{error.filename}: {told}"
     return str(error)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, field, fields, make_dataclass, replace
 from typing import Any, get_type_hints
@@ -13,7 +12,7 @@ from click.core import ParameterSource
 
 from rwk.cli.console import is_main, note, progress, show, table
 from rwk.cli.options import Common, options
-from rwk.policy_opt.configs import Dpo, Grpo, Rebel, Rft
+from rwk.policy_opt.configs import Dpo, Grpo, Rebel, Rft, Rounds
 from rwk.policy_opt.experiment import Algorithm, Experiment, LearntRecipe, Run
 from rwk.policy_opt.ladder_config import Ladder
 from rwk.policy_opt.presets import PRESETS
@@ -46,10 +45,13 @@ Settings = _settings()
 def algorithm(
     algo: Algorithm, settings: Any, seed: int, beneath: Mapping[str, Any] | None = None
 ) -> Dpo | Grpo | Rebel | Rft:
-    """The algorithm with the settings that were given; raises ValueError for one that belongs to another algorithm.
+    """The algorithm with the settings that were given.
 
     Args:
         beneath: settings of a preset, for what was not given.
+
+    Raises:
+        ValueError: for a setting that belongs to another algorithm, or does nothing without another.
     """
     given = {item.name: getattr(settings, item.name) for item in fields(settings)}
     given = {name: value for name, value in given.items() if value not in (None, ())}
@@ -57,7 +59,15 @@ def algorithm(
     foreign = sorted(set(given) - {item.name for item in fields(config)})
     if foreign:
         raise ValueError(f"--{foreign[0].replace('_', '-')} is no setting of {algo}; leave it out.")
-    return config(seed=seed, **{**(beneath or {}), **given})
+    made = config(seed=seed, **{**(beneath or {}), **given})
+    for item in fields(config):
+        name, equals, value = item.metadata.get("of", "").partition("=")
+        if item.name in given and name and not (getattr(made, name) == value if equals else getattr(made, name)):
+            option, needed = (f"--{text.replace('_', '-')}" for text in (item.name, name))
+            raise ValueError(
+                f"{option} does nothing without {needed} {value}".rstrip() + "; name that, or leave it out."
+            )
+    return made
 
 
 def under_preset(
@@ -90,10 +100,15 @@ def _given(option: str) -> bool:
 def foreseen(
     chosen: Dpo | Grpo | Rebel | Rft, experiment: Experiment, recipe: LearntRecipe, device: str
 ) -> dict[str, Any]:
-    """What a run would hold, draw and train, shown as a table; draws nothing, and loads the generator at the most."""
+    """What a run would hold, draw and train, shown as a table; draws nothing, and loads the generator at the most.
+
+    Raises:
+        ValueError: for what the run would refuse, as far as names, prompts and numbers tell.
+    """
     import torch
 
     from rwk.policy_opt import generator as generators
+    from rwk.policy_opt.optimize import sampling_of
     from rwk.policy_opt.packed import lays_out
     from rwk.policy_opt.prompts import gold_of
     from rwk.policy_opt.sharded import sharding
@@ -108,18 +123,18 @@ def foreseen(
     else:
         generator = generators.load(experiment.generator, device=own_device(device))
         shape, own, dtype = shape_of(generator), generator.spec, next(generator.module.parameters()).dtype
-    mode = recipe.mode or own.sampling.mode
-    guided = mode != "off" and (own.sampling.guidance if recipe.guidance is None else recipe.guidance) != 1
-    judges = {*experiment.rewards, *filter(None, [gold_of(experiment.prompts)])}
+    sampling, processes = sampling_of(own.sampling, recipe), int(os.environ.get("WORLD_SIZE", "1"))
+    learnt = _learnt(chosen, experiment)
+    judges = {*learnt, *filter(None, [gold_of(experiment.prompts)])}
     shown = experiment.opponents or chosen.group_size - 1  # answers that a pair judge gives for each image
     run = plan(
         chosen,
         shape,
-        prompts=experiment.prompt_count,
+        prompts=_prompts(chosen, experiment, processes),
         rewards=sum(shown if is_pair_judge(name) else 1 for name in judges),
-        guided=guided,
-        mode=mode,
-        processes=int(os.environ.get("WORLD_SIZE", "1")),
+        guided=sampling.guidance != 1,
+        mode=sampling.mode,
+        processes=processes,
         sharding=sharding(),
         lays_out=device == "cpu" and lays_out(dtype),
     )
@@ -133,6 +148,38 @@ def foreseen(
     lines.append(["hours of one H100 at least, without rewards", f"{run.hours():.3g}"])
     show(table(["computed; memory is of one process", ""], lines, numbers=[""], foot=len(counts) + 1))
     return {"algorithm": chosen, "plan": found | {"h100_hours": run.hours()}}
+
+
+def _learnt(chosen: Dpo | Grpo | Rebel | Rft, experiment: Experiment) -> list[str]:
+    """The rewards that a run learns from, early or late; raises ValueError for a name that nothing has."""
+    from rwk.policy_opt.win_rates import check_judges
+    from rwk.rewards.expression import is_expression, parse
+    from rwk.rewards.pair_judge import is_pair_judge
+    from rwk.rewards.registry import REWARDS
+
+    learnt = [*experiment.rewards, *(chosen.then if isinstance(chosen, Grpo) else ())]
+    check_judges(learnt, experiment, chosen)
+    for name in filter(None, [*learnt, experiment.watch]):
+        if is_expression(name) and not REWARDS.knows(name):
+            parse(name, lambda part: REWARDS.kind_of(part).tiny())
+        elif not is_pair_judge(name):
+            REWARDS.kind_of(name)
+    return learnt
+
+
+def _prompts(chosen: Dpo | Grpo | Rebel | Rft, experiment: Experiment, processes: int) -> int:
+    """How many different prompts a run learns from; raises ValueError where they are too few for it."""
+    from rwk.policy_opt import suites
+    from rwk.policy_opt.grpo_run import check_groups
+    from rwk.policy_opt.rounds import check_overlap
+
+    found, _ = suites.chosen(experiment, seed=chosen.seed)
+    count = len({prompt.text for prompt in found.train})
+    if isinstance(chosen, Rounds):
+        check_overlap(chosen, count, processes)
+    else:
+        check_groups(chosen, count, processes)
+    return count
 
 
 @click.command("optimize")
@@ -149,11 +196,15 @@ def command(run: Run, experiment: Experiment, recipe: LearntRecipe, settings: An
     chosen = algorithm(run.algo, settings, common.seed, beneath)
     if run.dry_run:
         return foreseen(chosen, experiment, recipe, common.device)
-    out = run.folder()
+    out, name = run.folder(), run.name or run.algo
 
+    from rwk.policy_opt.generator import GENERATORS
     from rwk.policy_opt.optimize import optimize, result
     from rwk.policy_opt.page import write_page
-    from rwk.rewards.home import home
+    from rwk.rewards.home import home, keep_in
+
+    if name in GENERATORS.names():  # which a kept one could not be found under
+        raise ValueError(f"a tuned generator needs a name of its own, got {name!r}, which is built in; choose another.")
 
     with progress(run.algo) as advance:
         seen = [0]
@@ -174,11 +225,10 @@ def command(run: Run, experiment: Experiment, recipe: LearntRecipe, settings: An
             preset=run.preset and run.preset + (" scaled" if run.scaled else ""),
             progress=update,
         )
-    kept = home("generators", run.name or run.algo)
+    kept = home("generators", name)
     if is_main():
         write_page(comparison, out)
-        shutil.rmtree(kept, ignore_errors=True)  # its files need not be those of the new one
-        shutil.copytree(comparison.trained.generator, kept)
+        keep_in("generators", comparison.trained.generator, name)
     if comparison.trained.ended:
         note("the run was ended there, and its generator is that of the look with the highest watched reward.")
     found = result(comparison)

@@ -36,7 +36,7 @@ def command(drawing: Drawing, recipe: Recipe, common: Common) -> dict[str, Any]:
         written = sample_to_folder(
             drawing,
             generator,
-            sampling_of(generator, recipe),
+            sampling_of(generator.spec.sampling, recipe),
             seed=common.seed,
             reward=reward,
             refiner=refiner,

@@ -27,7 +27,8 @@ def command(config: Scoring, common: Common) -> dict[str, Any] | None:
 
     IMAGES are files, folders (searched below), globs in quotes, or a manifest (.jsonl, .csv, .parquet) with the columns
     image and prompt. Prompts come from the manifest, --prompt, --prompts, or a text file beside each image (x.txt
-    beside x.png). An image that cannot be read gets no score and a note. Of an animation the first frame counts.
+    beside x.png); an empty one is none. An image that cannot be read gets no score and a note. Of an animation the
+    first frame counts.
     """
     begun = time.monotonic()
     _check_writable(config)

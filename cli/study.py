@@ -53,7 +53,7 @@ def command(call: Call, common: Common) -> dict[str, Any]:
     killed study goes on where it was. Writes page.html and study.json, from which the page can be drawn again.
     """
     if call.redraw:
-        return redraw(call.file if call.file and call.file.is_dir() else call.out)
+        return redraw(call.out if call.file is None or call.file.is_file() else call.file)
     study = call.study()
     every = cells(study)
     mine = call.chosen(every)
@@ -84,13 +84,20 @@ def command(call: Call, common: Common) -> dict[str, Any]:
 
 
 def redraw(folder: Path) -> dict[str, Any]:
-    """Analyses and draws what `study.json` holds once more."""
+    """Analyses and draws what `study.json` holds once more; raises ValueError where there is none."""
     from rwk.policy_opt.optimize import write_json
     from rwk.policy_opt.study_page import write_page
     from rwk.policy_opt.study_results import analyse
 
-    document: dict[str, Any] = json.loads((folder / "study.json").read_text())
-    document["results"] = analyse(document["study"], document["cells"])
+    path = folder / "study.json"
+    if not path.is_file():
+        raise ValueError(f"--redraw needs the folder of a study that was run, got none at {path}; name its folder.")
+    try:
+        document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        definition, found = document["study"], document["cells"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} holds no study ({error}); run the study again, which keeps its cells.") from error
+    document["results"] = analyse(definition, found)
     write_json(folder / "study.json", document)
     write_page(document, folder)
     return told(document, folder)

@@ -93,6 +93,8 @@ def score_all(
 ) -> Columns:
     """The score of every image by every reward; that of a pair judge is the image's win rate in its group.
 
+    A score that is infinite is none: no other of its group could be held against it.
+
     Args:
         levels: [B, 3, H, W] uint8.
         group: [B] long: rows of one prompt have the same number.
@@ -113,7 +115,8 @@ def score_all(
             images = images or as_images(levels)
             columns.append(part.reward.score(images, prompts).values)
     seen = torch.stack(orders, dim=1) if orders else torch.empty(len(levels), 0, 2)
-    return Columns(torch.stack(columns, dim=1), seen)
+    scores = torch.stack(columns, dim=1)
+    return Columns(scores.masked_fill(scores.isinf(), math.nan), seen)
 
 
 def _scored_pixels(reward: PixelReward, levels: Tensor, prompts: list[str]) -> Tensor:

@@ -47,17 +47,21 @@ class Artist:
     def draw(self, folder: Path, number: int) -> Draws:
         """All draws of a round; those that lie in the folder already are not made again.
 
-        A process that has one draw to make makes it by halves where scores are to overlap: its images are the same.
+        Where there are fewer draws than processes each is cut, so that none of them idles, and a process that has one
+        to make makes it by halves where scores are to overlap: the images are the same.
         """
         order = torch.Generator().manual_seed(derived_seed(self.config.seed, number))
         chosen = torch.randperm(len(self.table), generator=order)[: self.config.prompts_per_round or None]
         folder.mkdir(parents=True, exist_ok=True)
-        parts = torch.split(chosen, self.config.prompts_per_draw)
-        files = [folder / f"{index:05d}.safetensors" for index in range(len(parts))]
+        whole = torch.split(chosen, self.config.prompts_per_draw)
+        cuts = -(-self.place.size // len(whole))
+        of, parts = zip(*((index, part) for index, draw in enumerate(whole) for part in draw.chunk(cuts)), strict=True)
+        cut = f"-{cuts}" if cuts > 1 else ""
+        files = [folder / f"{index:05d}{cut}.safetensors" for index in range(len(parts))]
         own = [index for index in range(self.place.rank, len(parts), self.place.size) if not files[index].exists()]
         meanwhile, from_pixels = self.config.score_meanwhile, self.config.from_pixels
         pieces = {index: parts[index].chunk(2 if meanwhile and len(own) == 1 else 1) for index in own}
-        seeds = {index: derived_seed(self.config.seed, number, index) for index in own}
+        seeds = {index: derived_seed(self.config.seed, number, of[index]) for index in own}
         drawn = (self._drawn(piece, seeds[index]) for index in own for piece in pieces[index])
         seed = derived_seed(self.config.seed, number)
         coming = scored(drawn, self.rewards, meanwhile=meanwhile, seed=seed, from_pixels=from_pixels)

@@ -125,8 +125,7 @@ def evaluate(
                 within=by.within,
                 progress=lambda more: progress(more, total),
             )
-        held = place.collect(None if own is None else own.found)
-        found.append(Measured.joined(one, [lot for lot in held if lot is not None]))
+        found.append(Measured.joined(one, place.collect(None if own is None else own.found)))
     used = {name: reward for by in rewards for part in by for name, reward in part.items()}
     recipe = {
         "generator": config.generator,

@@ -70,7 +70,11 @@ class Pairwise(Rounds):
     pairs: PairRule = setting(
         "best_worst", "Which images of a group are paired: best_worst, top_bottom of pair_k on each side, or all."
     )
-    pair_k: int = setting(2, "Images on each side of top_bottom; each of the best is paired with each of the worst.")
+    pair_k: int = setting(
+        2,
+        "Images on each side of top_bottom; each of the best is paired with each of the worst.",
+        of="pairs=top_bottom",
+    )
     reference: Reference = setting(
         "round", "What log-ratios are to: the policy that drew in the round, or, fixed, the one the run began with."
     )
@@ -93,7 +97,7 @@ class Dpo(Pairwise):
 
     beta: float = setting(0.1, "How dearly a step away from the reference must be paid; larger stays closer.")
     loss_type: DpoLoss = setting("sigmoid", "Form of the loss, by TRL's name.")
-    label_smoothing: float = setting(0.0, "Share of labels that loss robust takes to be wrong.")
+    label_smoothing: float = setting(0.0, "Share of labels that loss robust takes to be wrong.", of="loss_type=robust")
     soft_labels: bool = setting(
         False,
         "Label a pair with the probability by `rwk calibrate` that people prefer its better image, instead of 1; of "

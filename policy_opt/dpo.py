@@ -27,7 +27,7 @@ from rwk.policy_opt.configs import Dpo
 from rwk.policy_opt.generator import Generator
 from rwk.policy_opt.journal import Trained
 from rwk.policy_opt.rounds import learn_in_rounds
-from rwk.policy_opt.run_options import RunOptions
+from rwk.policy_opt.run_options import Run, RunOptions
 
 
 def dpo(
@@ -37,10 +37,10 @@ def dpo(
     prompts: Sequence[str],
     **run: Unpack[RunOptions],
 ) -> Trained:
-    """Tunes the generator, in place and as `out/generator`; arguments and errors are those of `learn_in_rounds`."""
+    """Tunes the generator, in place and as `out/generator`; see `learn_in_rounds`, and `Run` for what it is told."""
     from rwk.policy_opt.trl_bridge import dpo_trainer
 
-    return learn_in_rounds(config, dpo_trainer, generator, rewards, prompts, **run)
+    return learn_in_rounds(config, dpo_trainer, generator, rewards, prompts, Run(**run))
 
 
 def margin_loss(won: Tensor, lost: Tensor, margin: Tensor, weight: Tensor, *, beta: float, offset: float) -> Tensor:

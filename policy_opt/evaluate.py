@@ -139,8 +139,10 @@ def best_of(proxy: Tensor, value: Tensor, n: int) -> Tensor:
 
 
 def clustered(scores: Tensor) -> Interval:
-    """Mean of scores [P, n] with a 95 % interval clustered by row; NaN entries are left out."""
+    """Mean of scores [P, n] with a 95 % interval clustered by row; NaN entries are left out, and give NaN alone."""
     known = ~scores.isnan()
+    if not known.any():
+        return Interval(math.nan, math.nan, math.nan, 0)
     rows = torch.arange(len(scores))[:, None].expand_as(scores)
     return cluster_interval(scores[known].tolist(), rows[known].tolist())
 

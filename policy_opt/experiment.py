@@ -160,6 +160,8 @@ class Experiment:
                 )
             if domains.count(domain) > 1:
                 raise ValueError(f"judge_on names each domain once, got {domain!r} {domains.count(domain)} times.")
+        if not self.watch and self.watch_prompts != type(self).watch_prompts:
+            raise ValueError(f"watch_prompts are of a reward to watch, got {self.watch_prompts} and none; name it.")
         if self.gold and not self.judge_on:
             raise ValueError(f"gold is of a benchmark to judge on, got {self.gold[0]} and none; name it with judge_on.")
 

@@ -145,6 +145,9 @@ class Generator(ABC):
         with written_beside(self.module, folder):
             self._save(folder)
 
+    def check_prompt(self, prompt: str) -> None:  # noqa: B027 (a family may read anything)
+        """Raises ValueError for a prompt that `sample` would refuse, so that a run can ask before it draws for any."""
+
     @abstractmethod
     def sample(
         self, prompts: Sequence[str], *, per_prompt: int = 1, seed: int, sampling: Sampling | None = None

@@ -41,7 +41,7 @@ from rwk.policy_opt.groups import Groups, numbered, rows_of
 from rwk.policy_opt.journal import Journal, Trained
 from rwk.policy_opt.modalities import modality_weights
 from rwk.policy_opt.policy import Statistics
-from rwk.policy_opt.run_options import RunOptions
+from rwk.policy_opt.run_options import Run, RunOptions
 from rwk.policy_opt.settings import KlEstimator
 from rwk.policy_opt.token_weights import pull_weights, token_weights
 from rwk.policy_opt.variety import with_variety
@@ -54,10 +54,10 @@ def grpo(
     prompts: Sequence[str],
     **run: Unpack[RunOptions],
 ) -> Trained:
-    """Tunes the generator, in place and as `out/generator`; arguments and errors are those of `learn_from_groups`."""
+    """Tunes the generator, in place and as `out/generator`; see `learn_from_groups`, and `Run` for what it is told."""
     from rwk.policy_opt.grpo_run import learn_from_groups
 
-    return learn_from_groups(config, generator, rewards, prompts, **run)
+    return learn_from_groups(config, generator, rewards, prompts, Run(**run))
 
 
 class Lesson(NamedTuple):
@@ -99,6 +99,8 @@ class Lessons:
         if config.resampling == "dynamic":
             places, learnt = first_that_differ(self._differ(drawn.scores, stage), config.prompts_per_step)
             self.journal.note(draws=len(drawn.rollouts), groups=learnt, groups_short=len(places) - learnt)
+        elif config.scale_rewards != "none" and config.advantage == "score" and not config.diversity:
+            self.journal.note(groups=int(self._differ(drawn.scores, stage).sum()))  # for `guards`
         rows = rows_of(places, size)
         kept = rows[: learnt * size]
         advantage, counts = torch.zeros(len(rows)), torch.zeros(len(rows))

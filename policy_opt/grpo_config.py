@@ -35,9 +35,12 @@ class Grpo(Optimisation):
         "What beta weighs, of d = log-ratio to the reference: k1, d; k2, d^2 / 2; k3, exp(-d) - 1 + d. k1 and k3 are "
         "multiplied by the ratio, so that all three pull along the gradient of the divergence; k3_plain is not, as in "
         "DeepSeek's and most code.",
+        of="beta",
     )
     reference_every: int = setting(0, "Updates after which the reference of beta follows the policy; 0 is never.")
-    reference_mix: float = setting(1.0, "Share of the policy that goes into the reference then; 1 replaces it.")
+    reference_mix: float = setting(
+        1.0, "Share of the policy that goes into the reference then; 1 replaces it.", of="reference_every"
+    )
     ema: float = setting(
         0.0, "Decay of a running mean of the weights, which the run ends with and is judged by; 0 is off."
     )
@@ -55,7 +58,9 @@ class Grpo(Optimisation):
         "is RLOO.",
     )
     scale_rewards: Scale = setting(
-        "group", "What advantages are divided by: the deviation of the group, the batch, or none."
+        "group",
+        "What advantages are divided by: the deviation of the group, the batch, or none. Of rewards that were "
+        "standardised one by one, as normalise and lower_bound do with several, and with diversity, always the batch.",
     )
     min_std: float = setting(
         1e-4, "A deviation below this, in reward units, counts as this, so that noise is not blown up."
@@ -90,7 +95,9 @@ class Grpo(Optimisation):
         "these alone.",
     )
     max_draws: int = setting(
-        4, "Draws of a step with resampling dynamic at most; then it learns from what it has, which the run tells."
+        4,
+        "Draws of a step with resampling dynamic at most; then it learns from what it has, which the run tells.",
+        of="resampling=dynamic",
     )
     max_images: int = setting(
         0,
@@ -118,8 +125,8 @@ class Grpo(Optimisation):
         "Nats to which the mean entropy of a token is steered, by a bonus that may turn to its opposite: of the image, "
         "or of the text and the image in turn where the generator writes a text first.",
     )
-    entropy_rate: float = setting(5e-5, "How fast that bonus changes.")
-    entropy_limit: float = setting(5e-3, "Largest weight of that bonus.")
+    entropy_rate: float = setting(5e-5, "How fast that bonus changes.", of="entropy_targets")
+    entropy_limit: float = setting(5e-3, "Largest weight of that bonus.", of="entropy_targets")
     sub_policies: tuple[str, ...] = setting(
         (),
         "Recipe of a sub-policy, such as temperature=0.7 or guidance=2,top_p=0.9; given several times, they draw equal "
@@ -180,6 +187,8 @@ class Grpo(Optimisation):
             raise ValueError(
                 f"then and a then_after of at least 1 go together, got {list(self.then)} and {self.then_after}."
             )
+        if self.then:
+            check(self.then_after < self.steps, "then_after", f"be below steps, {self.steps}", self.then_after)
         if self.reference_every and (not self.beta or self.lora_rank):
             raise ValueError(
                 f"reference_every must go with a beta above 0 and no adapters, got beta {self.beta} and lora_rank "

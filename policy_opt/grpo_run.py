@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 from torch import nn
@@ -19,7 +18,6 @@ from rwk.policy_opt.groups import Groups, drawn_at_once
 from rwk.policy_opt.grpo import Lessons
 from rwk.policy_opt.guards import Guards
 from rwk.policy_opt.journal import (
-    Progress,
     Trained,
     ends_after,
     last_checkpoint,
@@ -31,10 +29,10 @@ from rwk.policy_opt.ledger import Ledger, prompts_of_pass
 from rwk.policy_opt.modalities import entropy_control
 from rwk.policy_opt.permuted import other_wordings
 from rwk.policy_opt.policy import Policy, trainable, world
-from rwk.policy_opt.sampling import Sampling
+from rwk.policy_opt.run_options import Run
 from rwk.policy_opt.sub_policies import by_recipe, recipes_of
 from rwk.policy_opt.token_weights import check_token_weights
-from rwk.policy_opt.watch import Watch, Watched
+from rwk.policy_opt.watch import Watch
 
 
 def learn_from_groups(
@@ -42,14 +40,7 @@ def learn_from_groups(
     generator: Generator,
     rewards: Sequence[Weighted],
     prompts: Sequence[str],
-    *,
-    out: Path,
-    sampling: Sampling | None = None,
-    resume: bool = False,
-    progress: Progress | None = None,
-    watched: Watched | None = None,
-    seconds: float | None = None,
-    later: bool = False,
+    run: Run,
 ) -> Trained:
     """Tunes the generator, in place and as `out/generator`, and writes `out/metrics.jsonl` and `out/ledger.jsonl`.
 
@@ -59,13 +50,7 @@ def learn_from_groups(
         rewards: combined by their weights; those of weight 0 are only measured, or learnt from later, where
             `config.then` names them.
         prompts: at least `prompts_per_step` different ones.
-        out: the run's folder.
-        sampling: what is drawn from and trained; by default the generator's own recipe.
-        resume: go on after the last checkpoint in `out`, from the generator that the run began with.
-        progress: is called after each update.
-        watched: a reward to look at every `watch_every` updates.
-        seconds: of processor time after which the run ends, at the next update.
-        later: whether the generator learnt in a part before, so that there may be nothing left to learn.
+        run: its folder, and what else it is told; it resumes after the last checkpoint.
 
     Raises:
         ValueError: for numbers that do not fit together.
@@ -75,16 +60,16 @@ def learn_from_groups(
 
     place = world(next(generator.module.parameters()).device)
     table = list(dict.fromkeys(prompts))
-    _check(config, len(table), place.size)
+    check_groups(config, len(table), place.size)
     check_token_weights(config.token_weights, generator)
     stages = Curriculum(config, rewards)
-    recipe = sampling or generator.spec.sampling
+    out, recipe = run.out, run.sampling or generator.spec.sampling
     ledger = Ledger(out / "ledger.jsonl", config, table, rewards, main=place.rank == 0)
-    guards = Guards(config.collapse, min(config.epsilon, config.epsilon_high or config.epsilon), later=later)
-    journal = start(out, place, resume=resume, progress=progress, guards=guards)
+    guards = Guards(config.collapse, min(config.epsilon, config.epsilon_high or config.epsilon), later=run.later)
+    journal = start(out, place, resume=run.resume, progress=run.progress, guards=guards)
     journal.total = config.steps
     folder = out / "checkpoints"
-    checkpoint = last_checkpoint(folder) if resume else None
+    checkpoint = last_checkpoint(folder) if run.resume else None
     journal.forget_after(step_of(checkpoint))
     ledger.restore(step_of(checkpoint))
     all_drawn = _all_drawn(config, ledger)
@@ -99,7 +84,7 @@ def learn_from_groups(
         average = average_of(config, policy)
         anchor = moving or reference
         other = Policy(nn.Identity(), by_recipe(anchor), known, recipe, recipes) if anchor and config.beta else None
-        watch = Watch(watched, config, generator, rewards, recipe, out, policy, journal, place, reference)
+        watch = Watch(run.watched, config, generator, rewards, recipe, out, policy, journal, place, reference)
         groups = Groups(config, generator, policy, table, recipe, recipes, reference, journal, ledger, place)
         lessons = Lessons(config, stages, groups, generator, reference, journal)
         schedule = prompt_schedule(config, len(table))
@@ -111,13 +96,13 @@ def learn_from_groups(
             trainer.add_callback(follower.callback(policy, place))
         watch.begin(step_of(checkpoint))
         if watch.ended is None:
-            limit = ends_after(journal, seconds, place)
+            limit = ends_after(journal, run.seconds, place)
             trl.train(trainer, checkpoint, ends=[watch.every(config.watch_every), limit, all_drawn])
             trl.release(trainer)
         watch.conclude()
         if average and watch.ended is None:
             average.give(policy)
-    open_ended = seconds is not None or config.max_images
+    open_ended = run.seconds is not None or config.max_images
     steps = watch.ended or (journal.last if open_ended else config.steps)
     tuned = publish(generator, out / "generator", place)
     images, tokens = ledger.images, config.rows * steps * length
@@ -145,10 +130,11 @@ def _all_drawn(config: Grpo, ledger: Ledger) -> Callable[[int], bool] | None:
 
 
 def reference_tokens(config: Grpo, steps: int, length: int) -> int:
-    """Tokens that a reference reads in that many updates: of each draw for the loss, and of those measured."""
+    """Tokens that a reference reads in that many updates: of each draw for its pull, for gcpo, and where measured."""
     draws = range(0, steps, config.num_iterations)
     measured = sum(step % config.kl_every == 0 for step in draws) if config.kl_every else 0
-    return (measured + (len(draws) if config.beta else 0)) * config.rows * length
+    always = (config.beta > 0) + (config.token_weights == "gcpo")
+    return (measured + always * len(draws)) * config.rows * length
 
 
 def prompt_schedule(config: Grpo, prompts: int) -> list[int]:
@@ -160,7 +146,8 @@ def prompt_schedule(config: Grpo, prompts: int) -> list[int]:
     return schedule[: config.draws * config.prompts_per_step]
 
 
-def _check(config: Grpo, prompts: int, processes: int) -> None:
+def check_groups(config: Grpo, prompts: int, processes: int) -> None:
+    """Raises ValueError where so many prompts and processes do not make the groups of a step."""
     if prompts < config.prompts_per_step:
         raise ValueError(
             f"grpo needs at least prompts_per_step different prompts, got {prompts} for {config.prompts_per_step}; "

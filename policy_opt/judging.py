@@ -169,7 +169,7 @@ def judge(
             others = [before[domain].images[row] for row in own] if before else None
             drawn = _judged(generator, chosen.of(own), by, learnt, images, sampling, others)
             part = replace(drawn, rollout=drawn.rollout.cpu())
-        judged[domain] = whole = joined([part for part in place.collect(part) if part is not None])
+        judged[domain] = whole = joined(place.collect(part))
         if chosen.gold is not None and whole.scores[GOLD].isnan().all():
             why = next((note for row in whole.notes[GOLD] for note in row if note), "no reward of it gives a score")
             raise RunFailed(f"{chosen.name} measures no image of the domain {domain!r}: {why}; judge on another.")

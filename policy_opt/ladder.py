@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from statistics import fmean, median, pstdev
-from typing import Any
+from typing import Any, Unpack
 
 from rwk.policy_opt.advantage import Weighted
 from rwk.policy_opt.configs import Grpo, Rft
@@ -30,9 +30,9 @@ from rwk.policy_opt.ladder_config import Ladder
 from rwk.policy_opt.low_rank import take_over
 from rwk.policy_opt.policy import World, world
 from rwk.policy_opt.rft import rft
-from rwk.policy_opt.sampling import Sampling
+from rwk.policy_opt.run_options import Run, RunOptions
 from rwk.policy_opt.settings import Optimisation
-from rwk.policy_opt.watch import FILE, Watched
+from rwk.policy_opt.watch import FILE
 from rwk.rewards.permutation import INVERSE
 from rwk.rewards.sinks import finished
 
@@ -49,25 +49,24 @@ def ladder(
     generator: Generator,
     rewards: Sequence[Weighted],
     prompts: Sequence[str],
-    *,
-    out: Path,
-    sampling: Sampling | None = None,
-    resume: bool = False,
-    progress: Progress | None = None,
-    watched: Watched | None = None,
-    later: bool = False,
+    **run: Unpack[RunOptions],
 ) -> Trained:
     """Tunes the generator, in place and as `out/generator`; `out/metrics.jsonl` holds the updates of all parts.
 
-    Arguments and errors are those of `grpo` and `rft`. The watched reward is looked at in the parts of GRPO. A part
-    behind the first that finds nothing left to learn says so in an alarm, and the ladder goes on.
+    Arguments and errors are those of `grpo` and `rft`, but that seconds are refused: it ends after its climbs. The
+    watched reward is looked at in the parts of GRPO. A part behind the first that finds nothing left to learn says so
+    in an alarm, and the ladder goes on.
     """
-    place = world(next(generator.module.parameters()).device)
+    told = Run(**run)
+    refuse_seconds(told.seconds)
+    out, place = told.out, world(next(generator.module.parameters()).device)
     table = list(dict.fromkeys(prompts))
     least = config.harvest * config.prompts_per_step
     if len(table) < least:
         raise ValueError(f"a ladder harvests {least} different prompts, got {len(table)}; lower harvest or give more.")
-    start(out, place, resume=resume)
+    journal = start(out, place, resume=told.resume)
+    if not told.resume:
+        journal.forget_after(0)  # a folder with half a part, and not a line yet, is taken
     parts: list[Trained] = []
     for climb in range(config.climbs):
         settings = {"grpo": grpo_of(config, climb), "rft": harvest_of(config, climb)}
@@ -81,11 +80,11 @@ def ladder(
                     rewards,
                     table,
                     out=folder,
-                    sampling=sampling,
+                    sampling=told.sampling,
                     resume=(folder / "metrics.jsonl").exists(),
-                    progress=_counted_on(progress, parts, config),
-                    watched=watched if name == "grpo" else None,
-                    later=later or bool(parts),
+                    progress=_counted_on(told.progress, parts, config),
+                    watched=told.watched if name == "grpo" else None,
+                    later=told.later or bool(parts),
                 )
                 _finish_part(folder, part, parts, place)
             parts.append(part)
@@ -94,6 +93,12 @@ def ladder(
                 return _whole(generator, out, parts, place)
         table = _harder(config, table, read(out / "ledger.jsonl"), rewards, least)
     return _whole(generator, out, parts, place)
+
+
+def refuse_seconds(seconds: float | None) -> None:
+    """Raises ValueError where a ladder is to end by the clock."""
+    if seconds is not None:
+        raise ValueError(f"a ladder ends after its climbs, got {seconds} seconds to end after; leave them out.")
 
 
 def grpo_of(config: Ladder, climb: int) -> Grpo:

@@ -22,11 +22,10 @@ from rwk.policy_opt.configs import Dpo, Grpo, Rebel, Rft
 from rwk.policy_opt.dpo import dpo
 from rwk.policy_opt.evaluate import GOLD, Drawn
 from rwk.policy_opt.experiment import Experiment, Recipe
-from rwk.policy_opt.generator import Generator
 from rwk.policy_opt.grpo import grpo
 from rwk.policy_opt.journal import Progress, Trained, start
 from rwk.policy_opt.judging import give_back, judge, measures
-from rwk.policy_opt.ladder import ladder
+from rwk.policy_opt.ladder import ladder, refuse_seconds
 from rwk.policy_opt.ladder_config import Ladder
 from rwk.policy_opt.policy import world
 from rwk.policy_opt.prompts import Domains, gold_of
@@ -112,14 +111,14 @@ def optimize(
             used in log-odds and its calibration.
         RunFailed: where nothing is learnt, or a benchmark measures no image.
     """
-    if seconds is not None and isinstance(algorithm, Ladder):
-        raise ValueError(f"a ladder ends after its climbs, got {seconds} seconds to end after; leave them out.")
+    if isinstance(algorithm, Ladder):
+        refuse_seconds(seconds)
     device = own_device(device)
     generator = generators.load(experiment.generator, device=device)
     check_launch(generator.module, adapters=algorithm.lora_rank > 0)
     if algorithm.torch_compile:
         compile_draws(generator)
-    sampling = sampling_of(generator, recipe)
+    sampling = sampling_of(generator.spec.sampling, recipe)
     then = algorithm.then if isinstance(algorithm, Grpo) else ()
     learnt = list(dict.fromkeys([*experiment.rewards, *then]))
     check_judges(learnt, experiment, algorithm)
@@ -128,15 +127,18 @@ def optimize(
     weighted = with_card(weighted, temperature=algorithm.calibrated, noise="card" in algorithm.std_floor)
     gold = gold_of(experiment.prompts)
     prompts, benchmarks = chosen(experiment, seed=algorithm.seed)
+    for prompt in (*prompts.train, *prompts.watch):
+        generator.check_prompt(prompt.text)
     watched = watched_of(experiment, prompts, rewards, device)
     if algorithm.stop_on_divergence and watched is None:
         raise ValueError("--stop-on-divergence needs a reward to watch, got none; name one with --watch.")
+    held = rewards | ({watched.reward.name: watched.reward.reward} if watched else {})  # loaded through the whole run
     if gold is not None and gold not in rewards:
-        rewards[gold] = registry.load(gold, device=device)
-        weighted.append(Weighted(gold, rewards[gold], 0.0))
+        held[gold] = held.get(gold) or registry.load(gold, device=device)
+        weighted.append(Weighted(gold, held[gold], 0.0))
     place = world(torch.device(device))
 
-    load_judges = partial(measures, experiment, benchmarks, rewards, device)  # anew, not to lie beside what learns
+    load_judges = partial(measures, experiment, benchmarks, held, device)  # anew, not to lie beside what learns
     judging = partial(
         judge,
         generator,
@@ -171,8 +173,8 @@ def optimize(
         resume=resume,
         progress=progress,
         watched=watched,
+        seconds=seconds,
         later=later,
-        **({} if seconds is None else {"seconds": seconds}),
     )
     after = judging(load_judges(), before=before)
 
@@ -222,11 +224,11 @@ def check_same(folder: Path, settings: Mapping[str, Any]) -> None:
                 )
 
 
-def sampling_of(generator: Generator, recipe: Recipe) -> Sampling:
-    """The generator's own sampling, but for what the recipe names; mode off needs no guidance to be named."""
+def sampling_of(own: Sampling, recipe: Recipe) -> Sampling:
+    """A generator's own sampling, but for what the recipe names; mode off needs no guidance to be named."""
     named = {key: value for key, value in asdict(recipe).items() if value is not None}
     unguided = {"guidance": 1.0} if named.get("mode") == "off" else {}
-    return replace(generator.spec.sampling, **unguided | named)
+    return replace(own, **unguided | named)
 
 
 def rows(comparison: Comparison) -> list[tuple[str, dict[str, Drawn], str | None]]:

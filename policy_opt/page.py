@@ -83,7 +83,9 @@ def tabulated(results: Results) -> tuple[list[str], list[list[str]]]:
 
 
 def _cell(found: Mapping[str, float]) -> str:
-    """A mean and its interval, such as "0.52 (0.48 to 0.56)"."""
+    """A mean and its interval, such as "0.52 (0.48 to 0.56)"; none where nothing had a score."""
+    if math.isnan(found["mean"]):
+        return "none"
     return f"{found['mean']:.3g} ({found['low']:.3g} to {found['high']:.3g})"
 
 

@@ -129,11 +129,11 @@ class World(NamedTuple):
         """
         return range(self.rank * count // self.size, (self.rank + 1) * count // self.size)
 
-    def collect(self, value: T) -> list[T]:
-        """What every process passed, in order of rank; tensors in it must be on the CPU."""
+    def collect(self, value: T | None) -> list[T]:
+        """What the processes passed, in order of rank, without None; tensors in it must be on the CPU."""
         from accelerate.utils import gather_object
 
-        return gather_object([value])  # type: ignore[no-any-return]
+        return [part for part in gather_object([value]) if part is not None]
 
     def wait(self) -> None:
         """Returns when every process has come here."""

@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from rwk.rewards.readable import text_of
+
 if TYPE_CHECKING:
     from PIL import Image
 
@@ -65,7 +67,8 @@ def read_prompts(source: str, *, count: int | None = None, seed: int = 0, held_o
         held_out: of a family, only prompts with combinations that it otherwise never holds.
 
     Raises:
-        ValueError: for an unknown family, or a file without prompts; a bad row is named by its line.
+        ValueError: for an unknown family, or a file without prompts; a bad row, or other bytes than UTF-8, is named by
+            its line.
     """
     if source in FAMILIES:
         module, _, function = FAMILIES[source].partition(":")
@@ -73,7 +76,8 @@ def read_prompts(source: str, *, count: int | None = None, seed: int = 0, held_o
         return [Prompt(*prompt) for prompt in drawn]
     path = Path(source)
     if not path.is_file():
-        raise ValueError(f"prompts must be a file or one of {', '.join(FAMILIES)}, got {source!r}.")
+        came = f"the folder {source!r}" if path.is_dir() else f"{source!r}, where no file is"
+        raise ValueError(f"prompts must be a file or one of {', '.join(FAMILIES)}, got {came}; correct the path.")
     prompts = _rows(path)
     if not prompts:
         raise ValueError(f"{path} holds no prompt; write one a line, or rows with a column `prompt`.")
@@ -109,7 +113,7 @@ def counterparts_of(source: str, prompts: Sequence[Prompt], *, seed: int = 0) ->
 
 
 def _rows(path: Path) -> list[Prompt]:
-    with path.open(encoding="utf-8", newline="") as file:
+    with text_of(path), path.open(encoding="utf-8-sig", newline="") as file:
         if path.suffix == ".csv":
             rows = list(enumerate(csv.DictReader(file), 2))
         elif path.suffix in (".jsonl", ".json"):

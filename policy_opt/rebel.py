@@ -25,7 +25,7 @@ from rwk.policy_opt.configs import Rebel
 from rwk.policy_opt.generator import Generator
 from rwk.policy_opt.journal import Trained
 from rwk.policy_opt.rounds import learn_in_rounds
-from rwk.policy_opt.run_options import RunOptions
+from rwk.policy_opt.run_options import Run, RunOptions
 
 
 def rebel(
@@ -35,10 +35,10 @@ def rebel(
     prompts: Sequence[str],
     **run: Unpack[RunOptions],
 ) -> Trained:
-    """Tunes the generator, in place and as `out/generator`; arguments and errors are those of `learn_in_rounds`."""
+    """Tunes the generator, in place and as `out/generator`; see `learn_in_rounds`, and `Run` for what it is told."""
     from rwk.policy_opt.trl_bridge import rebel_trainer
 
-    return learn_in_rounds(config, rebel_trainer, generator, rewards, prompts, **run)
+    return learn_in_rounds(config, rebel_trainer, generator, rewards, prompts, Run(**run))
 
 
 def rebel_loss(won: Tensor, lost: Tensor, margin: Tensor, weight: Tensor, *, eta: float) -> Tensor:

@@ -20,7 +20,7 @@ from rwk.policy_opt.configs import Rft
 from rwk.policy_opt.generator import Generator
 from rwk.policy_opt.journal import Trained
 from rwk.policy_opt.rounds import learn_in_rounds
-from rwk.policy_opt.run_options import RunOptions
+from rwk.policy_opt.run_options import Run, RunOptions
 
 
 def rft(
@@ -30,10 +30,10 @@ def rft(
     prompts: Sequence[str],
     **run: Unpack[RunOptions],
 ) -> Trained:
-    """Tunes the generator, in place and as `out/generator`; arguments and errors are those of `learn_in_rounds`."""
+    """Tunes the generator, in place and as `out/generator`; see `learn_in_rounds`, and `Run` for what it is told."""
     from rwk.policy_opt.trl_bridge import rft_trainer
 
-    return learn_in_rounds(config, rft_trainer, generator, rewards, prompts, **run)
+    return learn_in_rounds(config, rft_trainer, generator, rewards, prompts, Run(**run))
 
 
 def rft_loss(logprobs: Tensor, weight: Tensor) -> Tensor:

@@ -52,6 +52,9 @@ class CausalGenerator(BatchedGenerator):
     def _compiled(self) -> CompiledSteps:
         return CompiledSteps()
 
+    def check_prompt(self, prompt: str) -> None:
+        self.prompt_ids(prompt)
+
     @abstractmethod
     def prompt_ids(self, prompt: str) -> list[int]:
         """Ids of the prompt up to and including the token after which the image begins."""

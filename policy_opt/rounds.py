@@ -28,7 +28,6 @@ from rwk.policy_opt.generator import Generator
 from rwk.policy_opt.guards import Guards
 from rwk.policy_opt.journal import (
     Journal,
-    Progress,
     Trained,
     ends_after,
     last_checkpoint,
@@ -39,8 +38,8 @@ from rwk.policy_opt.journal import (
 )
 from rwk.policy_opt.masters import masters_of, whole
 from rwk.policy_opt.policy import Policy, Statistics, World, trainable, world
-from rwk.policy_opt.sampling import Sampling
-from rwk.policy_opt.watch import Watch, Watched
+from rwk.policy_opt.run_options import Run
+from rwk.policy_opt.watch import Watch
 from rwk.rewards.errors import RunFailed
 
 MIN_STD = 1e-4
@@ -55,14 +54,7 @@ def learn_in_rounds(
     generator: Generator,
     rewards: Sequence[Weighted],
     prompts: Sequence[str],
-    *,
-    out: Path,
-    sampling: Sampling | None = None,
-    resume: bool = False,
-    progress: Progress | None = None,
-    watched: Watched | None = None,
-    seconds: float | None = None,
-    later: bool = False,
+    told: Run,
 ) -> Trained:
     """Tunes the generator, in place and as `out/generator`, and writes `out/metrics.jsonl`.
 
@@ -76,13 +68,7 @@ def learn_in_rounds(
     Args:
         trainer_of: makes the trainer of each round.
         rewards: combined by their weights; those of weight 0 are only measured.
-        out: the run's folder.
-        sampling: what is drawn from and trained; by default the generator's own recipe.
-        resume: go on with what is in `out`, from the generator that the run began with.
-        progress: is called after each update.
-        watched: a reward to look at every `watch_every` rounds.
-        seconds: of processor time after which the run ends, at the next update.
-        later: whether the generator learnt in a part before, so that there may be nothing left to learn.
+        told: the run's folder, and what else it is told.
 
     Raises:
         ValueError: for numbers that do not fit together.
@@ -95,15 +81,19 @@ def learn_in_rounds(
         raise ValueError(f"{type(config).__name__.lower()} needs at least one prompt, got none.")
     check_overlap(config, len(table), place.size)
     unit = preference_unit(rewards, config.aggregation) if config.margins_count else nan
-    journal = start(out, place, resume=resume, progress=progress, guards=Guards(config.collapse, later=later))
-    recipe = sampling or generator.spec.sampling
+    out, seconds, later = told.out, told.seconds, told.later
+    guards = Guards(config.collapse, later=later)
+    journal = start(out, place, resume=told.resume, progress=told.progress, guards=guards)
+    if not told.resume:
+        journal.forget_after(0)  # a folder with draws, and not a line yet, is taken
+    recipe = told.sampling or generator.spec.sampling
     floors = floors_of(rewards, config.std_floor, min_std=MIN_STD)
     fixed = isinstance(config, Pairwise) and config.reference == "fixed"
     ends = ends_after(journal, seconds, place)
     with trainable(generator, config, keep=config.kl_every > 0 or fixed) as began:
         artist = Artist(config, generator, rewards, unit, floors, table, recipe, place, began if fixed else None)
         policy = Policy(generator.module, generator.statistics, table, recipe)
-        watch = Watch(watched, config, generator, rewards, recipe, out, policy, journal, place, began)
+        watch = Watch(told.watched, config, generator, rewards, recipe, out, policy, journal, place, began)
         watch.begin(sys.maxsize)
         run = _Run(config, trainer_of, artist, policy, journal, watch, place, began, ends, later)
         for number in range(config.rounds):
@@ -130,8 +120,7 @@ def learn_in_rounds(
 def check_overlap(config: Rounds, prompts: int, processes: int) -> None:
     """Raises ValueError where no score of a round can be computed while something else is drawn."""
     prompts = min(config.prompts_per_round or prompts, prompts)
-    at_once = min(config.prompts_per_draw, prompts)
-    if config.score_meanwhile and at_once == 1 and prompts <= processes:
+    if config.score_meanwhile and prompts <= processes:
         raise ValueError(
             f"score_meanwhile needs two prompts of a round in a process, got {prompts} for {processes}; draw for more "
             f"prompts, or leave it out."

@@ -31,7 +31,7 @@ class Sampling:
     def __post_init__(self) -> None:
         if not self.temperature > 0:
             raise ValueError(f"temperature must be above 0, got {self.temperature}.")
-        if self.guidance < 0:
+        if not self.guidance >= 0:
             raise ValueError(f"guidance must be at least 0, got {self.guidance}.")
         if self.top_k < 0:
             raise ValueError(f"top_k must be at least 0, got {self.top_k}; 0 keeps every token.")

@@ -36,7 +36,12 @@ WATCH_EVERY = "Steps of GRPO, or rounds of the others, between two looks at the 
 
 
 def setting(default: Any, text: str, **more: Any) -> Any:
-    """A field with its one sentence of help, from which the command line makes its option."""
+    """A field with its one sentence of help, from which the command line makes its option.
+
+    Args:
+        more: `of`, such as "pairs=top_bottom" or "beta": the setting without which, or without another value of which
+            than 0, it does nothing.
+    """
     return field(default=default, metadata={"help": text, **more})
 
 
@@ -61,7 +66,11 @@ class Optimisation:
         "takes their standardised mean less lower_k deviations. A single reward's temperature changes no advantage "
         "that is divided by the deviation of its group.",
     )
-    lower_k: float = setting(1.0, "Deviations over the rewards that the aggregation lower_bound takes off their mean.")
+    lower_k: float = setting(
+        1.0,
+        "Deviations over the rewards that the aggregation lower_bound takes off their mean.",
+        of="aggregation=lower_bound",
+    )
     std_floor: tuple[Floor, ...] = setting(
         (),
         "For each reward in turn, in its own unit: a deviation within a group below this counts as this, of a single "
@@ -94,7 +103,9 @@ class Optimisation:
     )
     torch_compile: bool = setting(False, COMPILE, switch=True)
     lora_rank: int = setting(0, "Rank of LoRA adapters on every linear layer; 0 trains all weights.")
-    lora_alpha: float = setting(0.0, "Scale of the adapters is lora_alpha / lora_rank; 0 takes twice the rank.")
+    lora_alpha: float = setting(
+        0.0, "Scale of the adapters is lora_alpha / lora_rank; 0 takes twice the rank.", of="lora_rank"
+    )
     kl_every: int = setting(10, KL_EVERY)
     watch_every: int = setting(10, WATCH_EVERY)
     stop_on_divergence: bool = setting(

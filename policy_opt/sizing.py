@@ -32,6 +32,7 @@ from typing import Any
 
 from rwk.policy_opt.compiled import WIDTH, rows_taken
 from rwk.policy_opt.configs import Grpo, Pairwise, Rft, Rounds
+from rwk.policy_opt.groups import drawn_at_once
 from rwk.policy_opt.packed import LEAST_ROWS, MOST_BYTES
 from rwk.policy_opt.rollout import CausalGenerator
 from rwk.policy_opt.sampling import GuidanceMode
@@ -189,13 +190,16 @@ def _counts(config: Optimisation, prompts: int, processes: int) -> tuple[int, in
         weighed = 2 if config.token_weights == "gcpo" else 0
         again = learnt * (extra + weighed + (config.beta > 0))
         own = config.prompts_per_step // processes
-        at_once = min(config.prompts_per_draw or own, own) * config.group_size
+        at_once = min(drawn_at_once(config, own), own) * config.group_size
         return images, at_once, config.steps * config.rows, again
     if not isinstance(config, Rounds):
         raise TypeError(f"no plan is known of {type(config).__name__}.")
     drawn_for = min(config.prompts_per_round or prompts, prompts)
     images = config.rounds * drawn_for * config.group_size
-    at_once = min(config.prompts_per_draw, -(-drawn_for // processes)) * config.group_size
+    whole = min(config.prompts_per_draw, drawn_for)
+    draws = -(-drawn_for // whole)
+    own = -(-whole // -(-processes // draws))
+    at_once = (-(-own // 2) if config.score_meanwhile and draws <= processes else own) * config.group_size
     learnt = config.rounds * drawn_for * config.learnt
     beside = config.rounds * drawn_for * isinstance(config, Rft)  # the worst of each group
     return images, at_once, config.epochs * learnt, learnt + beside

@@ -21,6 +21,7 @@ from rwk.policy_opt.experiment import Experiment, Recipe
 from rwk.policy_opt.ladder_config import Ladder
 from rwk.policy_opt.prompts import Domains, gold_of
 from rwk.policy_opt.study_budget import SECONDS, Config, matched, of_draws, per_unit, unlimited
+from rwk.rewards.readable import text_of
 
 Match = Literal["images", "seconds", "none"]
 ALGORITHMS: dict[str, type[Config]] = {"dpo": Dpo, "grpo": Grpo, "ladder": Ladder, "rebel": Rebel, "rft": Rft}
@@ -107,11 +108,20 @@ def read_study(path: Path) -> Study:
     """The study in a TOML or JSON file, of the fields of `Study`; raises ValueError for what is none of them."""
     if path.is_dir():
         raise ValueError(f"a study must be a TOML or JSON file, got the folder {path}; name the file.")
+    if not path.exists():
+        raise ValueError(
+            f"a study must be a TOML or JSON file, got no file at {path}; correct the path, or leave it out for the "
+            f"study of the built-in world."
+        )
+    with text_of(path):
+        text = path.read_text(encoding="utf-8-sig")
+    if not text.strip():
+        raise ValueError(f"{path} must set a field of a study, got an empty file; see rwk.policy_opt.study.Study.")
     try:
-        text = path.read_text(encoding="utf-8")
         found = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
-    except (json.JSONDecodeError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} must be {'JSON' if path.suffix == '.json' else 'TOML'}, got {error}.") from error
+    except (json.JSONDecodeError, tomllib.TOMLDecodeError) as error:
+        kind = "JSON" if path.suffix == ".json" else "TOML"
+        raise ValueError(f"{path} must be {kind}, got what is none ({error}); correct it.") from error
     known = [item.name for item in fields(Study)]
     if not isinstance(found, dict):
         raise ValueError(f"{path} must hold an object of fields, got {found!r:.60}; see rwk.policy_opt.study.Study.")

@@ -109,7 +109,7 @@ def benchmark(name: str, count: int | None = None) -> Benchmark:
     reward, source = ("", name) if Path(name).is_file() else (name.rpartition(":")[0], name.rpartition(":")[2])
     if not Path(source).is_file() and not (reward and source in FAMILIES):
         known = f"geneval, geneval:FILE, compbench:FOLDER, dpg:FILE, REWARD:PROMPTS, {', '.join(BENCHMARKS)}"
-        raise ValueError(f"a benchmark is a file of prompts or one of {known}, got {name!r}.")
+        raise ValueError(f"a benchmark is a file of prompts or one of {known}, got {name!r}; correct it.")
     found = _once(read_prompts(source, count=count if source in FAMILIES else None))
     if count is not None and len(found) < count:
         raise ValueError(f"{source} holds {len(found)} different prompts, got {count} to take; ask for fewer.")

@@ -168,24 +168,27 @@ class Watch:
             self._policy.load_state_dict(load_file(self._weights(_best(self.rows))), strict=False)
 
     def _measured(self, watched: Watched) -> dict[str, Tensor]:
-        """`scores`, `kl` and `features` [P * n, D], the last two where they can be had."""
-        place, per_prompt, count = self._place, watched.per_prompt, len(watched.prompts)
-        share = -(-count // place.size)  # the first prompts again, where they do not divide
-        own = [watched.prompts[i % count] for i in range(place.rank * share, (place.rank + 1) * share)]
+        """`scores`, `kl` and `features` [P * n, D], the last two where they can be had, in every process."""
+        own = self._place.share(len(watched.prompts))
+        part = self._seen(watched, [watched.prompts[row] for row in own]) if own else None
+        parts = self._place.collect(part)
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+    def _seen(self, watched: Watched, prompts: Sequence[Prompt]) -> dict[str, Tensor]:
+        """What `_measured` finds for some of the prompts, on the CPU."""
+        per_prompt = watched.per_prompt
         parts = [*self._learnt, watched.reward]
         rewards = {str(number): part.reward for number, part in enumerate(parts)}  # one may be learnt from and watched
-        drawn = draw(self._generator, own, rewards, per_prompt=per_prompt, seed=SEED, sampling=self._sampling)
-        found = {"scores": place.gather(torch.stack(list(drawn.scores.values()), dim=2))[:count]}
+        drawn = draw(self._generator, prompts, rewards, per_prompt=per_prompt, seed=SEED, sampling=self._sampling)
+        found = {"scores": torch.stack(list(drawn.scores.values()), dim=2)}
         if self._reference:
             kl = kl_per_image(self._generator.statistics, self._reference, drawn.rollout)
-            found["kl"] = place.gather(kl.unflatten(0, (-1, per_prompt)))[:count]
+            found["kl"] = kl.unflatten(0, (-1, per_prompt)).cpu()
         seen = embedding(
             [part for part in rewards.values() if isinstance(part, Reward)],
             [image for row in drawn.images for image in row],
         )
-        if seen is not None:
-            found["features"] = place.gather(seen)[: count * per_prompt]
-        return found
+        return found if seen is None else found | {"features": seen}
 
     def _proxy(self, found: dict[str, Tensor], began: dict[str, Tensor], step: int) -> Tensor:
         """[P, n] what was learnt from in the last of so many updates, where that changes."""

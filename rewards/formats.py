@@ -79,7 +79,8 @@ def read(source: Path | str) -> PreferenceDataset:
     name, aspect, path = _parted(str(source))
     found = records(path)
     if not path.is_file():
-        raise FileNotFoundError(f"{path} must be a file of preferences, got none; correct the path.")
+        came = "a folder" if path.is_dir() else "none"
+        raise FileNotFoundError(f"{path} must be a file of preferences, got {came}; correct the path.")
     if not name:
         first = list(islice(found, _LOOKED_AT))
         name, found = recognised(path, first), chain(first, found)
@@ -220,5 +221,5 @@ class _Reading:
             raise ValueError(f"{self.path} has bad rows: {'; '.join(self.bad[:_SHOWN])}{more}. Correct or remove them.")
         if not self.rows:
             why = f": {self.omissions}" if self.omissions else ""
-            raise ValueError(f"{self.path} must hold at least one preference, got none{why}.")
+            raise ValueError(f"{self.path} must hold at least one preference, got none{why}; name another file.")
         return PreferenceDataset(self.rows, self.places, name=name, omissions=self.omissions)

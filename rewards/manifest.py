@@ -72,7 +72,8 @@ def gather(named: Sequence[str], *, prompt: str | None = None, prompts: Path | N
 def manifest(path: Path) -> list[Item]:
     """The rows of a .jsonl, .csv or .parquet file with the columns `image` and, if wanted, `prompt`.
 
-    Relative paths start at the manifest's folder.
+    Relative paths start at the manifest's folder. A row whose prompt is empty, or spaces alone, has none, as CSV cannot
+    tell the two apart: `prompt_of` then looks beside the image, and a reward that needs a prompt gives it no score.
     """
     items = []
     for place, row in records(path):
@@ -81,7 +82,7 @@ def manifest(path: Path) -> list[Item]:
             raise ValueError(f"{path} {place} must name a file in the column image, got {image!r}; correct the row.")
         items.append(Item(path.parent / image, _text(path, place, row)))
     if not items:
-        raise ValueError(f"{path} must hold at least one row, got none.")
+        raise ValueError(f"{path} must hold at least one row, got none; name a file with rows.")
     return items
 
 
@@ -91,12 +92,15 @@ def with_prompts(items: list[Item], path: Path) -> list[Item]:
     A .jsonl, .csv or .parquet file has the columns `prompt` and `image`; an image is found by its path, which starts
     at the file's folder, or else by its name where that is the only one. Without the column `image`, and in a text
     file with a prompt a line, prompts are in the order of the images.
+
+    Raises:
+        ValueError: where an image is without a prompt, since its row has none, or an empty one.
     """
     if path.suffix.lower() not in TABLES:
-        return _in_order(items, _lines(path), path)
+        return _in_order(items, [(f"line {number}", line) for number, line in enumerate(_lines(path), 1)], path)
     rows = [(place, row.get("image"), _text(path, place, row)) for place, row in records(path)]
     if all(image is None for _, image, _ in rows):
-        return _in_order(items, [prompt for _, _, prompt in rows], path)
+        return _in_order(items, [(place, prompt or "") for place, _, prompt in rows], path)
     by_path: dict[str, str | None] = {}
     by_name: dict[str, set[str | None]] = {}
     for place, image, prompt in rows:
@@ -119,17 +123,20 @@ def with_prompts(items: list[Item], path: Path) -> list[Item]:
     return found
 
 
-def _in_order(items: list[Item], prompts: Sequence[str | None], path: Path) -> list[Item]:
+def _in_order(items: list[Item], prompts: Sequence[tuple[str, str]], path: Path) -> list[Item]:
+    """The items with the prompts, each of which comes with its place."""
+    if empty := next((place for place, prompt in prompts if not prompt.strip()), None):
+        raise ValueError(f"{path} {empty} must hold the prompt of an image, got none; write or remove it.")
     if len(items) != len(prompts):
         raise ValueError(
             f"{path} must hold one prompt per image, got {len(prompts)} prompts and {len(items)} images; "
             f"repeat a prompt for every image made from it."
         )
-    return [item._replace(prompt=prompt) for item, prompt in zip(items, prompts, strict=True)]
+    return [item._replace(prompt=prompt) for item, (_, prompt) in zip(items, prompts, strict=True)]
 
 
 def prompt_of(item: Item) -> str:
-    """The prompt of an image: the one given, else the text file of its name beside it, else "".
+    """The prompt of an image: the one given, else the text file of its name beside it, else "", which is none.
 
     Raises:
         ValueError: where that file is not text in UTF-8.
@@ -183,7 +190,7 @@ def _text(path: Path, place: str, row: dict[str, Any]) -> str | None:
         raise ValueError(f"{path} {place} must hold text in the column prompt, got {prompt!r}; correct the row.")
     if prompt and not is_text(prompt):
         raise ValueError(f"{path} {place} must hold a prompt in Unicode, got {prompt[:40]!r}; correct the row.")
-    return prompt or None
+    return prompt if prompt and prompt.strip() else None
 
 
 def _lines(path: Path) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
@@ -50,4 +51,5 @@ def unknown(kind: str, name: str, known: Sequence[str]) -> str:
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     pairs = ", `rwk list judges` those of two images" if kind == "reward" else ""
     hint = f"did you mean {' or '.join(close)}?" if close else f"`rwk list {kind}s` names what is known{pairs}."
-    return f"unknown {kind} {name!r}; {hint} A folder or module:Class is taken too."
+    lies = ", and no config.json of a saved one lies there" if os.path.exists(name) else ""
+    return f"unknown {kind} {name!r}{lies}; {hint} A folder or module:Class is taken too."

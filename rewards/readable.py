@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,14 +24,14 @@ def text_of(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def parquet_of(path: Path) -> Iterator[None]:
-    """Has what is read inside by pyarrow fail with a ValueError that names the file and the remedy."""
+    """Has what is read inside by pyarrow fail with an error that names the file, and a ValueError with the remedy."""
     from pyarrow import ArrowException
 
     try:
         yield
     except (ArrowException, OSError) as error:
-        if isinstance(error, OSError) and error.errno:  # the file cannot be opened, which its own error says
-            raise
+        if isinstance(error, OSError) and error.errno:  # it cannot be opened; pyarrow's own error names no file
+            raise OSError(error.errno, os.strerror(error.errno), str(path)) from None
         told = str(error).strip().partition("\n")[0].rstrip(".")
         raise ValueError(
             f"{path} must be a whole Parquet file, got none that can be read ({told}); write it again."

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -13,7 +12,7 @@ from typing import Any
 from rwk.rewards.configs import RewardTraining
 from rwk.rewards.data import PreferenceDataset
 from rwk.rewards.held_out import HeldOut
-from rwk.rewards.home import home
+from rwk.rewards.home import keep_in
 from rwk.rewards.registry import REWARDS
 from rwk.rewards.trainable import Trainable
 
@@ -103,15 +102,7 @@ def write_reward(
 def keep(folder: Path, name: str) -> Path:
     """Copies a reward's folder to where `registry.load(name)` finds it, in place of what had the name before."""
     check_name(name)
-    place = home("rewards", name)
-    fresh, old = (home("rewards", ".partial", f"{name}-{os.getpid()}-{which}") for which in ("new", "old"))
-    fresh.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copytree(folder, fresh)
-    if place.exists():
-        place.replace(old)
-    fresh.replace(place)
-    shutil.rmtree(old, ignore_errors=True)
-    return place
+    return keep_in("rewards", folder, name)
 
 
 def check_name(name: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import gc
 import itertools
 import os
 import shutil
@@ -51,6 +52,22 @@ def threads() -> None:
     """As many threads as OMP_NUM_THREADS says, else the cores this process may use, at most four."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or min(4, cores)))
+
+
+@pytest.fixture(scope="session")
+def imported() -> Iterator[list[int]]:
+    """How many modules there were when `imports_are_no_garbage` last looked."""
+    yield [0]
+    gc.unfreeze()
+
+
+@pytest.fixture(autouse=True)
+def imports_are_no_garbage(imported: list[int]) -> None:
+    """What imports made is not searched again whenever a trainer collects garbage, which is twice in its life."""
+    if len(sys.modules) > imported[-1] + 50:
+        gc.collect()
+        gc.freeze()
+        imported.append(len(sys.modules))
 
 
 @pytest.fixture(autouse=True)

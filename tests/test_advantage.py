@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
-from rwk.policy_opt.advantage import Weighted, combine, floors_of, group_advantage
+from rwk.adapters.pixels import Contrast
+from rwk.policy_opt.advantage import Weighted, combine, floors_of, group_advantage, score_all
 from rwk.policy_opt.settings import Scale
 
 NAN = float("nan")
@@ -17,6 +19,22 @@ def test_group() -> None:
     """Each row less the mean of its group, over the deviation of the group with n - 1."""
     advantage = group_advantage(torch.tensor([1.0, 10.0, 3.0, 40.0]), torch.tensor([5, 2, 5, 2]))
     assert advantage.tolist() == pytest.approx([-(0.5**0.5), -(0.5**0.5), 0.5**0.5, 0.5**0.5])
+
+
+class Infinite(Contrast):
+    """A reward that overflows."""
+
+    def _score(self, images: list[Image.Image], prompts: list[str]) -> torch.Tensor:
+        return torch.tensor([float("inf"), -float("inf"), 2.0, 3.0])[: len(images)]
+
+
+def test_an_infinite_score_is_none() -> None:
+    """It is counted with the images that have no score, and takes no other image's advantage away."""
+    levels, group = torch.zeros(4, 3, 8, 8, dtype=torch.uint8), torch.zeros(4).long()
+    scores = score_all([Weighted("a", Infinite())], levels, [""] * 4, group).scores
+    assert scores[:, 0].isnan().tolist() == [True, True, False, False]
+    half = 0.5**0.5
+    assert group_advantage(combine(scores, [1.0], group), group).tolist() == pytest.approx([0, 0, -half, half])
 
 
 def test_batch() -> None:

@@ -128,7 +128,13 @@ def test_every_command_has_what_is_common(rwk: Rwk, name: str) -> None:
     ("error", "code", "said"),
     [
         (ValueError("the call was wrong.\nVery."), 2, "rwk: the call was wrong. Very.\n"),
-        (FileNotFoundError(2, "No such file", "x.png"), 2, "rwk: x.png: No such file.\n"),
+        (FileNotFoundError(2, "?", "x"), 2, "rwk: x: there is no such file or folder; correct the path.\n"),
+        (IsADirectoryError(21, "?", "x"), 2, "rwk: x: a file is needed, got a folder; name a file.\n"),
+        (
+            PermissionError(13, "?", "x"),
+            2,
+            "rwk: x: permission is denied to this user; change the permissions, or name another path.\n",
+        ),
         (RunFailed("it went out."), 1, "rwk: it went out.\n"),
         (OSError(28, "No space left", "x"), 1, "rwk: OSError: x: No space left. (RWK_TRACEBACK=1 shows where)\n"),
         (KeyError("x"), 1, "rwk: KeyError: 'x' (RWK_TRACEBACK=1 shows where)\n"),
@@ -300,16 +306,26 @@ def test_list_filters(rwk: Rwk) -> None:
 
 
 def test_list_by_size(rwk: Rwk) -> None:
-    """Weights up to a size, those that need none among them; what has no known size is left out."""
+    """Weights up to a size, those that need none among them; what has no known size is left out, and named."""
     assert {"contrast", "shapes.clip"} <= set(listed(rwk, "--max-megabytes", "3"))
     small = set(listed(rwk, "--max-megabytes", "1715"))
     assert "clipscore.l14" in small
     assert "aesthetic.v2" in small  # 4 for the head, 1711 for the tower
     assert "aesthetic.v2" not in listed(rwk, "--max-megabytes", "1714")
     assert not {"hpsv2.v21", "judge.yes", "dual_encoder"} & small
-    names = rwk("list", "--names", "--max-megabytes", "8").out.split()
+    ended = rwk("list", "--names", "--max-megabytes", "8")
+    names = ended.out.split()
     assert {"contrast", "shapes.llama"} <= set(names)
     assert "hpsv2.v21" not in names
+    told = [line for line in ended.err.splitlines() if "nothing says how large" in line]
+    assert [line.split()[2] for line in told] == ["rewards", "generators", "judges"]
+    assert "judge.yes, " in told[0]
+    assert "pair.quality, " in told[2]
+    assert not any(name in line for line in told for name in ("hpsv2.v21", "contrast"))
+    assert "nothing says how large" not in rwk("list", "judges", "--licence", "that of the reward").err
+    told = rwk("list", "rewards", "--names", "--max-megabytes", "8", "--no-prompt").err
+    assert "judge.yes, " not in told
+    assert "timm_head" in told
 
 
 def test_list_filters_leave_out_what_is_broken(rwk: Rwk, rwk_home: Path) -> None:

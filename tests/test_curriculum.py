@@ -47,10 +47,13 @@ def test_floors_are_of_all_that_is_ever_learnt() -> None:
 
 
 def test_a_new_stage_begins_a_new_pass(tmp_path: Path) -> None:
-    """What was solved under the first reward comes back under the second, and is left out by that one's own top."""
+    """What was solved under the first reward comes back under the second, and is left out by that one's own top.
+
+    The pass under way is not drawn to its end: it has another prompt.
+    """
     config = Grpo(then=("dark",), then_after=1, prompts_per_step=1, group_size=2, resampling="history")
     top = Weighted("dark", Brightness(), 0.0)
-    ledger = Ledger(tmp_path / "ledger.jsonl", config, ["first", "second"], [BRIGHT, top])
+    ledger = Ledger(tmp_path / "ledger.jsonl", config, ["first", "second", "third"], [BRIGHT, top])
     ledger.record(0, ["first", "second"], torch.tensor([[1.0, 0.0]] * 2 + [[0.0, 1.0]] * 2))
     ledger.next(0)
     assert ledger.left_out == {0}

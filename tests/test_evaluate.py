@@ -54,3 +54,10 @@ def test_interval_is_clustered_by_prompt() -> None:
     once, often = clustered(torch.tensor([[0.0], [1.0]])), clustered(torch.tensor([[0.0] * 4, [1.0] * 4]))
     assert once == pytest.approx(often)
     assert often.clusters == 2
+
+
+def test_a_score_that_nothing_has() -> None:
+    """Where a reward applies to no image of a domain or a category, its mean is unknown, and no reason to stop."""
+    found = clustered(torch.full([2, 3], torch.nan))
+    assert found.clusters == 0
+    assert found.mean != found.mean

@@ -14,7 +14,7 @@ from rwk.policy_opt.advantage import Weighted
 from rwk.policy_opt.configs import Grpo
 from rwk.policy_opt.dpo import dpo
 from rwk.policy_opt.grpo import grpo
-from rwk.policy_opt.grpo_run import prompt_schedule
+from rwk.policy_opt.grpo_run import prompt_schedule, reference_tokens
 from rwk.policy_opt.journal import read
 from rwk.policy_opt.sampling import Sampling
 from rwk.rewards.errors import RunFailed
@@ -249,3 +249,13 @@ def test_schedule() -> None:
     assert all(len(set(draw)) == 3 for draw in draws)
     assert len({*draws[0], *draws[1]}) == 6
     assert draws[:2] != draws[2:4]
+
+
+@pytest.mark.parametrize(
+    ("change", "reads"),
+    [({}, 0), ({"kl_every": 4}, 2), ({"beta": 0.1}, 3), ({"beta": 0.1, "token_weights": "gcpo", "kl_every": 1}, 9)],
+)
+def test_what_the_reference_reads(change: dict[str, Any], reads: int) -> None:
+    """Five updates, two a draw: once a draw for the pull, and for gcpo; to measure, at every fourth update or each."""
+    config = Grpo(**{"steps": 5, "num_iterations": 2, "prompts_per_step": 2, "group_size": 3, "kl_every": 0} | change)
+    assert reference_tokens(config, 5, 7) == reads * 6 * 7

@@ -17,6 +17,7 @@ from rwk.policy_opt.dpo import dpo
 from rwk.policy_opt.grpo import grpo
 from rwk.policy_opt.guards import Guards, diversity
 from rwk.policy_opt.journal import Journal, read
+from rwk.rewards.base import Scores
 from rwk.rewards.errors import RunFailed
 
 toy = runpy.run_path(str(Path(__file__).with_name("toy_generator.py")))
@@ -120,6 +121,23 @@ def test_a_sampler_that_is_off_is_told(tmp_path: Path) -> None:
         alarms = read(tmp_path / toy_class.__name__ / "metrics.jsonl")[0].get("alarms", [])
         assert len(alarms) == len(words)
         assert all(word in text for word, text in zip(words, alarms, strict=True))
+
+
+class Residue(Brightness):  # type: ignore[misc, valid-type]
+    """One score for all, but for what is left of rounding."""
+
+    def _score(self, images: list[Any], prompts: list[str]) -> Any:
+        found = super()._score(images, prompts)
+        return Scores(0.5 + 1e-6 * found.values, found.notes)
+
+
+def test_rewards_that_differ_by_rounding_alone(tmp_path: Path) -> None:
+    """AdamW would step as far by such a gradient as by any other: the run ends, and says by what nothing differs."""
+    rewards = [Weighted("residue", Residue())]
+    with pytest.raises(RunFailed, match="learnt nothing: no group differs by more than min_std or std_floor"):
+        grpo(replace(GRPO, steps=4, save_every=0), Toy(), rewards, PROMPTS, out=tmp_path / "floored")
+    config = replace(GRPO, steps=4, save_every=0, scale_rewards="none")  # which knows no floor
+    grpo(config, Toy(), rewards, PROMPTS, out=tmp_path / "as it is")
 
 
 def test_images_without_a_reward() -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import math
 import runpy
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 import torch
@@ -16,10 +16,12 @@ from safetensors.torch import load_file
 from rwk.adapters.shapes_generator import ShapesLlama
 from rwk.policy_opt.advantage import Weighted
 from rwk.policy_opt.configs import Grpo
+from rwk.policy_opt.dpo import dpo
 from rwk.policy_opt.grpo import grpo
 from rwk.policy_opt.journal import read
 from rwk.policy_opt.ladder import clauses, grpo_of, harvest_of, ladder, success
 from rwk.policy_opt.ladder_config import Ladder
+from rwk.policy_opt.run_options import Run, RunOptions
 from rwk.rewards.base import Scores
 from rwk.rewards.errors import RunFailed
 
@@ -37,6 +39,20 @@ def tuned(config: Ladder, out: Path, rewards: list[Weighted] = BRIGHT, **options
 
 def drawn_for(out: Path) -> set[str]:
     return {row["prompt"] for row in read(out / "grpo" / "ledger.jsonl")}
+
+
+def test_what_a_run_is_told(tmp_path: Path) -> None:
+    """The names that an algorithm takes are the fields of `Run`; others are refused, and by a ladder its seconds."""
+    named = get_type_hints(RunOptions)
+    assert list(named) == [item.name for item in fields(Run)]
+    assert {name: kind for name, kind in get_type_hints(Run).items() if named[name] != kind} == {}
+    for run, config in ((ladder, LADDER), (grpo, GRPO), (dpo, toy["DPO"])):
+        told: Any = run
+        with pytest.raises(TypeError, match="second'"):
+            told(config, Toy(), BRIGHT, PROMPTS, out=tmp_path, second=1.0)
+    with pytest.raises(ValueError, match="a ladder ends after its climbs, got 1.0 seconds"):
+        tuned(LADDER, tmp_path, seconds=1.0)
+    assert not list(tmp_path.iterdir())
 
 
 def test_success_by_hand() -> None:
@@ -121,6 +137,19 @@ def test_resumes_in_any_part(tmp_path: Path) -> None:
     again, other = tuned(config, tmp_path / "parts", progress=interrupt, resume=True)
     assert torch.equal(whole, again)
     assert other.images_sampled == cost.images_sampled
+
+
+def test_parts_of_another_run_are_not_taken(tmp_path: Path) -> None:
+    """A folder whose run broke off in its first part is taken: only a run that goes on with it begins there."""
+
+    def interrupt(step: int, total: int, row: dict[str, Any]) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        tuned(LADDER, tmp_path, progress=interrupt)
+    with pytest.raises(ValueError, match="must be free for a new run, got one that holds a run"):
+        tuned(replace(LADDER, seed=7), tmp_path)
+    tuned(LADDER, tmp_path, resume=True)
 
 
 class Sated(Brightness):  # type: ignore[misc, valid-type]

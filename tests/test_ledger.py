@@ -101,6 +101,9 @@ def test_several_rewards(tmp_path: Path) -> None:
     rows = [[1.0, 0.0, 0.1], [1.0, 0.0, 0.9], [1.0, 1.0, 0.5], [1.0, 1.0, 0.5]]
     ledger.record(0, ["solved", "mixed"], torch.tensor(rows))
     assert left_out(ledger) == {"solved"}
+    alike = ledger_of(tmp_path, rewards, resampling="alike")
+    alike.record(0, ["halfway", "failed"], torch.tensor([[0.5, 0.0, 0.1], [0.5, 0.4, 0.1], *[[0.0, 1.0, 0.1]] * 2]))
+    assert left_out(alike) == {"failed"}  # as one of its rewards tells the images of the other apart
 
 
 def test_pass() -> None:

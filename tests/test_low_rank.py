@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import copy
 import functools
-import gc
-import importlib
 import json
 import sys
 from collections.abc import Iterator
@@ -41,16 +39,6 @@ PROMPTS = ["a red cat", "two birds", "a small dog", "a tree"]
 COLOUR = [Weighted("colour", load("colorfulness"))]
 HALF = torch.bfloat16
 GRPO = Grpo(steps=3, prompts_per_step=4, group_size=4, learning_rate=1e-2, kl_every=1, save_every=0, lora_rank=4)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _imports_are_no_garbage() -> Iterator[None]:
-    """Each of the many trainers collects garbage twice, most of which would be a search of what imports made."""
-    importlib.import_module("rwk.policy_opt.trl_trainers").grpo_class()
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 @functools.cache

@@ -98,6 +98,47 @@ def test_prompts_by_name_and_by_line(rwk: Rwk, tmp_path: Path) -> None:
         assert [row["prompt"] for row in rows] == ["two", "three"], name
 
 
+@pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet"])
+def test_an_empty_prompt_of_a_manifest_is_none(rwk: Rwk, tmp_path: Path, kind: str) -> None:
+    """Empty, spaces or null: the text beside the image counts, and without it a reward that needs one says so."""
+    draw(tmp_path / "images", range(10, 14))
+    (tmp_path / "images" / "012.txt").write_text("beside")
+    prompts = ["", " ", "" if kind == "csv" else None, "given"]
+    rows: list[dict[str, Any]] = [
+        {"image": f"images/{width:03d}.png", "prompt": prompt}
+        for width, prompt in zip(range(10, 14), prompts, strict=True)
+    ]
+    write_rows(tmp_path / f"list.{kind}", rows)
+    ended = rwk("score", f"list.{kind}", "-r", LENGTH, "-r", WIDTH, "--json")
+    assert ended.code == 0
+    found = json.loads(ended.out)["rows"]
+    assert [row["prompt"] for row in found] == ["", "", "beside", "given"]
+    assert [row[LENGTH] for row in found] == [None, None, 6, 5]
+    assert [row.get(f"{LENGTH}.note") for row in found[:2]] == ["needs a prompt"] * 2
+    assert [row[WIDTH] for row in found] == [10, 11, 12, 13]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "place"),
+    [
+        ("p.txt", "two\n\n", "line 2"),
+        ("p.txt", "  \ntwo\n", "line 1"),
+        ("p.txt", "", "line 1"),
+        ("p.jsonl", '{"prompt": "two"}\n{"prompt": ""}\n', "line 2"),
+        ("p.csv", "prompt,x\n,1\ntwo,2\n", "line 2"),
+    ],
+)
+def test_an_empty_prompt_in_a_file_of_prompts_is_refused(
+    rwk: Rwk, tmp_path: Path, name: str, text: str, place: str
+) -> None:
+    """Prompts in the order of the images are all there; an empty one is named by its line, not passed over."""
+    draw(tmp_path / "images", range(10, 12))
+    (tmp_path / name).write_text(text)
+    ended = rwk("score", "images", "-r", WIDTH, "--prompts", name)
+    assert ended.code == 2
+    assert f"{name} {place} must hold the prompt of an image, got none; write or remove it." in ended.err
+
+
 def test_a_prompt_that_is_no_unicode_is_told_before_scoring(rwk: Rwk, tmp_path: Path) -> None:
     """Half of a surrogate pair, as JSON may hold and a terminal of another encoding gives, is refused with its line."""
     draw(tmp_path / "images", range(10, 12))

@@ -208,6 +208,14 @@ def test_folder_that_is_taken_is_refused_before_anything_is_drawn(tmp_path: Path
         (["--algo", "grpo", "--std-floor", "cart"], "'cart' is neither a number nor card"),
         (["--algo", "grpo", "--stop-on-divergence"], "--stop-on-divergence needs a reward to watch, got none"),
         (["--algo", "dpo", "--top-p", "2"], "top_p must be above 0 and at most 1"),
+        (["--algo", "dpo", "--name", "shapes.llama"], "a tuned generator needs a name of its own, got 'shapes.llama'"),
+        (["--algo", "dpo", "--pair-k", "3"], "--pair-k does nothing without --pairs top_bottom; name that"),
+        (["--algo", "dpo", "--label-smoothing", "0.1"], "--label-smoothing does nothing without --loss-type robust"),
+        (["--algo", "grpo", "--kl-estimator", "k2"], "--kl-estimator does nothing without --beta; name that"),
+        (["--preset", "t2i_r1", "--beta", "0", "--kl-estimator", "k2"], "--kl-estimator does nothing without --beta"),
+        (["--algo", "grpo", "--max-draws", "8"], "--max-draws does nothing without --resampling dynamic"),
+        (["--algo", "grpo", "--then", "contrast", "--then-after", "150"], "then_after must be below steps, 150"),
+        (["--algo", "grpo", "--watch-prompts", "4"], "watch_prompts are of a reward to watch, got 4 and none"),
     ],
 )
 def test_wrong_call_is_one_sentence_and_exit_code_2(words: list[str], error: str, rwk: Any) -> None:
@@ -216,6 +224,16 @@ def test_wrong_call_is_one_sentence_and_exit_code_2(words: list[str], error: str
     assert result.code == 2
     assert error in result.err
     assert len(result.err.splitlines()) == 1
+
+
+def test_a_prompt_that_cannot_be_read_is_told_before_anything_is_drawn(tmp_path: Path, rwk: Any) -> None:
+    """A run does not end hours later at a word that its generator lacks."""
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a red circle\na blue zebra\n" + "".join(f"{n} red squares\n" for n in ("two", "three", "four")))
+    said = rwk("optimize", "--algo", "dpo", "--prompts", str(prompts), "--out", str(tmp_path / "run"))
+    assert said.code == 2
+    assert "got 'zebra'" in said.err
+    assert not (tmp_path / "run").exists()
 
 
 def test_calibrations_are_used_and_written_down(rwk: Any, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,38 @@ def test_dry_run_takes_presets_and_draws_nothing(tmp_path: Path, monkeypatch: py
     assert (scaled["steps"], scaled["learning_rate"]) == (150, 2e-4)
     assert planned("--preset", "study", "--algo", "dpo")["group_size"] == 4
     assert not list(tmp_path.iterdir())
+
+
+def test_dry_run_counts_what_the_run_would(tmp_path: Path) -> None:
+    """The prompts of a file that are learnt from, and rewards of a later stage too."""
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("".join(f"a red circle {number}\n" for number in range(10)))
+    words = ["--prompts", str(prompts), "--algo", "dpo", "--rounds", "1", "--reward", "contrast", "--dry-run", "--json"]
+    plan = json.loads(CliRunner().invoke(command, words, catch_exceptions=False).stdout)["plan"]
+    assert plan["images_drawn"] == 8 * 8  # a fifth is for judging
+    words = ["--algo", "grpo", "--steps", "2", "--then", "contrast", "--then-after", "1", "--dry-run", "--json"]
+    plan = json.loads(CliRunner().invoke(command, words, catch_exceptions=False).stdout)["plan"]
+    assert plan["images_scored"] == 2 * plan["images_drawn"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--reward", "contrasd"], "unknown reward 'contrasd'"),
+        (["--reward", "contrast+2*sharpnes"], "unknown reward 'sharpnes'"),
+        (["--watch", "contrasd"], "unknown reward 'contrasd'"),
+        (["--prompts", "nowhere.txt"], "prompts must be a file"),
+        (["--prompt-count", "4"], "at least prompts_per_step different prompts"),
+        (["--opponents", "2"], "opponents are of pair judges"),
+        (["--guidance-mode", "off", "--guidance", "2"], "mode off must go with guidance 1"),
+        (["--temperature", "nan"], "temperature must be above 0"),
+        (["--guidance", "nan"], "guidance must be at least 0"),
+    ],
+)
+def test_dry_run_refuses_what_the_run_would(words: list[str], said: str) -> None:
+    """Names, prompts and numbers are looked at before anything is loaded for hours of work."""
+    with pytest.raises(ValueError, match=re.escape(said)):
+        CliRunner().invoke(command, ["--algo", "grpo", "--dry-run", *words], catch_exceptions=False)
 
 
 TINY = {

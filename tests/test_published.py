@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from rwk.adapters.hpsv2 import Hpsv2
@@ -61,7 +62,7 @@ class TestFind:
 
     def test_a_file_that_is_not_there(self, tmp_path: Path) -> None:
         """The error names what is needed and where it was looked for."""
-        told = f"x.y needs the file model.pt of someone/something, got no file at {tmp_path / 'model.pt'}."
+        told = f"x.y needs the file model.pt of someone/something, got no file at {tmp_path / 'model.pt'}; "
         with pytest.raises(ValueError, match=re.escape(told)):
             find("x.y", ORIGIN, tmp_path)
 
@@ -99,8 +100,6 @@ class TestRead:
 
     def test_safetensors(self, tmp_path: Path) -> None:
         """A safetensors file gives its tensors."""
-        from safetensors.torch import save_file
-
         save_file({"weight": torch.arange(3.0)}, tmp_path / "model.safetensors")
         assert read(tmp_path / "model.safetensors")["weight"].tolist() == [0, 1, 2]
 
@@ -244,6 +243,24 @@ class TestPublishedReward:
             tower = {"tower": tmp_path / "notpt.pt"} if name.startswith("aesthetic") else {}
             with pytest.raises(ValueError, match="is not a whole torch file"):
                 registry.load(f"{name}@{tmp_path / 'notpt.pt'}", **tower)
+
+    def test_a_checkpoint_of_another_network_is_told_at_once(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Its keys are held against a network without memory, before the one that would take the weights is built."""
+        save_file({"layers.0.weight": torch.zeros(2, 2)}, tmp_path / "other.safetensors")
+        for name, missing in (("hpsv2.v21", 686), ("pickscore.v1", 910), ("imagereward.v1", 620)):
+            kind, built = registry.REWARDS.target(name), []
+            build = kind.build
+            monkeypatch.setattr(
+                kind, "build", staticmethod(lambda build=build, built=built: built.append(build()) or built[0])
+            )
+            with pytest.raises(
+                ValueError, match=f"{name} cannot take .* {missing} missing .*; 1 not wanted .layers.0.weight"
+            ):
+                registry.load(f"{name}@{tmp_path / 'other.safetensors'}")
+            (network,) = built
+            assert {value.device.type for value in network.parameters()} == {"meta"}
 
     def test_a_name_with_a_file_that_is_not_there(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """The sentence of `find` comes through the registry."""

@@ -7,6 +7,7 @@ import runpy
 import subprocess
 import sys
 from dataclasses import replace
+from math import nan
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,11 @@ import torch
 from safetensors.torch import load_file
 
 from rwk.policy_opt.advantage import Weighted
+from rwk.policy_opt.artist import Artist
 from rwk.policy_opt.configs import Rft
 from rwk.policy_opt.dpo import dpo
 from rwk.policy_opt.journal import read
+from rwk.policy_opt.policy import World
 from rwk.policy_opt.rft import rft
 
 SCRIPT = Path(__file__).with_name("rounds_case.py")
@@ -122,6 +125,53 @@ def test_solved_run_that_was_interrupted(tmp_path: Path) -> None:
         for trained in (whole, cut)
     ]
     assert rows[0] == rows[1]
+
+
+class Breaks(Brightness):  # type: ignore[misc, valid-type]
+    """Brightness of the images that it is shown first, and then a kill."""
+
+    def _score(self, images: list[Any], prompts: list[str]) -> Any:
+        if self.scored >= 20:  # a draw
+            raise KeyboardInterrupt
+        return super()._score(images, prompts)
+
+
+def test_draws_of_another_run_are_not_taken(tmp_path: Path) -> None:
+    """A folder whose run broke off in its first draws is taken: only a run that goes on with it learns from them."""
+    with pytest.raises(KeyboardInterrupt):
+        dpo(DPO, Toy(), [Weighted("bright", Breaks())], PROMPTS, out=tmp_path)
+    assert len(list((tmp_path / "round-1" / "draws").iterdir())) == 1
+    with pytest.raises(ValueError, match="must be free for a new run, got one that holds a run"):
+        dpo(replace(DPO, seed=7), Toy(), BRIGHT, PROMPTS, out=tmp_path)
+    whole, again = Toy(), Toy()
+    dpo(DPO, whole, BRIGHT, PROMPTS, out=tmp_path / "whole")
+    dpo(DPO, again, BRIGHT, PROMPTS, out=tmp_path, resume=True)
+    assert torch.equal(weights(again), weights(whole))
+
+
+class Apart(World):
+    """One of several processes, which waits for no other."""
+
+    def wait(self) -> None:
+        pass
+
+
+def test_no_process_idles_in_a_round_of_few_draws(tmp_path: Path) -> None:
+    """A draw that is the only one of a round is cut for three processes, and its images are those of one alone."""
+    config, generator = replace(DPO, prompts_per_draw=64), Toy()
+    drawn = {}
+    for rank, size in ((0, 1), (1, 3), (2, 3), (0, 3)):
+        place, own = Apart(rank, size, torch.device("cpu")), Brightness()
+        weighted = [Weighted("bright", own)]
+        artist = Artist(config, generator, weighted, nan, [1e-4], PROMPTS, generator.spec.sampling, place, None)
+        if rank:  # as the first has not drawn yet
+            with pytest.raises(FileNotFoundError):
+                artist.draw(tmp_path / str(size), 0)
+        else:
+            drawn[size] = artist.draw(tmp_path / str(size), 0)
+        assert own.scored == len(PROMPTS) * config.group_size // size
+    for name in ("handles", "tokens", "won", "lost"):
+        assert torch.equal(getattr(drawn[1], name), getattr(drawn[3], name)), name
 
 
 def test_two_processes(tmp_path: Path) -> None:

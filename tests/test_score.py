@@ -126,7 +126,7 @@ def test_a_combination_shows_its_parts(rwk: Rwk, tmp_path: Path) -> None:
         (("images", "-r", "colourfulness"), "did you mean colorfulness?"),
         (("images", "--prompts", "three.txt"), "must hold one prompt per image, got 3 prompts and 2 images"),
         (("images", "--prompts", "one.jsonl"), "got none for 1 of 2, the first images/011.png"),
-        (("images", "--prompts", "none.txt"), "none.txt: No such file"),
+        (("images", "--prompts", "none.txt"), "none.txt: there is no such file or folder; correct the path."),
         (("images", "--prompt", "x", "--prompts", "three.txt"), "exclude each other"),
         (("bad.jsonl",), "bad.jsonl line 2 must be a JSON object, got no JSON"),
         (("list.jsonl",), "list.jsonl line 2 must be a JSON object, got list"),

@@ -91,6 +91,8 @@ def test_work_by_hand() -> None:
     assert (grpo.images_drawn, grpo.tokens_drawn, grpo.images_scored) == (5 * 128, 5 * 1280, 5 * 128 * 3)
     assert grpo.tokens_trained == 10 * 1280
     assert grpo.training_operations == SHAPE.active * (6 * 12800 + 2 * 6400)  # old log-probabilities are taken again
+    weighed = plan(Grpo(steps=10, token_weights="gcpo"), SHAPE, prompts=100, rewards=1, guided=False)
+    assert weighed.training_operations == SHAPE.active * 12800 * (6 + 2 * 2)  # the policy and its reference read it too
     rounds = {"rounds": 2, "prompts_per_round": 0, "group_size": 4}
     for config, images in ((Dpo(**rounds), 400), (Rebel(**rounds, pairs="all"), 800), (Rft(**rounds, keep=2), 400)):
         found = plan(config, SHAPE, prompts=100, rewards=1, guided=False)
@@ -116,6 +118,17 @@ def test_modes_and_checkpointing_by_hand() -> None:
     again = plan(replace(config, gradient_checkpointing=True), SHAPE, **given)
     assert again.activations == 2 * 2 * 74 * (2 * 2 + 34) * 8
     assert again.training_operations == SHAPE.active * 10 * 80 * 16
+
+
+def test_draws_by_halves_and_shares() -> None:
+    """A draw that is made by halves to score meanwhile, or cut for idle processes, takes room for its part alone."""
+    given: dict[str, Any] = {"prompts": 100, "rewards": 1, "guided": False}
+    for config in (Grpo(), Dpo(prompts_per_round=16)):
+        whole = plan(config, SHAPE, **given).cache
+        assert plan(replace(config, score_meanwhile=True), SHAPE, **given).cache == whole // 2
+        assert plan(config, SHAPE, **given, processes=4).cache == whole // 4
+    many = Dpo(prompts_per_round=16, prompts_per_draw=4)
+    assert plan(many, SHAPE, **given, processes=2).cache == plan(many, SHAPE, **given).cache
 
 
 def test_adapters_and_processes() -> None:

@@ -88,8 +88,8 @@ def test_study_that_is_none_is_refused(changes: dict[str, Any], said: str) -> No
 @pytest.mark.parametrize(
     ("name", "text", "said"),
     [
-        ("cut.toml", 'algorithms = ["grpo"', "cut.toml must be TOML, got Unclosed array"),
-        ("cut.json", '{"seeds": ', "cut.json must be JSON, got Expecting value"),
+        ("cut.toml", 'algorithms = ["grpo"', "cut.toml must be TOML, got what is none \\(Unclosed array"),
+        ("cut.json", '{"seeds": ', "cut.json must be JSON, got what is none \\(Expecting value"),
         (
             "odd.json",
             '{"seed": 3}',

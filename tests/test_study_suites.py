@@ -270,6 +270,29 @@ def test_judges_do_not_lie_beside_what_learns(tmp_path: Path) -> None:
     assert learning == [0, 0]
 
 
+def test_a_judge_that_is_watched_is_loaded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It lies beside what learns anyhow, so the same one judges before and after."""
+    ShapesLlama.tiny().save(tmp_path / "small")
+    scored, score = [], Sharpness._score
+
+    def seen(reward: Sharpness, images: list[Any], prompts: list[str]) -> Any:
+        scored.append(reward)
+        return score(reward, images, prompts)
+
+    monkeypatch.setattr(Sharpness, "_score", seen)
+    few = {"prompt_count": 8, "eval_prompts": 2, "eval_images": 1, "watch": "sharpness", "watch_prompts": 2}
+    experiment = Experiment(
+        generator=str(tmp_path / "small"),
+        rewards=("contrast",),
+        judge_on=("sharp=sharpness:shapes.short.test",),
+        **few,  # type: ignore[arg-type]
+    )
+    algorithm = Grpo(steps=1, prompts_per_step=2, group_size=4, save_every=0, kl_every=0, watch_every=1)
+    optimize(experiment, algorithm, out=tmp_path / "run")
+    assert len(scored) == 4  # judged, looked at twice, judged
+    assert len({*map(id, scored)}) == 1
+
+
 def held_out() -> str:
     """The first prompt of a benchmark of the world."""
     return benchmark("shapes.long.held_out", 3).prompts[0].text

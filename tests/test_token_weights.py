@@ -78,10 +78,18 @@ def test_gcpo() -> None:
     assert not found.requires_grad
 
 
-def test_stage() -> None:
-    """(1 - c) / 2 over the mean of the row, with the mean cosine c with the images on the other side; of beta more
-    is felt where c is larger."""
-    held, advantage = codes(), torch.tensor([1.0, -0.5, -0.5, 0.3, 0.4])
+@pytest.mark.parametrize(
+    "given",
+    [
+        (1.0, -0.5, -0.5, 0.3, 0.4),
+        (1.0, 0.0, -0.5, 0.3, 0.4),
+        (0.0, 0.0, 0.5, 1.0, 1.0),
+    ],
+)
+def test_stage(given: tuple[float, ...]) -> None:
+    """(1 - c) / 2 over the mean of the row, with the mean cosine c with the images on the other side, or on the mean
+    of them all; of beta more is felt where c is larger."""
+    held, advantage = codes(), torch.tensor(given)
     found, pull = tw.stage(held, advantage, GROUP), tw.stage_pull(held, advantage, GROUP)
     for row in range(5):
         others = [j for j in range(5) if j != row and GROUP[j] == GROUP[row] and advantage[j] * advantage[row] <= 0]

@@ -403,3 +403,5 @@ def test_two_processes(tmp_path: Path) -> None:
     looks = [read(folder / "grpo" / "watch.jsonl") for folder in (tmp_path, tmp_path / "alone")]
     assert [look["step"] for look in looks[0]] == [0, 4, 8]
     assert looks[0][0] == looks[1][0]  # five prompts over two processes
+    shares = [int((tmp_path / f"watched-{rank}").read_text()) for rank in range(2)]
+    assert sorted(shares) == [3 * 2 * 3, 3 * 3 * 3]  # three looks at three images of two prompts, and of three

@@ -221,6 +221,7 @@ def main(out: str, *options: str) -> None:
         for name in options:
             more: dict[str, Any] = {"watched": WATCHED} if name == "grpo" else {}
             learn(name, Toy(), Path(out, name), **more)
+        Path(out, f"watched-{os.environ.get('RANK', 0)}").write_text(str(WATCHED.reward.reward.scored))
         return
     dpo_class()  # which imports what each child would import
     grpo_class()
