@@ -44,6 +44,9 @@ class StepwiseGenerator(BatchedGenerator):
     def reader(self, rows: Sequence[str | None]) -> Reader:
         """What reads rows of these prompts, None standing for no prompt; it is called for later and later draws."""
 
+    def check_prompt(self, prompt: str) -> None:
+        self.reader([prompt])
+
     def states(self, rows: Sequence[str | None], codes: Tensor) -> Tensor:
         """[B, L, D] states of the tokens of all draws, given the codes [B, L], with gradient.
 

@@ -114,5 +114,8 @@ def test_half_a_picture_has_no_details(shipped: ShapesScales) -> None:
 
 
 def test_words_of_elsewhere_are_refused(shipped: ShapesScales) -> None:
-    with pytest.raises(ValueError, match=r"shapes\.scales knows only .* got 'cat'"):
-        shipped.sample(["a red cat"], seed=0)
+    """Where they are drawn for, and before."""
+    for ask in (shipped.check_prompt, lambda prompt: shipped.sample([prompt], seed=0)):
+        with pytest.raises(ValueError, match=r"shapes\.scales knows only .* got 'cat'"):
+            ask("a red cat")
+    shipped.check_prompt("a red circle")
