@@ -99,8 +99,8 @@ class Lessons:
         if config.resampling == "dynamic":
             places, learnt = first_that_differ(self._differ(drawn.scores, stage), config.prompts_per_step)
             self.journal.note(draws=len(drawn.rollouts), groups=learnt, groups_short=len(places) - learnt)
-        elif config.scale_rewards != "none" and config.advantage == "score" and not config.diversity:
-            self.journal.note(groups=int(self._differ(drawn.scores, stage).sum()))  # for `guards`
+        elif config.scale_rewards != "none" and not (config.diversity or config.std_floor or config.margins_count):
+            self.journal.note(groups=int(self._differ(drawn.scores, stage).sum()))  # beyond rounding, for `guards`
         rows = rows_of(places, size)
         kept = rows[: learnt * size]
         advantage, counts = torch.zeros(len(rows)), torch.zeros(len(rows))

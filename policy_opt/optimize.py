@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import platform
 from collections.abc import Callable, Mapping, Sequence
@@ -28,7 +29,7 @@ from rwk.policy_opt.judging import give_back, judge, measures
 from rwk.policy_opt.ladder import ladder, refuse_seconds
 from rwk.policy_opt.ladder_config import Ladder
 from rwk.policy_opt.policy import world
-from rwk.policy_opt.prompts import Domains, gold_of
+from rwk.policy_opt.prompts import FAMILIES, Domains, gold_of
 from rwk.policy_opt.rebel import rebel
 from rwk.policy_opt.rft import rft
 from rwk.policy_opt.sampling import Sampling
@@ -151,6 +152,9 @@ def optimize(
     run = {"algorithm": type(algorithm).__name__.lower(), **asdict(algorithm), "sampling": asdict(sampling)}
     temperatures = {part.name: part.temperature for part in weighted if algorithm.calibrated and part.name in learnt}
     settings = {"experiment": experiment.document(), "algorithm": run, "temperatures": temperatures}
+    texts = [prompt.text for prompt in prompts.train]
+    if experiment.prompts not in FAMILIES:  # a file may be another when the run goes on
+        settings["experiment"]["prompts_sha256"] = hashlib.sha256("\n".join(texts).encode()).hexdigest()
     if "card" in algorithm.std_floor:
         settings["noises"] = {part.name: part.noise for part in weighted if part.name in learnt}
     if resume:
@@ -161,7 +165,6 @@ def optimize(
     before = judging(judges)
     del judges
     give_back(device)
-    texts = [prompt.text for prompt in prompts.train]
     learn = ALGORITHMS[type(algorithm)]
     trained = learn(
         algorithm,

@@ -69,8 +69,7 @@ class CausalGenerator(BatchedGenerator):
     @property
     def causal_lm(self) -> Any:
         """The transformers model; LoRA acts on it too, since its layers are replaced in place."""
-        unwrap = getattr(self.module, "get_base_model", None)
-        return self.module if unwrap is None else unwrap()
+        return getattr(self.module, "get_base_model", lambda: self.module)()
 
     def embed_ids(self, ids: Tensor) -> Tensor:
         """[..., D] input embeddings of prompt ids."""

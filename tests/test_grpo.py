@@ -17,6 +17,7 @@ from rwk.policy_opt.grpo import grpo
 from rwk.policy_opt.grpo_run import prompt_schedule, reference_tokens
 from rwk.policy_opt.journal import read
 from rwk.policy_opt.sampling import Sampling
+from rwk.rewards.base import Scores
 from rwk.rewards.errors import RunFailed
 
 toy = runpy.run_path(str(Path(__file__).with_name("toy_generator.py")))
@@ -259,3 +260,27 @@ def test_what_the_reference_reads(change: dict[str, Any], reads: int) -> None:
     """Five updates, two a draw: once a draw for the pull, and for gcpo; to measure, at every fourth update or each."""
     config = Grpo(**{"steps": 5, "num_iterations": 2, "prompts_per_step": 2, "group_size": 3, "kl_every": 0} | change)
     assert reference_tokens(config, 5, 7) == reads * 6 * 7
+
+
+class Half(Brightness):  # type: ignore[misc, valid-type]
+    """1 for an image that is above a brightness, or below it, else 0."""
+
+    def __init__(self, *, above: bool) -> None:
+        super().__init__()
+        self.above = above
+
+    def _score(self, images: list[Any], prompts: list[str]) -> Scores:
+        found = super()._score(images, prompts)
+        return Scores(((found.values > 0.4) == self.above).float(), found.notes)
+
+
+def test_solved_is_the_top_of_every_reward(tmp_path: Path) -> None:
+    """Each image reaches the top of one of two rewards here, and none that of both; one without weight is left out."""
+    above, below = Weighted("above", Half(above=True), 2.0), Weighted("below", Half(above=False))
+    config = replace(GRPO, steps=1, save_every=0, kl_every=0)
+    for name, rewards in (("both", [above, below]), ("one", [above, below._replace(weight=0.0)])):
+        grpo(config, Toy(), rewards, PROMPTS, out=tmp_path / name)
+        (row,) = read(tmp_path / name / "metrics.jsonl")
+        share = row["reward/above/mean"]
+        assert 0 < share < 1
+        assert row["frac_solved"] == pytest.approx(0.0 if name == "both" else share)

@@ -236,6 +236,19 @@ def test_a_prompt_that_cannot_be_read_is_told_before_anything_is_drawn(tmp_path:
     assert not (tmp_path / "run").exists()
 
 
+def test_a_run_goes_on_with_the_prompts_that_it_has(tmp_path: Path, call: Any, rwk: Any) -> None:
+    """A file of prompts that was changed since is another experiment."""
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("".join(f"{n} red circles\n" for n in ("two", "three", "four")) + "a red ring\na red circle\n")
+    words = [*GRPO, "--steps", "1", "--prompts-per-step", "2", "--prompts", str(prompts), "--reward", "contrast"]
+    words += ["--out", str(tmp_path / "run")]
+    call(*words)
+    prompts.write_text(prompts.read_text().replace("four red", "four blue"))
+    said = rwk(*words, "--resume")
+    assert said.code == 2
+    assert "has prompts_sha256" in said.err
+
+
 def test_calibrations_are_used_and_written_down(rwk: Any, tmp_path: Path) -> None:
     """Two rewards are mixed in log-odds of the temperatures that are kept for them, and a gate is put on it."""
     margin = np.linspace(-1, 1, 40)

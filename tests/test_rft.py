@@ -91,6 +91,8 @@ def test_learns_and_resumes(tmp_path: Path) -> None:
     means = [row["reward/bright/mean"] for row in rows if "reward/bright/mean" in row]
     assert means[1] > means[0] + 0.03
     assert trained.tokens_trained == RFT.epochs * sum(row.get("pairs", 0) for row in rows) * 8
+    read_again = sum(min(128, row["images"]) + 2 * row["pairs"] for row in rows if "pairs" in row)  # the worst ones too
+    assert trained.reference_tokens == read_again * 8
     cut: Any = None
     with pytest.raises(KeyboardInterrupt):
         rft(RFT, Toy(), BRIGHT, PROMPTS, out=tmp_path / "parts", progress=interrupt)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import runpy
 import threading
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -89,6 +90,22 @@ def test_the_next_is_drawn_meanwhile(tmp_path: Path) -> None:
         for path in (tmp_path / "serial", trained.metrics.parent)
     ]
     assert rows[0] == rows[1]
+
+
+class Slow(Brightness):  # type: ignore[misc, valid-type]
+    """Takes two seconds for its first images."""
+
+    def _score(self, images: list[Image.Image], prompts: list[str]) -> Any:
+        time.sleep(0 if self.scored else 2)
+        return super()._score(images, prompts)
+
+
+def test_seconds_of_drawing_are_without_those_of_scoring(tmp_path: Path) -> None:
+    """What a step waited for its rewards is told apart, and counted once."""
+    grpo(replace(SERIAL, steps=1), Toy(), [Weighted("slow", Slow())], PROMPTS, out=tmp_path)
+    (row,) = read(tmp_path / "metrics.jsonl")
+    assert row["seconds_score"] >= 2 > row["seconds_sample"]
+    assert row["seconds_score"] + row["seconds_sample"] <= row["seconds"]
 
 
 def test_a_step_is_drawn_by_halves(tmp_path: Path) -> None:

@@ -84,13 +84,15 @@ def test_a_card_that_does_not_fit_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_single_reward_is_held_to_its_floor(tmp_path: Path) -> None:
-    """Advantages are over the floor where groups differ by less, and dynamic resampling takes them for equal."""
+    """Advantages are over the floor where groups differ by less, of any weight, and dynamic takes them for equal."""
     noisy = [Weighted("bright", Brightness(), noise=10.0)]
     found = {}
-    for name, floor in (("without", ()), ("card", ("card",))):
-        grpo(replace(GRPO, steps=1, std_floor=floor, save_every=0), Toy(), noisy, PROMPTS, out=tmp_path / name)
+    heavy = [noisy[0]._replace(weight=-2.0)]
+    for name, floor, rewards in (("without", (), noisy), ("card", ("card",), noisy), ("heavy", ("card",), heavy)):
+        grpo(replace(GRPO, steps=1, std_floor=floor, save_every=0), Toy(), rewards, PROMPTS, out=tmp_path / name)
         found[name] = read(tmp_path / name / "metrics.jsonl")[0]
     assert found["card"]["advantage"] < 0.05 * found["without"]["advantage"]
+    assert found["heavy"]["advantage"] == pytest.approx(found["card"]["advantage"])
     assert found["card"]["reward/bright/mean"] == found["without"]["reward/bright/mean"]
     config = replace(GRPO, steps=1, std_floor=("card",), resampling="dynamic", max_draws=2, save_every=0)
     with pytest.raises(RunFailed, match="no group differs by more than min_std or std_floor"):
