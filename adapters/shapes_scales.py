@@ -52,6 +52,7 @@ class ShapesScales(StepwiseGenerator):
         tokens=sum(STEPS),
         codes=CODES,
         source="rwk.adapters.shapes_scales_train",
+        sampling=Sampling(guidance=2.0, temperature=0.8),
         steps=STEPS,
     )
     shipped = WEIGHTS / "shapes_scales"
@@ -89,7 +90,7 @@ class ShapesScales(StepwiseGenerator):
         self = cls.__new__(cls)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            self._build(sizes, vq_width, SPEC.sampling)
+            self._build(sizes, vq_width, cls.spec.sampling)
         return self._place("cpu")
 
     def _build(self, sizes: dict[str, Any], vq_width: int, sampling: Sampling) -> None:
