@@ -96,12 +96,12 @@ def test_it_can_be_taught(tmp_path: Path) -> None:
 
 
 def test_the_shipped_generator_draws_what_is_asked(shipped: ShapesScales) -> None:
-    """The tokenizer keeps what the verifier reads, and a good share of pictures is right, more with more guidance."""
+    """The tokenizer keeps what the verifier reads, and a good share of pictures is right."""
     assert agreement(shipped.vq, count=300, seed=1) >= 0.95
     asked = [prompt.text for prompt in prompts("shapes.short.test", 30, seed=1)]
     rollout = shipped.sample(asked, per_prompt=4, seed=0)
     right = Verifier().score(shipped.decode(rollout.tokens), rollout.prompts).values == 1
-    assert right.float().mean() > 0.25
+    assert right.float().mean() > 0.4
 
 
 def test_half_a_picture_has_no_details(shipped: ShapesScales) -> None:
