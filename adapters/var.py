@@ -139,9 +139,6 @@ class Var16(StepwiseGenerator):
     def image_logits(self, hidden: Tensor) -> Tensor:
         return self.module.head(hidden)  # type: ignore[no-any-return]
 
-    def check_prompt(self, prompt: str) -> None:
-        class_of(self.spec.name, prompt)
-
     def _classes(self, rows: Sequence[str | None]) -> Tensor:
         none = self.module.config.classes
         found = [none if row is None else class_of(self.spec.name, row) for row in rows]
