@@ -163,6 +163,8 @@ class Grpo(Optimisation):
         for name in ("epsilon", "epsilon_high", "entropy_rate", "entropy_limit"):
             value = getattr(self, name)
             check(value is None or value > 0, name, "be above 0", value)
+        for target in self.entropy_targets:
+            check(target >= 0, "entropy_targets", "be at least 0", target)
         check(
             self.max_images == 0 or self.max_images >= self.rows,
             "max_images",

@@ -114,6 +114,8 @@ def optimize(
     """
     if isinstance(algorithm, Ladder):
         refuse_seconds(seconds)
+    if algorithm.stop_on_divergence and not experiment.watch:
+        raise ValueError("--stop-on-divergence needs a reward to watch, got none; name one with --watch.")
     device = own_device(device)
     generator = generators.load(experiment.generator, device=device)
     check_launch(generator.module, adapters=algorithm.lora_rank > 0)
@@ -131,8 +133,6 @@ def optimize(
     for prompt in (*prompts.train, *prompts.watch):
         generator.check_prompt(prompt.text)
     watched = watched_of(experiment, prompts, rewards, device)
-    if algorithm.stop_on_divergence and watched is None:
-        raise ValueError("--stop-on-divergence needs a reward to watch, got none; name one with --watch.")
     held = rewards | ({watched.reward.name: watched.reward.reward} if watched else {})  # loaded through the whole run
     if gold is not None and gold not in rewards:
         held[gold] = held.get(gold) or registry.load(gold, device=device)

@@ -213,6 +213,7 @@ def test_folder_that_is_taken_is_refused_before_anything_is_drawn(tmp_path: Path
         (["--algo", "dpo", "--label-smoothing", "0.1"], "--label-smoothing does nothing without --loss-type robust"),
         (["--algo", "grpo", "--kl-estimator", "k2"], "--kl-estimator does nothing without --beta; name that"),
         (["--preset", "t2i_r1", "--beta", "0", "--kl-estimator", "k2"], "--kl-estimator does nothing without --beta"),
+        (["--algo", "grpo", "--entropy-targets", "nan"], "entropy_targets must be at least 0, got nan"),
         (["--algo", "grpo", "--max-draws", "8"], "--max-draws does nothing without --resampling dynamic"),
         (["--algo", "grpo", "--then", "contrast", "--then-after", "150"], "then_after must be below steps, 150"),
         (["--algo", "grpo", "--watch-prompts", "4"], "watch_prompts are of a reward to watch, got 4 and none"),
