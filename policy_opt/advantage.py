@@ -14,6 +14,7 @@ from rwk.policy_opt.generator import as_images
 from rwk.policy_opt.settings import Aggregation, Baseline, Floor, Scale
 from rwk.policy_opt.win_rates import WinRate
 from rwk.rewards.base import PixelReward, Reward
+from rwk.rewards.combine import WeightedSum
 
 AT_ONCE = 32
 """Images that a reward is given at once as pixels, which bounds memory."""
@@ -56,10 +57,21 @@ class Columns(NamedTuple):
 
 
 def weights_of(rewards: Sequence[Weighted], how: Aggregation) -> list[float]:
-    """R numbers that `combine` takes: the weights, for `log_odds` over the temperatures, so that each adds log-odds."""
-    if how != "log_odds":
-        return [part.weight for part in rewards]
-    return [part.weight and part.weight / part.known_temperature for part in rewards]
+    """R numbers that `combine` takes: the weights, for `log_odds` over the temperatures, so that each adds log-odds.
+
+    For `normalise` a reward such as 2*clipscore counts for twice of what its scores, standardised, would.
+    """
+    if how == "log_odds":
+        return [part.weight and part.weight / part.known_temperature for part in rewards]
+    weights = [part.weight for part in rewards]
+    if how == "normalise" and standardised(weights, how):
+        return [weight * _factor(part.reward) for weight, part in zip(weights, rewards, strict=True)]
+    return weights
+
+
+def _factor(reward: Reward | WinRate) -> float:
+    """How many times of another reward this one is, whatever the sign, which its scores have."""
+    return abs(reward.weights[0]) if isinstance(reward, WeightedSum) and len(reward.weights) == 1 else 1.0
 
 
 def floors_of(rewards: Sequence[Weighted], floors: Sequence[Floor], *, min_std: float) -> list[float]:

@@ -61,10 +61,10 @@ class Optimisation:
     group_size: int = setting(8, "Images drawn for one prompt.")
     aggregation: Aggregation = setting(
         "normalise",
-        "How several rewards become one: normalise adds them standardised within their group, sum as they are, "
-        "log_odds each over its temperature by `rwk calibrate`, as if they were independent witnesses; lower_bound "
-        "takes their standardised mean less lower_k deviations. A single reward's temperature changes no advantage "
-        "that is divided by the deviation of its group.",
+        "How several rewards become one: normalise adds them standardised within their group, 2*NAME twice; sum adds "
+        "them as they are, log_odds each over its temperature by `rwk calibrate`, as if they were independent "
+        "witnesses; lower_bound takes their standardised mean less lower_k deviations. A single reward's temperature "
+        "changes no advantage that is divided by the deviation of its group.",
     )
     lower_k: float = setting(
         1.0,

@@ -9,8 +9,9 @@ import torch
 from PIL import Image
 
 from rwk.adapters.pixels import Contrast
-from rwk.policy_opt.advantage import Weighted, combine, floors_of, group_advantage, score_all
+from rwk.policy_opt.advantage import Weighted, combine, floors_of, group_advantage, score_all, weights_of
 from rwk.policy_opt.settings import Scale
+from rwk.rewards.combine import WeightedSum
 
 NAN = float("nan")
 
@@ -94,6 +95,17 @@ def test_several_rewards_count_alike() -> None:
     group = torch.tensor([0, 0])
     assert combine(scores, [1.0, 1.0], group).tolist() == pytest.approx([0, 0], abs=0.02)
     assert combine(scores, [1.0, 1.0], group, how="sum").tolist() == pytest.approx([100.02, 300.01])
+
+
+def test_a_reward_counts_as_often_as_it_says() -> None:
+    """Standardised, 3*a is a, and -3*a is -a; beside another it counts three times. Otherwise its scores say it."""
+    plain = Weighted("contrast", Contrast())
+    thrice, turned = (Weighted("x", WeightedSum({"contrast": Contrast()}, [w])) for w in (3.0, -3.0))
+    assert weights_of([thrice, plain, turned, thrice._replace(weight=0.0)], "normalise") == [3, 1, 3, 0]
+    assert weights_of([thrice, plain._replace(weight=0.0)], "normalise") == [1, 0]
+    assert weights_of([thrice, plain], "sum") == weights_of([thrice, plain], "lower_bound") == [1, 1]
+    several = WeightedSum({"a": Contrast(), "b": Contrast()}, [3.0, 3.0])
+    assert weights_of([Weighted("x", several), plain], "normalise") == [1, 1]
 
 
 def test_a_missing_reward() -> None:
