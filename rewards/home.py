@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -22,4 +23,6 @@ def keep_in(kind: str, folder: Path, name: str) -> Path:
         place.replace(old)
     fresh.replace(place)
     shutil.rmtree(old, ignore_errors=True)
+    with suppress(OSError):  # where another process is copying
+        fresh.parent.rmdir()
     return place

@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
+from torch import nn
 
 from rwk.adapters.git_vqa import GitVqa
 from rwk.adapters.grounding_dino import GroundingDino
@@ -61,7 +62,12 @@ def test_the_tokenizer_is_of_the_same_revision(
 
 def test_two_revisions_are_two_rewards(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both are loaded together, in an expression too, and each has its own weights."""
-    monkeypatch.setattr(PickScore, "build", staticmethod(lambda: PickScore.tiny().network))
+
+    def build() -> nn.Module:
+        with torch.device("cpu"):  # also where its keys are looked at without memory
+            return PickScore.tiny().network
+
+    monkeypatch.setattr(PickScore, "build", staticmethod(build))
     monkeypatch.setattr(PickScore, "preprocess", PickScore.tiny().preprocess)
     for revision, scale in (("main", 1.0), ("refs/pr/3", 2.0)):
         folder = tmp_path / revision
