@@ -20,6 +20,7 @@ from rwk.adapters.shapes_world import SIZE
 from rwk.policy_opt.generator import GeneratorSpec
 from rwk.policy_opt.rollout import CausalGenerator
 from rwk.policy_opt.sampling import Sampling
+from rwk.rewards.errors import reading
 
 WEIGHTS = Path(__file__).parent / "weights"
 PAD, NULL, BEGIN = CODES, CODES + 1, CODES + 2
@@ -66,11 +67,12 @@ class ShapesLlama(CausalGenerator):
             ValueError: where the folder does not hold this generator.
         """
         folder = Path(weights) if weights else self.shipped
-        config = json.loads((folder / "config.json").read_text())
-        self._build(config["llama"], config["vq_width"], config["sampling"])
-        state = {name: tensor.float() for name, tensor in load_file(folder / "model.safetensors").items()}
-        _load(self.module, state, "lm.")
-        _load(self.vq, state, "vq.")
+        with reading(folder, self.spec.name):
+            config = json.loads((folder / "config.json").read_text())
+            self._build(config["llama"], config["vq_width"], config["sampling"])
+            state = {name: tensor.float() for name, tensor in load_file(folder / "model.safetensors").items()}
+            _load(self.module, state, "lm.")
+            _load(self.vq, state, "vq.")
         self._place(device)
 
     @classmethod

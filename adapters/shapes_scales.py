@@ -22,6 +22,7 @@ from rwk.adapters.shapes_scales_vq import BITS, CODES, SIDES, STEPS, ScalesVQ, c
 from rwk.adapters.shapes_vq import CODES as BEFORE
 from rwk.policy_opt.sampling import Sampling
 from rwk.policy_opt.stepwise import Reader, StepwiseGenerator
+from rwk.rewards.errors import reading
 
 WORDS = LLAMA["vocab_size"] - BEFORE
 """Text ids: those of `shapes.llama` less the codes before them."""
@@ -69,10 +70,12 @@ class ShapesScales(StepwiseGenerator):
         Raises:
             ValueError: where the folder does not hold this generator.
         """
-        config, (lm, vq) = read_networks(Path(weights) if weights else self.shipped, "lm", "vq")
-        self._build(config["lm"], config["vq"]["width"], Sampling(**config["spec"]["sampling"]))
-        self.module.load_state_dict(lm)
-        self.vq.load_state_dict(vq)
+        folder = Path(weights) if weights else self.shipped
+        with reading(folder, self.spec.name):
+            config, (lm, vq) = read_networks(folder, "lm", "vq")
+            self._build(config["lm"], config["vq"]["width"], Sampling(**config["spec"]["sampling"]))
+            self.module.load_state_dict(lm)
+            self.vq.load_state_dict(vq)
         self._place(device)
 
     @classmethod

@@ -16,6 +16,7 @@ from torchvision.transforms.functional import to_pil_image
 
 from rwk.policy_opt.low_rank import load_on, written_beside
 from rwk.policy_opt.sampling import Sampling
+from rwk.rewards.errors import reading
 from rwk.rewards.registry import Registry
 
 
@@ -134,8 +135,9 @@ class Generator(ABC):
     @final
     @classmethod
     def from_folder(cls, folder: Path, *, device: str = "cpu") -> Self:
-        """The generator that `save` wrote; raises ValueError where what is kept beside its files is of another."""
-        self = cls._from_folder(folder, device=device)
+        """The generator that `save` wrote; raises ValueError where the folder, or what is kept in it, is of another."""
+        with reading(folder, "generator"):
+            self = cls._from_folder(folder, device=device)
         load_on(self.module, folder, self.spec.name)
         return self
 
@@ -193,11 +195,7 @@ class Generator(ABC):
         return torch.ones_like(tokens, dtype=torch.bool)
 
     def code_embeddings(self) -> Tensor:
-        """[K, d] where each code lies in the space that images are decoded from.
-
-        Raises:
-            ValueError: where the family tells none.
-        """
+        """[K, d] where each code lies in what images are decoded from; raises ValueError where it is not told."""
         raise ValueError(f"{self.spec.name} tells no embeddings of its codes; take token weights none.")
 
     def decode_partial(self, tokens: Tensor) -> list[Image.Image]:

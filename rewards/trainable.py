@@ -17,6 +17,7 @@ from torch.nn.functional import interpolate
 from torchvision.transforms.functional import pil_to_tensor
 
 from rwk.rewards.base import Reward
+from rwk.rewards.errors import reading
 from rwk.rewards.layers import add_lora
 from rwk.rewards.precision import in_float32
 from rwk.rewards.staged import PreparedReward, Ready
@@ -216,13 +217,11 @@ class TrainableReward(PreparedReward, Trainable):
         """The reward that `save` wrote; weights of any float type are computed with in float32."""
         from safetensors.torch import load_file
 
-        try:
+        with reading(folder, f"{cls.registered} reward"):
             config = json.loads((folder / "config.json").read_text())
             held = config["preprocessing"]
             preprocessing = Preprocessing(**held | {key: tuple(held[key]) for key in ("mean", "std")})
             reward = cls(config["architecture"], preprocessing, device=device)
             reward.spec = dataclasses.replace(reward.spec, **config["spec"])
             reward.module.load_state_dict(load_file(folder / "model.safetensors"))
-        except (KeyError, TypeError, OSError, RuntimeError, ValueError) as error:
-            raise ValueError(f"{folder} does not hold a whole {cls.registered} reward: {error}") from error
         return reward

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from rwk.rewards.base import PixelReward, Reward, RewardSpec, Scores
-from rwk.rewards.errors import RunFailed
+from rwk.rewards.errors import RunFailed, reading
 from rwk.rewards.layers import add_lora
 from rwk.rewards.registry import REWARDS
 from rwk.rewards.trainable import Trainable
@@ -205,17 +205,14 @@ class Tuned(Trainable, PixelReward):
             ValueError: for a damaged folder, or a base of other weights.
             RunFailed: where the base cannot be had.
         """
-        from safetensors import SafetensorError
         from safetensors.torch import load_file
 
-        try:
+        with reading(folder, f"{cls.registered} reward"):
             config = json.loads((folder / "config.json").read_text())
             name = base or config["base"]
             tensors = load_file(folder / "model.safetensors")
             settings = {key: config[key] for key in ("head", "probe")}
             spec, rank, wide, sha = (config[key] for key in ("spec", "lora_rank", "float32", "base_sha256"))
-        except (KeyError, TypeError, OSError, ValueError, SafetensorError) as error:
-            raise ValueError(f"{folder} does not hold a whole {cls.registered} reward: {error}") from error
         try:
             network = REWARDS.load(name, device=device)
         except (ValueError, RunFailed) as error:

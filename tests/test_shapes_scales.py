@@ -113,6 +113,20 @@ def test_half_a_picture_has_no_details(shipped: ShapesScales) -> None:
     assert shipped.decode_partial(tokens[:, :20])[0].tobytes() == shipped.decode_partial(tokens[:, :5])[0].tobytes()
 
 
+def test_a_folder_that_does_not_hold_it_is_one_sentence(shipped: ShapesScales, tmp_path: Path) -> None:
+    """One of another generator, one that is not whole, and none; named with the generator and without."""
+    save_half(ShapesScales.tiny(), tmp_path / "cut")
+    weights = tmp_path / "cut" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    for name, told in {
+        f"shapes.scales@{ShapesLlama.shipped}": r"shapes_llama does not hold a whole shapes\.scales: it lacks 'lm'",
+        f"shapes.llama@{tmp_path}": r"does not hold a whole shapes\.llama: .*No such file",
+        str(tmp_path / "cut"): r"cut does not hold a whole shapes\.scales: (?!.*cut).*deserializ",
+    }.items():
+        with pytest.raises(ValueError, match=told):
+            generators.load(name)
+
+
 def test_words_of_elsewhere_are_refused(shipped: ShapesScales) -> None:
     """Where they are drawn for, and before."""
     for ask in (shipped.check_prompt, lambda prompt: shipped.sample([prompt], seed=0)):
