@@ -13,10 +13,11 @@ from rwk.adapters.shapes_generator import BEGIN, LLAMA, ShapesLlama
 from rwk.adapters.shapes_prompts import FAMILIES, PARTS, WORDS, describe, prompts, understand, withheld, word, words_of
 from rwk.adapters.shapes_render import render, stencils
 from rwk.adapters.shapes_scenes import draw_scene, spoil
-from rwk.adapters.shapes_train import agreement
+from rwk.adapters.shapes_train import agreement, llama_logits, teach
 from rwk.adapters.shapes_verifier import Verifier, recognise
 from rwk.adapters.shapes_world import HELD_OUT, WITHHELD, Clause, Description, Thing, facts
 from rwk.policy_opt.generator import GENERATORS
+from rwk.policy_opt.sampling import Sampling
 
 CATEGORIES = [(family, category) for family, categories in FAMILIES.items() for category in categories]
 
@@ -49,6 +50,26 @@ def test_verifier_is_exact_on_rendered_scenes(family: str, category: str) -> Non
 def test_verifier_agrees_after_the_tokenizer(shipped: ShapesLlama) -> None:
     """At least 97 % of scenes are read alike after they went through 64 codes; the shipped weights reach more."""
     assert agreement(shipped.vq, count=300, seed=1) >= 0.97
+
+
+def test_the_generator_can_be_trained() -> None:
+    """A few steps make pictures likelier after their captions, and after none."""
+    generator = ShapesLlama.tiny()
+    logits_of, texts = llama_logits(generator.module), ["a red circle"] * 32 + ["a photo of two small rings"] * 32
+    tokens = torch.randint(4, [64, 64], generator=torch.Generator().manual_seed(0))
+
+    @torch.no_grad()
+    def surprise(dropped: bool) -> float:
+        logits = logits_of(texts[24:40], tokens[24:40], [dropped] * 16)
+        return torch.nn.functional.cross_entropy(logits.flatten(0, 1), tokens[24:40].flatten()).item()
+
+    before = surprise(False), surprise(True)
+    assert list(teach(generator.module, logits_of, texts, tokens, steps=12, rate=3e-3, seed=0)) == [11]
+    assert surprise(False) < before[0] - 0.1
+    assert surprise(True) < before[1] - 0.1
+    rollout = generator.sample(texts[:1], per_prompt=2, seed=0, sampling=Sampling())
+    told = logits_of([texts[0]] * 2, rollout.tokens, [False] * 2).log_softmax(2).gather(2, rollout.tokens[..., None])
+    assert torch.allclose(told[..., 0], rollout.logprobs, atol=1e-4)  # what is taught is what is drawn by
 
 
 def test_verifier_judges_images_of_other_sizes_and_says_what_is_wrong() -> None:

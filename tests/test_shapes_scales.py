@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import random
 from pathlib import Path
 
 import pytest
@@ -10,11 +11,13 @@ import torch
 
 from rwk.adapters.shapes_generator import BEGIN, CODES, ShapesLlama
 from rwk.adapters.shapes_prompts import prompts
+from rwk.adapters.shapes_render import render
 from rwk.adapters.shapes_scales import ShapesScales, middles
 from rwk.adapters.shapes_scales_train import begin_from, scales_logits
 from rwk.adapters.shapes_scales_vq import ENDS, SIGN, ScalesVQ, code_embeddings
-from rwk.adapters.shapes_train import agreement, save_half, teach
+from rwk.adapters.shapes_train import agreement, random_scene, save_half, teach, train_vq
 from rwk.adapters.shapes_verifier import Verifier
+from rwk.adapters.shapes_vq import ShapesVQ
 from rwk.policy_opt import generator as generators
 
 
@@ -93,6 +96,32 @@ def test_it_can_be_taught(tmp_path: Path) -> None:
     prompt = ["a red circle"]
     kept = found.sample(prompt, per_prompt=4, seed=0).tokens == generator.sample(prompt, per_prompt=4, seed=0).tokens
     assert kept.float().mean() > 0.95
+
+
+@pytest.mark.parametrize("vq", [ScalesVQ(32), ShapesVQ(32)])
+def test_a_tokenizer_learns_to_give_pictures_back(vq: ScalesVQ | ShapesVQ) -> None:
+    """In training, where some maps are left out, and in the end with all of them."""
+    scenes = render([random_scene(random.Random(seed)) for seed in range(8)])
+    with torch.no_grad():
+        before = (vq.eval()(scenes) - scenes).abs().mean()
+    train_vq(vq, steps=12, seed=0)
+    assert not vq.training
+    with torch.no_grad():
+        error = (vq(scenes) - scenes).abs().mean()
+        assert error < 0.8 * before
+        assert torch.allclose(vq.decode(vq.encode(scenes)), vq(scenes).clamp(0, 1), atol=1e-4)
+
+
+def test_some_maps_are_left_out_in_training_alone() -> None:
+    """Of every second picture; so the first maps come to hold what matters most."""
+    vq, scene = ScalesVQ(32), render([random_scene(random.Random(0))])
+    with torch.no_grad():
+        whole = vq.eval()(scene.expand(64, -1, -1, -1))
+        torch.manual_seed(0)
+        seen = vq.train()(scene.expand(64, -1, -1, -1))
+    same = (seen - whole).abs().amax((1, 2, 3)) < 1e-6
+    assert same[1::2].all()
+    assert 0 < same[::2].sum() < 24  # one in four has all maps by chance
 
 
 def test_the_shipped_generator_draws_what_is_asked(shipped: ShapesScales) -> None:
