@@ -167,16 +167,18 @@ class ShapesScales(StepwiseGenerator):
         return hidden[:, start - stop :]
 
     def _layout(self, text: Tensor, stop: int) -> tuple[Tensor, Tensor]:
-        """Of the text and the first `stop` codes: [B, 1, S, S] to add to the scores, and [B, S] where they stand."""
-        width = text.shape[1]
-        padding = (text < 0).sum(1, keepdim=True)  # [B, 1]
-        place = torch.arange(width + stop, device=text.device)
-        order = torch.cat([place[:width], width + scale_of(text.device)[:stop]])  # a map sees all of itself
-        blind = (order[None] > order[:, None]) | (place < padding)[:, None]  # [B, S, S]
-        where = torch.cat([place[:width], width + middles(text.device)[:stop]])
+        """Of the text and the first `stop` codes: [B, 1, S, S] to add to the scores, and [1, S] where they stand.
+
+        Padding moves a whole row, and attention asks only how far apart two places are.
+        """
+        width, device = text.shape[1], text.device
+        place = torch.arange(width, device=device)
+        order = torch.cat([place, width + scale_of(device)[:stop]])  # a map sees all of itself
+        pads = nn.functional.pad(text < 0, (0, stop))  # [B, S]
+        blind = (order[None] > order[:, None]) | pads[:, None]  # [B, S, S]
         dtype = self.module.head.weight.dtype
-        mask = torch.zeros(blind.shape, dtype=dtype, device=text.device).masked_fill(blind, torch.finfo(dtype).min)
-        return mask[:, None], (where - padding).clamp(min=0)
+        mask = torch.zeros(blind.shape, dtype=dtype, device=device).masked_fill(blind, torch.finfo(dtype).min)
+        return mask[:, None], torch.cat([place, width + middles(device)[:stop]])[None]
 
     def image_logits(self, hidden: Tensor) -> Tensor:
         return self.module.head(hidden)  # type: ignore[no-any-return]

@@ -64,6 +64,7 @@ def test_the_generator_can_be_trained() -> None:
         return torch.nn.functional.cross_entropy(logits.flatten(0, 1), tokens[24:40].flatten()).item()
 
     before = surprise(False), surprise(True)
+    assert before[0] != before[1]
     assert list(teach(generator.module, logits_of, texts, tokens, steps=12, rate=3e-3, seed=0)) == [11]
     assert surprise(False) < before[0] - 0.1
     assert surprise(True) < before[1] - 0.1
