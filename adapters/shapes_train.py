@@ -13,7 +13,7 @@ import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +36,7 @@ DROPPED = 0.1
 """Share of captions left out in training, which teaches the unconditional distribution that guidance needs."""
 
 
+T = TypeVar("T", ShapesLlama, ShapesScales)
 Logits = Callable[[Sequence[str], Tensor, Sequence[bool]], Tensor]
 """From captions, tokens [B, L], and whether each caption is left out, to the logits [B, L, K] of the tokens."""
 
@@ -86,7 +87,7 @@ def agreement(vq: Tokenizer, *, count: int, seed: int) -> float:
     return sum({t._replace(dy=0, dx=0) for t in s} == p for s, p in zip(seen, plain, strict=True)) / count
 
 
-def captions(vq: Tokenizer, *, count: int, seed: int) -> tuple[list[str], Tensor]:
+def captioned(vq: Tokenizer, *, count: int, seed: int) -> tuple[list[str], Tensor]:
     """Captions of both families and categories alike, and the tokens [count, L] of their pictures."""
     rng = random.Random(f"captions/{seed}")
     kinds = [(family, category) for family, categories in shapes_prompts.FAMILIES.items() for category in categories]
@@ -130,8 +131,9 @@ def teach(
             yield step
 
 
-def llama_logits(llama: Any) -> Logits:
-    """What the language model of `shapes.llama` says of tokens after their captions."""
+def llama_logits(generator: ShapesLlama) -> Logits:
+    """What `shapes.llama` says of tokens after their captions."""
+    llama: Any = generator.module
 
     def logits(texts: Sequence[str], tokens: Tensor, dropped: Sequence[bool]) -> Tensor:
         ids = torch.cat([text_ids(texts, dropped), tokens[:, :-1]], 1)
@@ -170,27 +172,42 @@ def save_half(generator: ShapesLlama | ShapesScales, folder: Path) -> None:
     written.save(folder)
 
 
-def main() -> None:
-    """Trains both networks and writes them as half-precision safetensors."""
-    parser = argparse.ArgumentParser(description=__doc__)
+def train(
+    kind: type[T],
+    logits_of: Callable[[T], Logits],
+    *,
+    doc: str | None,
+    begin: Callable[[T], None] = lambda _: None,
+    steps: int,
+    rate: float,
+    captions: int,
+) -> None:
+    """The command that trains both networks of a kind of generator and writes them as half-precision safetensors.
+
+    Args:
+        doc: what it says of itself.
+        begin: what is done to a generator of random weights before.
+    """
+    parser = argparse.ArgumentParser(description=doc)
     parser.add_argument("--out", type=Path, required=True, help="folder for config.json and model.safetensors")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--vq-steps", type=int, default=VQ_STEPS)
-    parser.add_argument("--steps", type=int, default=STEPS)
-    parser.add_argument("--captions", type=int, default=CAPTIONS)
+    parser.add_argument("--steps", type=int, default=steps)
+    parser.add_argument("--captions", type=int, default=captions)
     parser.add_argument("--start", type=Path, help="go on from both networks in this folder; the tokenizer stays")
     args = parser.parse_args()
-    generator = ShapesLlama(weights=args.start) if args.start else ShapesLlama.blank()
+    generator = kind(weights=args.start) if args.start else kind.blank()
     if not args.start:
+        begin(generator)
         train_vq(generator.vq.requires_grad_(True), steps=args.vq_steps, seed=args.seed)
         generator.vq.requires_grad_(False)
         save_half(generator, args.out)
     print(f"verifier agreement after the tokenizer: {agreement(generator.vq, count=1000, seed=args.seed):.4f}")
-    texts, tokens = captions(generator.vq, count=args.captions, seed=args.seed)
-    logits_of = llama_logits(generator.module)
-    for _ in teach(generator.module, logits_of, texts, tokens, steps=args.steps, rate=RATE, seed=args.seed):
+    texts, tokens = captioned(generator.vq, count=args.captions, seed=args.seed)
+    logits = logits_of(generator)
+    for _ in teach(generator.module, logits, texts, tokens, steps=args.steps, rate=rate, seed=args.seed):
         save_half(generator, args.out)
 
 
 if __name__ == "__main__":
-    main()
+    train(ShapesLlama, llama_logits, doc=__doc__, steps=STEPS, rate=RATE, captions=CAPTIONS)

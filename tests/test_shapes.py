@@ -55,7 +55,7 @@ def test_verifier_agrees_after_the_tokenizer(shipped: ShapesLlama) -> None:
 def test_the_generator_can_be_trained() -> None:
     """A few steps make pictures likelier after their captions, and after none."""
     generator = ShapesLlama.tiny()
-    logits_of, texts = llama_logits(generator.module), ["a red circle"] * 32 + ["a photo of two small rings"] * 32
+    logits_of, texts = llama_logits(generator), ["a red circle"] * 32 + ["a photo of two small rings"] * 32
     tokens = torch.randint(4, [64, 64], generator=torch.Generator().manual_seed(0))
 
     @torch.no_grad()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import random
 from pathlib import Path
 
@@ -75,18 +74,16 @@ def test_it_begins_from_the_generator_that_draws_code_by_code() -> None:
 def test_it_can_be_taught(tmp_path: Path) -> None:
     """Some steps make pictures likelier with their caption and without; saved in half precision, it is found again."""
     generator = ShapesScales.tiny()
-    texts = ["a photo of a red circle"] * 64
+    logits_of, texts = scales_logits(generator), ["a photo of a red circle"] * 64
     tokens = torch.randint(4, [64, 85], generator=torch.Generator().manual_seed(0))
 
     @torch.no_grad()
     def surprise(dropped: bool) -> float:
-        logits = scales_logits(generator, texts[:8], tokens[:8], [dropped] * 8)
+        logits = logits_of(texts[:8], tokens[:8], [dropped] * 8)
         return torch.nn.functional.cross_entropy(logits.flatten(0, 1), tokens[:8].flatten()).item()
 
     before = surprise(False), surprise(True)
-    assert list(
-        teach(generator.module, functools.partial(scales_logits, generator), texts, tokens, steps=12, rate=3e-3, seed=0)
-    ) == [11]
+    assert list(teach(generator.module, logits_of, texts, tokens, steps=12, rate=3e-3, seed=0)) == [11]
     assert surprise(False) < before[0] - 0.1
     assert surprise(True) < before[1] - 0.1
     save_half(generator, tmp_path / "taught")
