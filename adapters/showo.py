@@ -26,6 +26,7 @@ from rwk.adapters.pretrained import load_tokenizer, load_whole
 from rwk.adapters.published import Origin, beside, find, read
 from rwk.adapters.saved_networks import Tensors, filled, read_networks, write_networks
 from rwk.policy_opt.generator import GeneratorSpec
+from rwk.policy_opt.packed import outputs
 from rwk.policy_opt.sampling import Sampling
 from rwk.policy_opt.stepwise import Reader, StepwiseGenerator
 
@@ -220,7 +221,7 @@ class Showo(StepwiseGenerator):
         codes = slice(first, first + self.spec.codes)
         if type(head) is not nn.Linear:  # LoRA on the head: its rows are not in .weight alone
             return head(hidden)[..., codes]  # type: ignore[no-any-return]
-        return nn.functional.linear(hidden, head.weight[codes], head.bias[codes])
+        return outputs(head, hidden, codes)
 
     def code_embeddings(self) -> Tensor:
         return self.vq.codebook

@@ -115,6 +115,7 @@ def foreseen(
     from rwk.policy_opt.sizing import GIB, plan
     from rwk.policy_opt.sizing_known import KNOWN
     from rwk.policy_opt.sizing_shape import shape_of
+    from rwk.policy_opt.token_weights import check_token_weights
     from rwk.rewards.pair_judge import is_pair_judge
     from rwk.rewards.ranks import own_device
 
@@ -122,6 +123,8 @@ def foreseen(
         own, dtype = generators.GENERATORS.target(experiment.generator).spec, torch.bfloat16
     else:
         generator = generators.load(experiment.generator, device=own_device(device))
+        if isinstance(chosen, Grpo):
+            check_token_weights(chosen.token_weights, generator)
         shape, own, dtype = shape_of(generator), generator.spec, next(generator.module.parameters()).dtype
     sampling, processes = sampling_of(own.sampling, recipe), int(os.environ.get("WORLD_SIZE", "1"))
     learnt = _learnt(chosen, experiment)

@@ -12,8 +12,9 @@ def var_shape(depth: int, sides: Sequence[int], *, shared: bool = False) -> Shap
     """A VAR of that depth, of maps with these sides; its modulations see the class alone, once for an image."""
     hidden, tokens, modulations = 64 * depth, sum(side**2 for side in sides), 1 if shared else depth
     block, ends = 12 * hidden**2, 32 * hidden + hidden * 4096
+    once = (6 * modulations + 2) * hidden**2
     return Shape(
-        parameters=depth * block + (6 * modulations + 2) * hidden**2 + ends + (1001 + len(sides) + tokens) * hidden,
+        parameters=depth * block + once + ends + (1001 + len(sides) + tokens) * hidden,
         active=depth * block + ends,
         linear=(16 * depth + 7 * modulations + 3 + 1 + 1) * hidden + 32 + 4096,
         layers=depth,
@@ -25,6 +26,7 @@ def var_shape(depth: int, sides: Sequence[int], *, shared: bool = False) -> Shap
         decoder=64_800_000,
         width=2,
         draws=len(sides),
+        large=depth * block + once + hidden * 4096,
     )
 
 
@@ -46,6 +48,7 @@ def showo_shape(side: int, draws: int) -> Shape:
         width=2,
         draws=draws,
         cached=False,
+        large=layers * block + vocabulary * hidden,
     )
 
 

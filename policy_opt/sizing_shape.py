@@ -7,9 +7,9 @@ from typing import Any, Literal
 
 from torch import nn
 
+from rwk.policy_opt.batched import BatchedGenerator
 from rwk.policy_opt.generator import Generator
 from rwk.policy_opt.packed import LEAST_WEIGHTS
-from rwk.policy_opt.rollout import CausalGenerator
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def shape_of(generator: Generator) -> Shape:
         width=next(module.parameters()).element_size(),
         draws=len(spec.steps),
         cached=getattr(generator, "cached", True),
-        large=_large(*(part.weight.numel() for part in linear)) if isinstance(generator, CausalGenerator) else 0,
+        large=_large(*(part.weight.numel() for part in linear)) if isinstance(generator, BatchedGenerator) else 0,
         beside=beside,
     )
 

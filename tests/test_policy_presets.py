@@ -84,6 +84,7 @@ def test_dry_run_counts_what_the_run_would(tmp_path: Path) -> None:
         (["--guidance-mode", "off", "--guidance", "2"], "mode off must go with guidance 1"),
         (["--temperature", "nan"], "temperature must be above 0"),
         (["--guidance", "nan"], "guidance must be at least 0"),
+        (["--token-weights", "panw"], "got shapes.llama, which draws one"),
     ],
 )
 def test_dry_run_refuses_what_the_run_would(words: list[str], said: str) -> None:

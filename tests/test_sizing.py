@@ -15,6 +15,7 @@ from rwk.adapters.llamagen_t2i import TextToImage
 from rwk.adapters.llamagen_vq import Vq
 from rwk.adapters.magvit_vq import Magvit
 from rwk.adapters.shapes_generator import LLAMA, ShapesLlama
+from rwk.adapters.shapes_scales import SIZES, ScalesLlama, ShapesScales
 from rwk.adapters.showo import Showo
 from rwk.adapters.var import Var16
 from rwk.adapters.var_transformer import VarTransformer
@@ -249,6 +250,12 @@ def test_what_a_cpu_lays_out(monkeypatch: pytest.MonkeyPatch) -> None:
     assert plan(config, shape, **given).laid_out == 0
     busy = replace(found, cache=found.activations + found.logits)
     assert busy.peak - replace(busy, laid_out=0).peak == found.laid_out
+    laid_out.clear()
+    maps = ShapesScales.tiny()
+    maps.module = ScalesLlama(SIZES | {"hidden_size": 384, "num_hidden_layers": 2})
+    found = plan(config, shape_of(maps), **given, lays_out=True)
+    maps.sample(["a red circle", "a black cross"], per_prompt=4, seed=0, sampling=Sampling())
+    assert found.laid_out == sum(laid_out) > 0
 
 
 def test_draws_by_hand() -> None:
