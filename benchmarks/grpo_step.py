@@ -4,6 +4,7 @@
     OMP_NUM_THREADS=2 python benchmarks/grpo_step.py --tokens 64 --layers 4 --rounds 1     # about a minute
     OMP_NUM_THREADS=2 python benchmarks/grpo_step.py --lora-rank 0                         # all weights are trained
     OMP_NUM_THREADS=2 python benchmarks/grpo_step.py --mode matched_detach_uncond --micro-batch 8
+    python benchmarks/grpo_step.py --way rwk --model janus_pro_7b --device cuda --dtype bfloat16 --torch-compile
 
 A step draws a group for one prompt, takes the log-probabilities of policy and reference, and updates the weights by
 AdamW. Rewards are random numbers, as their models would cost both the same. T2I-R1 draws by the loop of Janus' authors
@@ -40,12 +41,27 @@ import torch
 from torch import Tensor
 
 from rwk.adapters.janus import JanusPro, random_network, tiny_tokenizer
+from rwk.policy_opt.compiled import compile_draws
 from rwk.policy_opt.configs import Grpo
 from rwk.policy_opt.policy import trainable
 from rwk.policy_opt.sampling import GuidanceMode
 
-SIZES = {"layers": 8, "width": 512, "codes": 16384, "tokens": 576, "words": 102400, "group": 8, "prompt": 256}
-"""Of the model, as `benchmarks/rollout.py` has it, with as many words as Janus knows; `prompt` counts its tokens."""
+_SMALL = {
+    "layers": 8,
+    "width": 512,
+    "inner": 0,
+    "codes": 16384,
+    "tokens": 576,
+    "words": 102400,
+    "group": 8,
+    "prompt": 256,
+}
+SIZES = {
+    "janus": _SMALL,
+    "janus_pro_1b": _SMALL | {"layers": 24, "width": 2048, "inner": 5632},
+    "janus_pro_7b": _SMALL | {"layers": 30, "width": 4096, "inner": 11008},
+}
+"""As `benchmarks/rollout.py` has them, with as many words as Janus knows; `prompt` counts its tokens."""
 BETA = 0.01
 FREED = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "1"}
 """With which glibc keeps no freed block above 64 KiB."""
@@ -55,8 +71,16 @@ CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 def built(options: argparse.Namespace) -> JanusPro:
     """A random Janus."""
     side = math.isqrt(options.tokens)
-    sizes = {"layers": options.layers, "width": options.width, "codes": options.codes, "words": options.words}
-    return JanusPro.of(random_network(**sizes, side=side), tiny_tokenizer(), device=options.device)
+    sizes = {name: getattr(options, name) for name in ("layers", "width", "inner", "codes", "words")}
+    network = random_network(**sizes, side=side).to(getattr(torch, options.dtype))
+    return JanusPro.of(network, tiny_tokenizer(), device=options.device)
+
+
+def now(options: argparse.Namespace) -> float:
+    """Seconds by the clock, when the device has done what it was given."""
+    if options.device != "cpu":
+        torch.accelerator.synchronize()
+    return CLOCKS[options.clock]()
 
 
 def advantages(options: argparse.Namespace) -> Tensor:
@@ -80,11 +104,13 @@ def rwk_step(generator: JanusPro, prompt: str, options: argparse.Namespace) -> t
     """Seconds of drawing and of learning, by rwk's own sampler, statistics and reference."""
     with trainable(generator, Grpo(lora_rank=options.lora_rank), keep=True) as reference:
         assert reference is not None
-        clock = CLOCKS[options.clock]
-        start = clock()
+        if options.torch_compile:
+            compile_draws(generator)
+            generator.sample([prompt], per_prompt=options.group, seed=1)  # which compiles
+        start = now(options)
         recipe = replace(generator.spec.sampling, mode=options.mode)
         rollout = generator.sample([prompt], per_prompt=options.group, seed=0, sampling=recipe)
-        drawn = clock()
+        drawn = now(options)
         with torch.no_grad():
             fixed = reference(rollout).logprobs
         for start_row in range(0, options.group, options.micro_batch):
@@ -92,7 +118,7 @@ def rwk_step(generator: JanusPro, prompt: str, options: argparse.Namespace) -> t
             loss = loss_of(generator.logprobs(rollout[rows]), fixed[rows], advantages(options)[rows])
             (loss * options.micro_batch / options.group).backward()  # type: ignore[no-untyped-call]
         updated(generator.module.parameters())
-        return drawn - start, clock() - drawn
+        return drawn - start, now(options) - drawn
 
 
 def t2i_r1_logprobs(network: Any, ids: Tensor, codes: Tensor) -> Tensor:
@@ -114,18 +140,17 @@ def t2i_r1_step(generator: JanusPro, prompt: str, options: argparse.Namespace) -
     network, reference = generator.network, built(options).network
     network.model.language_model.activation_checkpointing_enable()
     ids = torch.tensor([generator.prompt_ids(prompt)] * options.group, device=generator.device)
-    clock = CLOCKS[options.clock]
-    start = clock()
+    start = now(options)
     network.eval()
     codes = janus_loop(generator, [prompt] * options.group, generator.spec.sampling.guidance)
-    drawn = clock()
+    drawn = now(options)
     network.train()
     logprobs = t2i_r1_logprobs(network, ids, codes)
     with torch.no_grad():
         fixed = t2i_r1_logprobs(reference, ids, codes)
     loss_of(logprobs, fixed, advantages(options)).backward()  # type: ignore[no-untyped-call]
     updated(network.parameters())
-    return drawn - start, clock() - drawn
+    return drawn - start, now(options) - drawn
 
 
 def measured(way: str, options: argparse.Namespace) -> None:
@@ -138,7 +163,9 @@ def measured(way: str, options: argparse.Namespace) -> None:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 - libraries
     else:
         peak = torch.accelerator.max_memory_allocated() / 2**20
-    print(json.dumps({"drawing": drawing, "learning": learning, "seconds": drawing + learning, "MiB": peak}))
+    whole = drawing + learning
+    found = {"drawing": drawing, "learning": learning, "seconds": whole, "an image": whole / options.group, "MiB": peak}
+    print(json.dumps(found))
 
 
 def said(command: list[str], **environment: str) -> dict[str, float]:
@@ -157,16 +184,20 @@ def resident() -> float:
 def main() -> None:
     """Measures the steps in turns and prints medians and their ratios."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for option, default in SIZES.items():
-        parser.add_argument(f"--{option}", type=int, default=default)
+    parser.add_argument("--model", choices=[*SIZES], default="janus")
+    for option, default in _SMALL.items():
+        parser.add_argument(f"--{option}", type=int, help=f"{default}, if --model does not say otherwise")
     parser.add_argument("--lora-rank", type=int, default=16)
     parser.add_argument("--mode", choices=get_args(GuidanceMode), default="matched", help="of what rwk learns")
     parser.add_argument("--micro-batch", type=int, default=4, help="rows that rwk learns at once")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--torch-compile", action="store_true", help="rwk draws by compiled steps, as suits a GPU")
     parser.add_argument("--clock", choices=[*CLOCKS], default="wall", help="cpu counts processor time, with one thread")
-    parser.add_argument("--way", choices=["rwk", "t2i_r1"], help=argparse.SUPPRESS)
+    parser.add_argument("--way", choices=["rwk", "t2i_r1"], help="one step of this alone, in this process")
     options = parser.parse_args()
+    vars(options).update({name: size for name, size in SIZES[options.model].items() if getattr(options, name) is None})
     if options.way:
         measured(options.way, options)
         return
