@@ -12,7 +12,7 @@ from click.core import ParameterSource
 
 from rwk.cli.console import is_main, note, progress, show, table
 from rwk.cli.options import Common, options
-from rwk.policy_opt.configs import Dpo, Grpo, Rebel, Rft, Rounds
+from rwk.policy_opt.configs import Dpo, Grpo, Rebel, Rft
 from rwk.policy_opt.experiment import Algorithm, Experiment, LearntRecipe, Run
 from rwk.policy_opt.ladder_config import Ladder
 from rwk.policy_opt.presets import PRESETS
@@ -173,15 +173,11 @@ def _learnt(chosen: Dpo | Grpo | Rebel | Rft, experiment: Experiment) -> list[st
 def _prompts(chosen: Dpo | Grpo | Rebel | Rft, experiment: Experiment, processes: int) -> int:
     """How many different prompts a run learns from; raises ValueError where they are too few for it."""
     from rwk.policy_opt import suites
-    from rwk.policy_opt.grpo_run import check_groups
-    from rwk.policy_opt.rounds import check_overlap
+    from rwk.policy_opt.optimize import check_counts
 
     found, _ = suites.chosen(experiment, seed=chosen.seed)
     count = len({prompt.text for prompt in found.train})
-    if isinstance(chosen, Rounds):
-        check_overlap(chosen, count, processes)
-    else:
-        check_groups(chosen, count, processes)
+    check_counts(chosen, count, processes)
     return count
 
 

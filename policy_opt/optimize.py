@@ -19,11 +19,12 @@ from rwk.policy_opt import generator as generators
 from rwk.policy_opt.advantage import Weighted
 from rwk.policy_opt.calibrated import with_card
 from rwk.policy_opt.compiled import compile_draws
-from rwk.policy_opt.configs import Dpo, Grpo, Rebel, Rft
+from rwk.policy_opt.configs import Dpo, Grpo, Rebel, Rft, Rounds
 from rwk.policy_opt.dpo import dpo
 from rwk.policy_opt.evaluate import GOLD, Drawn
 from rwk.policy_opt.experiment import Experiment, Recipe
 from rwk.policy_opt.grpo import grpo
+from rwk.policy_opt.grpo_run import check_groups
 from rwk.policy_opt.journal import Progress, Trained, start
 from rwk.policy_opt.judging import give_back, judge, measures
 from rwk.policy_opt.ladder import ladder, refuse_seconds
@@ -32,10 +33,12 @@ from rwk.policy_opt.policy import world
 from rwk.policy_opt.prompts import FAMILIES, Domains, gold_of
 from rwk.policy_opt.rebel import rebel
 from rwk.policy_opt.rft import rft
+from rwk.policy_opt.rounds import check_overlap
 from rwk.policy_opt.sampling import Sampling
 from rwk.policy_opt.settings import Optimisation
 from rwk.policy_opt.sharded import check_launch
 from rwk.policy_opt.suites import chosen
+from rwk.policy_opt.token_weights import check_token_weights
 from rwk.policy_opt.watch import Watched
 from rwk.policy_opt.win_rates import WinRate, check_judges, scorer
 from rwk.rewards import registry
@@ -130,14 +133,18 @@ def optimize(
     weighted = with_card(weighted, temperature=algorithm.calibrated, noise="card" in algorithm.std_floor)
     gold = gold_of(experiment.prompts)
     prompts, benchmarks = chosen(experiment, seed=algorithm.seed)
-    for prompt in (*prompts.train, *prompts.watch):
-        generator.check_prompt(prompt.text)
+    texts = [prompt.text for prompt in prompts.train]
+    for text in (*texts, *(prompt.text for prompt in prompts.watch)):
+        generator.check_prompt(text)
     watched = watched_of(experiment, prompts, rewards, device)
     held = rewards | ({watched.reward.name: watched.reward.reward} if watched else {})  # loaded through the whole run
     if gold is not None and gold not in rewards:
         held[gold] = held.get(gold) or registry.load(gold, device=device)
         weighted.append(Weighted(gold, held[gold], 0.0))
     place = world(torch.device(device))
+    check_counts(algorithm, len(set(texts)), place.size)
+    if isinstance(algorithm, Grpo):
+        check_token_weights(algorithm.token_weights, generator)
 
     load_judges = partial(measures, experiment, benchmarks, held, device)  # anew, not to lie beside what learns
     judging = partial(
@@ -152,7 +159,6 @@ def optimize(
     run = {"algorithm": type(algorithm).__name__.lower(), **asdict(algorithm), "sampling": asdict(sampling)}
     temperatures = {part.name: part.temperature for part in weighted if algorithm.calibrated and part.name in learnt}
     settings = {"experiment": experiment.document(), "algorithm": run, "temperatures": temperatures}
-    texts = [prompt.text for prompt in prompts.train]
     if experiment.prompts not in FAMILIES:  # a file may be another when the run goes on
         settings["experiment"]["prompts_sha256"] = hashlib.sha256("\n".join(texts).encode()).hexdigest()
     if "card" in algorithm.std_floor:
@@ -185,6 +191,14 @@ def optimize(
     if place.rank == 0:
         write_json(out / "result.json", result(comparison))
     return comparison
+
+
+def check_counts(algorithm: Dpo | Grpo | Rebel | Rft, prompts: int, processes: int) -> None:
+    """Raises ValueError where an algorithm cannot learn from so many different prompts in so many processes."""
+    if isinstance(algorithm, Rounds):
+        check_overlap(algorithm, prompts, processes)
+    else:
+        check_groups(algorithm, prompts, processes)
 
 
 def watched_of(

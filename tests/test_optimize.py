@@ -227,6 +227,25 @@ def test_wrong_call_is_one_sentence_and_exit_code_2(words: list[str], error: str
     assert len(result.err.splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        (["--algo", "grpo", "--token-weights", "panw"], "got shapes.llama, which draws one"),
+        (["--algo", "grpo", "--prompt-count", "4"], "at least prompts_per_step different prompts, got 4"),
+        (["--algo", "dpo", "--prompt-count", "1", "--score-meanwhile"], "score_meanwhile needs two prompts"),
+    ],
+)
+def test_what_cannot_be_learnt_is_told_before_anything_is_judged(
+    words: list[str], error: str, rwk: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a dry run tells it, and not when the generator has been judged."""
+    monkeypatch.setattr("rwk.policy_opt.optimize.judge", lambda *_, **__: pytest.fail("it was judged"))
+    said = rwk("optimize", *words, "--out", "run")
+    assert said.code == 2
+    assert error in said.err
+    assert not Path("run").exists()
+
+
 def test_a_prompt_that_cannot_be_read_is_told_before_anything_is_drawn(tmp_path: Path, rwk: Any) -> None:
     """A run does not end hours later at a word that its generator lacks."""
     prompts = tmp_path / "prompts.txt"
