@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from PIL import Image
@@ -17,6 +18,7 @@ from rwk.adapters.shapes_prompts import WORDS, words_of
 from rwk.adapters.shapes_render import render
 from rwk.adapters.shapes_vq import CODES, GRID, ShapesVQ
 from rwk.adapters.shapes_world import SIZE
+from rwk.policy_opt.batched import BatchedGenerator
 from rwk.policy_opt.generator import GeneratorSpec
 from rwk.policy_opt.rollout import CausalGenerator
 from rwk.policy_opt.sampling import Sampling
@@ -50,12 +52,17 @@ SPEC = GeneratorSpec(
 )
 
 
-class ShapesLlama(CausalGenerator):
-    """`transformers.LlamaForCausalLM` over 512 image codes and the words of the built-in world."""
+class ShapesGenerator(BatchedGenerator):
+    """What the generators of the built-in world share: how they are built, in full size and small, and show pictures.
 
-    shipped = WEIGHTS / "shapes_llama"
+    A subclass sets `shipped`, `sizes` and `spec`, and writes `__init__` and `_build`.
+    """
+
+    shipped: ClassVar[Path]
+    sizes: ClassVar[dict[str, Any]] = LLAMA
+    """Of the network in full size, as transformers' LlamaConfig takes them."""
     decoded_at_once = 64
-    spec = SPEC
+    vq: Any
 
     def __init__(self, *, device: str = "cpu", weights: str | Path | None = None) -> None:
         """
@@ -68,44 +75,35 @@ class ShapesLlama(CausalGenerator):
         """
         folder = Path(weights) if weights else self.shipped
         with reading(folder, self.spec.name):
-            config = json.loads((folder / "config.json").read_text())
-            self._build(config["llama"], config["vq_width"], config["sampling"])
-            state = {name: tensor.float() for name, tensor in load_file(folder / "model.safetensors").items()}
-            _load(self.module, state, "lm.")
-            _load(self.vq, state, "vq.")
+            self._take(folder)
         self._place(device)
+
+    @abstractmethod
+    def _take(self, folder: Path) -> None:
+        """Builds the networks from a folder's files."""
+
+    @abstractmethod
+    def _build(self, sizes: dict[str, Any], vq_width: int, sampling: Sampling) -> None:
+        """Builds networks of random weights."""
 
     @classmethod
     def blank(cls) -> Self:
         """The generator in its full size with untrained weights."""
-        return cls._untrained(LLAMA, 128)
+        return cls._untrained(cls.sizes, 128)
 
     @classmethod
     def tiny(cls) -> Self:
         small = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
-        return cls._untrained(LLAMA | small | {"num_key_value_heads": 2}, 32)
+        return cls._untrained(cls.sizes | small | {"num_key_value_heads": 2}, 32)
 
     @classmethod
-    def _untrained(cls, llama: dict[str, Any], vq_width: int) -> Self:
+    def _untrained(cls, sizes: dict[str, Any], vq_width: int) -> Self:
         self = cls.__new__(cls)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            self._build(llama, vq_width, asdict(SPEC.sampling))
+            self._build(sizes, vq_width, cls.spec.sampling)
         self._place("cpu")
         return self
-
-    def _build(self, llama: dict[str, Any], vq_width: int, sampling: dict[str, Any]) -> None:
-        from transformers import LlamaConfig, LlamaForCausalLM
-
-        self.module = LlamaForCausalLM(LlamaConfig(**llama))
-        self.vq = ShapesVQ(vq_width)
-        self.spec = replace(type(self).spec, sampling=Sampling(**sampling))
-        self._config = {
-            "rwk_generator": self.spec.name,
-            "llama": llama,
-            "vq_width": vq_width,
-            "sampling": asdict(self.spec.sampling),
-        }
 
     def _place(self, device: str) -> None:
         self.module.to(device)
@@ -114,6 +112,45 @@ class ShapesLlama(CausalGenerator):
     @classmethod
     def _from_folder(cls, folder: Path, *, device: str = "cpu") -> Self:
         return cls(device=device, weights=folder)
+
+    def pixels(self, tokens: Tensor) -> Tensor:
+        """Pixels [B, 3, 48, 48] in 0..1 of tokens [B, L]."""
+        with torch.no_grad():
+            # By 64 rows, which bounds memory.
+            return torch.cat([self.vq.decode(part) for part in tokens.to(self.device).split(64)])
+
+    def soft_pixels(self, embeddings: Tensor) -> Tensor:
+        return self.vq.decode_soft(embeddings)  # type: ignore[no-any-return]
+
+    def _levels(self, tokens: Tensor) -> Tensor:
+        return (255 * self.pixels(tokens)).byte()
+
+
+class ShapesLlama(ShapesGenerator, CausalGenerator):
+    """`transformers.LlamaForCausalLM` over 512 image codes and the words of the built-in world."""
+
+    shipped = WEIGHTS / "shapes_llama"
+    spec = SPEC
+
+    def _take(self, folder: Path) -> None:
+        config = json.loads((folder / "config.json").read_text())
+        self._build(config["llama"], config["vq_width"], Sampling(**config["sampling"]))
+        state = {name: tensor.float() for name, tensor in load_file(folder / "model.safetensors").items()}
+        _load(self.module, state, "lm.")
+        _load(self.vq, state, "vq.")
+
+    def _build(self, sizes: dict[str, Any], vq_width: int, sampling: Sampling) -> None:
+        from transformers import LlamaConfig, LlamaForCausalLM
+
+        self.module = LlamaForCausalLM(LlamaConfig(**sizes))
+        self.vq = ShapesVQ(vq_width)
+        self.spec = replace(type(self).spec, sampling=sampling)
+        self._config = {
+            "rwk_generator": self.spec.name,
+            "llama": sizes,
+            "vq_width": vq_width,
+            "sampling": asdict(sampling),
+        }
 
     def _save(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -131,19 +168,7 @@ class ShapesLlama(CausalGenerator):
         return [NULL, BEGIN]
 
     def code_embeddings(self) -> Tensor:
-        return self.vq.code_embeddings()
-
-    def pixels(self, tokens: Tensor) -> Tensor:
-        """Pixels [B, 3, 48, 48] in 0..1 of tokens [B, 64]."""
-        with torch.no_grad():
-            # By 64 rows, which bounds memory.
-            return torch.cat([self.vq.decode(part) for part in tokens.to(self.device).split(64)])
-
-    def soft_pixels(self, embeddings: Tensor) -> Tensor:
-        return self.vq.decode_soft(embeddings)
-
-    def _levels(self, tokens: Tensor) -> Tensor:
-        return (255 * self.pixels(tokens)).byte()
+        return self.vq.code_embeddings()  # type: ignore[no-any-return]
 
     def decode_partial(self, tokens: Tensor) -> list[Image.Image]:
         """See `Generator.decode_partial`; the codes to come are those of the bare background."""

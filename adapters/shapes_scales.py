@@ -10,19 +10,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
 from rwk.adapters.saved_networks import read_networks, write_networks
-from rwk.adapters.shapes_generator import LLAMA, NULL, SPEC, WEIGHTS, word_ids
+from rwk.adapters.shapes_generator import LLAMA, NULL, SPEC, WEIGHTS, ShapesGenerator, word_ids
 from rwk.adapters.shapes_scales_vq import BITS, CODES, SIDES, STEPS, ScalesVQ, code_embeddings
 from rwk.adapters.shapes_vq import CODES as BEFORE
 from rwk.policy_opt.sampling import Sampling
 from rwk.policy_opt.stepwise import Reader, StepwiseGenerator
-from rwk.rewards.errors import reading
 
 WORDS = LLAMA["vocab_size"] - BEFORE
 """Text ids: those of `shapes.llama` less the codes before them."""
@@ -44,7 +43,7 @@ class ScalesLlama(nn.Module):
         self.head = nn.Linear(width, CODES, bias=False)
 
 
-class ShapesScales(StepwiseGenerator):
+class ShapesScales(ShapesGenerator, StepwiseGenerator):
     """`ScalesLlama` over maps of 1, 2, 4 and 8 codes a side, each of 512 kinds."""
 
     spec = replace(
@@ -57,58 +56,19 @@ class ShapesScales(StepwiseGenerator):
         steps=STEPS,
     )
     shipped = WEIGHTS / "shapes_scales"
-    decoded_at_once = 64
+    sizes = SIZES
     module: ScalesLlama
-    vq: ScalesVQ
 
-    def __init__(self, *, device: str = "cpu", weights: str | Path | None = None) -> None:
-        """
-        Args:
-            device: where the networks lie.
-            weights: a folder with the files that `save` writes; the shipped one by default.
-
-        Raises:
-            ValueError: where the folder does not hold this generator.
-        """
-        folder = Path(weights) if weights else self.shipped
-        with reading(folder, self.spec.name):
-            config, (lm, vq) = read_networks(folder, "lm", "vq")
-            self._build(config["lm"], config["vq"]["width"], Sampling(**config["spec"]["sampling"]))
-            self.module.load_state_dict(lm)
-            self.vq.load_state_dict(vq)
-        self._place(device)
-
-    @classmethod
-    def blank(cls) -> Self:
-        """The generator in its full size with untrained weights."""
-        return cls._untrained(SIZES, 128)
-
-    @classmethod
-    def tiny(cls) -> Self:
-        small = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
-        return cls._untrained(SIZES | small | {"num_key_value_heads": 2}, 32)
-
-    @classmethod
-    def _untrained(cls, sizes: dict[str, Any], vq_width: int) -> Self:
-        self = cls.__new__(cls)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            self._build(sizes, vq_width, cls.spec.sampling)
-        return self._place("cpu")
+    def _take(self, folder: Path) -> None:
+        config, (lm, vq) = read_networks(folder, "lm", "vq")
+        self._build(config["lm"], config["vq"]["width"], Sampling(**config["spec"]["sampling"]))
+        self.module.load_state_dict(lm)
+        self.vq.load_state_dict(vq)
 
     def _build(self, sizes: dict[str, Any], vq_width: int, sampling: Sampling) -> None:
         self.module, self.vq = ScalesLlama(sizes), ScalesVQ(vq_width)
         self.spec = replace(type(self).spec, sampling=sampling)
         self._sizes = {"lm": sizes, "vq": {"width": vq_width}}
-
-    def _place(self, device: str) -> Self:
-        self.module.to(device)
-        self.vq.to(device).requires_grad_(False).eval()
-        return self
-
-    @classmethod
-    def _from_folder(cls, folder: Path, *, device: str = "cpu") -> Self:
-        return cls(device=device, weights=folder)
 
     def _save(self, folder: Path) -> None:
         write_networks(folder, self.spec, lm=(self.module, self._sizes["lm"]), vq=(self.vq, self._sizes["vq"]))
@@ -185,17 +145,6 @@ class ShapesScales(StepwiseGenerator):
 
     def code_embeddings(self) -> Tensor:
         return code_embeddings(self.device)
-
-    def pixels(self, tokens: Tensor) -> Tensor:
-        """Pixels [B, 3, 48, 48] in 0..1 of tokens [B, k]; the maps that are not whole are left out."""
-        with torch.no_grad():
-            return self.vq.decode(tokens.to(self.device))
-
-    def soft_pixels(self, embeddings: Tensor) -> Tensor:
-        return self.vq.decode_soft(embeddings)
-
-    def _levels(self, tokens: Tensor) -> Tensor:
-        return (255 * self.pixels(tokens)).byte()
 
     def decode_partial(self, tokens: Tensor) -> list[Image.Image]:
         """See `Generator.decode_partial`; without the details of the maps that are not whole."""
