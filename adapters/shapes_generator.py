@@ -55,7 +55,7 @@ SPEC = GeneratorSpec(
 class ShapesGenerator(BatchedGenerator):
     """What the generators of the built-in world share: how they are built, in full size and small, and show pictures.
 
-    A subclass sets `shipped`, `sizes` and `spec`, and writes `__init__` and `_build`.
+    A subclass sets `shipped`, `sizes` and `spec`, and writes `_take`, `_build` and `_save`.
     """
 
     shipped: ClassVar[Path]
@@ -116,8 +116,8 @@ class ShapesGenerator(BatchedGenerator):
     def pixels(self, tokens: Tensor) -> Tensor:
         """Pixels [B, 3, 48, 48] in 0..1 of tokens [B, L]."""
         with torch.no_grad():
-            # By 64 rows, which bounds memory.
-            return torch.cat([self.vq.decode(part) for part in tokens.to(self.device).split(64)])
+            parts = tokens.to(self.device).split(self.decoded_at_once)
+            return torch.cat([self.vq.decode(part) for part in parts])
 
     def soft_pixels(self, embeddings: Tensor) -> Tensor:
         return self.vq.decode_soft(embeddings)  # type: ignore[no-any-return]

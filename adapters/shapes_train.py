@@ -21,9 +21,8 @@ from torch.nn import functional
 
 from rwk.adapters import shapes_prompts, shapes_scenes
 from rwk.adapters import shapes_world as world
-from rwk.adapters.shapes_generator import PAD, ShapesLlama, text_ids
+from rwk.adapters.shapes_generator import PAD, ShapesGenerator, ShapesLlama, text_ids
 from rwk.adapters.shapes_render import render
-from rwk.adapters.shapes_scales import ShapesScales
 from rwk.adapters.shapes_verifier import recognise
 from rwk.adapters.shapes_vq import CODES, GRID
 
@@ -36,7 +35,7 @@ DROPPED = 0.1
 """Share of captions left out in training, which teaches the unconditional distribution that guidance needs."""
 
 
-T = TypeVar("T", ShapesLlama, ShapesScales)
+T = TypeVar("T", bound=ShapesGenerator)
 Logits = Callable[[Sequence[str], Tensor, Sequence[bool]], Tensor]
 """From captions, tokens [B, L], and whether each caption is left out, to the logits [B, L, K] of the tokens."""
 
@@ -164,7 +163,7 @@ def update(
     schedule.step()
 
 
-def save_half(generator: ShapesLlama | ShapesScales, folder: Path) -> None:
+def save_half(generator: ShapesGenerator, folder: Path) -> None:
     """Saves a generator in half precision, and leaves it as it is."""
     written = copy.deepcopy(generator)
     written.module.half()
